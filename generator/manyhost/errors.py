@@ -1,0 +1,57 @@
+"""Errors that reach the user, and the exit code of each (docs/reference/exit-codes.md)."""
+
+
+class ManyhostError(Exception):
+    """A problem that the user can act on; everything else is a bug.
+
+    Attributes:
+        message: What is wrong, one sentence.
+        where: The file, key or object it is about; may be empty.
+        fix: What to do; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        """Return the sentence shown to the user: where, what, and on a second line the fix."""
+        line = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{line}\n  fix: {self.fix}" if self.fix else line
+
+
+class Failed(ManyhostError):
+    """Something that was asked for was done and did not succeed."""
+
+    exit_code = 1
+
+
+class WrongUsage(ManyhostError):
+    """The command line itself is wrong."""
+
+    exit_code = 2
+
+
+class InvalidInput(ManyhostError):
+    """A recipe, setting or value is invalid."""
+
+    exit_code = 3
+
+
+class NotReady(ManyhostError):
+    """The cluster or cloud is not in a state in which this could work."""
+
+    exit_code = 4
+
+
+class RemoteError(ManyhostError):
+    """A remote system failed or could not be reached."""
+
+    exit_code = 5
+
+
+INTERRUPTED = 130
