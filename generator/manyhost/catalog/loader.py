@@ -1,0 +1,140 @@
+"""Reads values/ and recipes/ into typed structs."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from manyhost.catalog import yaml_reader
+from manyhost.catalog.types import Engine, Environment, Flag, Interconnect, Model
+from manyhost.errors import InvalidInput
+
+T = TypeVar("T", bound=msgspec.Struct)
+CHECKOUT = Path(__file__).resolve().parents[3]
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return a hint for a misspelt name: the closest known one, or the whole list."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"choose one of: {', '.join(sorted(known))}"
+
+
+class Catalog:
+    """All that is known about the world, read on demand and kept.
+
+    Args:
+        root: The checkout that holds values/, recipes/ and charts/.
+    """
+
+    def __init__(self, root: Path = CHECKOUT) -> None:
+        self.root = root
+        self._kept: dict[tuple[str, str], Any] = {}
+
+    def environment(self, name: str) -> Environment:
+        """Return an environment by name; InvalidInput when there is none."""
+        return self._load("environments", name, Environment, "environment")
+
+    def interconnect(self, name: str) -> Interconnect:
+        """Return an interconnect by name; InvalidInput when there is none."""
+        return self._load("interconnects", name, Interconnect, "interconnect")
+
+    def model(self, name: str) -> Model:
+        """Return a model by name; InvalidInput when there is none."""
+        return self._load("models", name, Model, "model")
+
+    def engine(self, version: str) -> Engine:
+        """Return vLLM at a version such as v0.26.0; InvalidInput when it is not in the catalog."""
+        return self._load("engines/vllm", version, Engine, "engine version")
+
+    def flags(self, engine: Engine) -> dict[str, Flag]:
+        """Return the command-line flags of an engine, by name without dashes."""
+        key = ("flags", engine.flags)
+        if key not in self._kept:
+            import yaml12  # generated file: no duplicates to look for, and seven times faster
+
+            path = self.root / "values/engines/vllm" / engine.flags
+            where = f"values/engines/vllm/{engine.flags}"
+            try:
+                document = yaml12.parse_yaml(path.read_text())
+            except (OSError, ValueError) as error:
+                raise InvalidInput(f"cannot be read: {error}", where=where) from None
+            self._kept[key] = yaml_reader.convert(document, dict[str, Flag], where)
+        kept: dict[str, Flag] = self._kept[key]
+        return kept
+
+    def recipe_document(self, name: str) -> dict[str, Any]:
+        """Return the raw mapping of recipes/<environment>/<recipe>/recipe.yaml."""
+        key = ("recipes", name)
+        if key not in self._kept:
+            path = self.root / "recipes" / name / "recipe.yaml"
+            if not path.is_file():
+                raise InvalidInput(
+                    f"unknown recipe {name!r}", where="recipe", fix=nearest(name, self.recipes())
+                )
+            self._kept[key] = yaml_reader.read_mapping(path, f"recipes/{name}/recipe.yaml")
+        kept: dict[str, Any] = self._kept[key]
+        return kept
+
+    def recipes(self) -> list[str]:
+        """Return the names of all recipes, as <environment>/<recipe>."""
+        folder = self.root / "recipes"
+        return sorted(
+            path.parent.relative_to(folder).as_posix() for path in folder.glob("*/*/recipe.yaml")
+        )
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of one folder of values/: environments, interconnects, models, engines/vllm."""
+        return sorted(
+            path.stem
+            for path in (self.root / "values" / kind).glob("*.yaml")
+            if not path.name.endswith(".flags.yaml")
+        )
+
+    def recipe_name(self, environment: str, model: str = "", recipe: str = "") -> str:
+        """Return the full name of the recipe that ENV, MODEL and RECIPE pick.
+
+        Args:
+            environment: Name of an environment.
+            model: Optional name of a model; picks the environment's first recipe for it.
+            recipe: Optional name of a recipe within the environment.
+
+        Raises:
+            InvalidInput: When there is no such environment, or none of its recipes fits.
+        """
+        known = self.environment(environment)
+        if recipe:
+            name = f"{environment}/{recipe}"
+            if name not in self.recipes():
+                own = [r.split("/")[1] for r in self.recipes() if r.startswith(f"{environment}/")]
+                raise InvalidInput(
+                    f"environment {environment} has no recipe {recipe!r}",
+                    where="RECIPE",
+                    fix=nearest(recipe, own),
+                )
+            return name
+        if not model:
+            return f"{environment}/{known.default_recipe}"
+        self.model(model)
+        candidates = [f"{environment}/{known.default_recipe}", *self.recipes()]
+        for name in candidates:
+            if name.startswith(f"{environment}/") and self.recipe_document(name)["model"] == model:
+                return name
+        raise InvalidInput(f"environment {environment} has no recipe for {model}", where="MODEL")
+
+    def _load(self, folder: str, name: str, kind: type[T], word: str) -> T:
+        key = (folder, name)
+        if key not in self._kept:
+            path = self.root / "values" / folder / f"{name}.yaml"
+            if not path.is_file() or "/" in name:
+                raise InvalidInput(
+                    f"unknown {word} {name!r}", where=word, fix=nearest(name, self.names(folder))
+                )
+            where = f"values/{folder}/{name}.yaml"
+            self._kept[key] = yaml_reader.convert(
+                yaml_reader.read_mapping(path, where), kind, where
+            )
+        kept: T = self._kept[key]
+        return kept

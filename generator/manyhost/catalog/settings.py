@@ -1,0 +1,170 @@
+"""Merges a recipe with the settings of a site, and remembers where each value came from.
+
+Precedence: --set, then environment variables, then values/local.yaml, then the recipe. All four address the same
+keys, those of catalog.types.Recipe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from manyhost.catalog import yaml_reader
+from manyhost.catalog.loader import Catalog, nearest
+from manyhost.catalog.types import Recipe
+from manyhost.errors import InvalidInput, WrongUsage
+
+# The names of the published recipe (AI-Hypercomputer/gpu-recipes, inference/a3mega/deepseek-r1-671b/README.md).
+VARIABLES = {
+    "PROJECT_ID": "site.project_id",
+    "REGION": "site.region",
+    "CLUSTER_REGION": "site.cluster_region",
+    "CLUSTER_NAME": "site.cluster_name",
+    "GCS_BUCKET": "site.gcs_bucket",
+    "ARTIFACT_REGISTRY": "site.artifact_registry",
+    "VLLM_IMAGE": "engine.image",
+    "VLLM_VERSION": "engine.version",
+}
+LOCAL_FILE = "values/local.yaml"
+# Keys below these are names that people choose; they may contain dots (node labels) or dashes (flags).
+_OPEN = ("arguments", "variables", "node_selector", "network.nccl")
+
+Origins = dict[str, list[tuple[str, Any]]]
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """A recipe with all settings applied.
+
+    Attributes:
+        name: <environment>/<recipe>.
+        recipe: The merged, validated recipe.
+        origins: For every dotted key, its (origin, value) pairs, weakest first; the last one is in force.
+    """
+
+    name: str
+    recipe: Recipe
+    origins: Origins
+
+    def origin(self, key: str) -> str:
+        """Return where the value of a dotted key came from; "default" when nobody set it."""
+        for candidate in (key, *(k for k in self.origins if k.startswith(f"{key}."))):
+            if candidate in self.origins:
+                return self.origins[candidate][-1][0]
+        return "default"
+
+
+def resolve(
+    catalog: Catalog,
+    name: str,
+    *,
+    variables: Mapping[str, str] | None = None,
+    assignments: Iterable[str] = (),
+    local_file: Path | None = None,
+) -> Resolved:
+    """Merge a recipe with values/local.yaml, environment variables and --set assignments.
+
+    Args:
+        catalog: Where the recipe is read from.
+        name: <environment>/<recipe>.
+        variables: Environment variables; only the names in VARIABLES are looked at.
+        assignments: Texts "key=value"; the value is read as YAML, null removes the key.
+        local_file: The site's settings file; a missing one is no error.
+
+    Raises:
+        InvalidInput: When a key is unknown or a value has the wrong type.
+        WrongUsage: When an assignment is not of the form key=value.
+    """
+    layers: list[tuple[str, dict[str, Any]]] = [
+        (f"recipes/{name}/recipe.yaml", catalog.recipe_document(name))
+    ]
+    if local_file is not None and local_file.exists():
+        layers.append((LOCAL_FILE, yaml_reader.read_mapping(local_file, LOCAL_FILE)))
+    for variable, key in VARIABLES.items():
+        if value := (variables or {}).get(variable, ""):
+            layers.append((f"environment variable {variable}", _nest(key, value)))
+    layers += [("--set", _assignment(text)) for text in assignments]
+
+    merged: dict[str, Any] = {}
+    origins: Origins = {}
+    for origin, layer in layers:
+        merged = _merge(merged, layer, origin, origins, "")
+    try:
+        recipe = msgspec.convert(merged, Recipe)
+    except msgspec.ValidationError as error:
+        key, message = yaml_reader.explain(error)
+        raise _invalid(key, message, origins, layers) from None
+    return Resolved(name=name, recipe=recipe, origins=origins)
+
+
+def known_keys() -> list[str]:
+    """Return every dotted key that a recipe or a setting can have (open mappings as one key)."""
+    keys: list[str] = []
+
+    def walk(kind: type[msgspec.Struct], prefix: str) -> None:
+        for field in msgspec.structs.fields(kind):
+            key = f"{prefix}{field.name}"
+            keys.append(key)
+            if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+                walk(field.type, f"{key}.")
+
+    walk(Recipe, "")
+    return keys
+
+
+def _invalid(
+    key: str, message: str, origins: Origins, layers: list[tuple[str, dict[str, Any]]]
+) -> InvalidInput:
+    plain = re.sub(r"\[[^\]]*\]", "", key)
+    below = [k for k in origins if k.startswith(f"{plain}.")]
+    origin = next((origins[k][-1][0] for k in (plain, *below) if k in origins), layers[0][0])
+    fix = ""
+    if message == "unknown key":
+        fix = nearest(plain, known_keys()) if "." in plain else nearest(plain, _top_level())
+        if "token" in plain.lower():
+            fix = "secrets are never settings; create the Kubernetes Secret hf-secret instead"
+    return InvalidInput(message, where=f"{origin}: {key}", fix=fix)
+
+
+def _top_level() -> list[str]:
+    return [field.name for field in msgspec.structs.fields(Recipe)]
+
+
+def _assignment(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise WrongUsage(f"{text!r} is not of the form key=value", where="--set")
+    key = VARIABLES.get(key.strip(), key.strip())
+    return _nest(key, yaml_reader.parse(value, f"--set {key}"))
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    """Turn a dotted key into nested mappings; the name below an open mapping stays whole."""
+    prefix = next((p for p in _OPEN if key.startswith(f"{p}.")), None)
+    parts = [*prefix.split("."), key[len(prefix) + 1 :]] if prefix else key.split(".")
+    for part in reversed(parts):
+        value = {part: value}
+    nested: dict[str, Any] = value
+    return nested
+
+
+def _merge(
+    base: dict[str, Any], over: dict[str, Any], origin: str, origins: Origins, prefix: str
+) -> dict[str, Any]:
+    result = dict(base)
+    for name, value in over.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value:
+            below = result.get(name)
+            below = below if isinstance(below, dict) else {}
+            result[name] = _merge(below, value, origin, origins, f"{key}.")
+            continue
+        origins.setdefault(key, []).append((origin, value))
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = value
+    return result

@@ -1,0 +1,302 @@
+"""The closed shapes of everything under values/ and recipes/.
+
+Every struct is frozen and refuses unknown keys, so a typing error in a file is an error with the key's name, never
+a silently ignored line. Units are part of the field names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0)]
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all inputs: immutable and closed."""
+
+
+# ---------------------------------------------------------------- environments
+class Host(Struct):
+    """One host of an environment."""
+
+    machine_type: str
+    architecture: Literal["amd64", "arm64"]
+    gpu: str
+    gpus: Count
+    gpu_memory_gib: Amount
+    cpus: Positive
+    memory_gib: Positive
+    local_ssd_gib: Count
+    nvlink_gpus: Count
+
+
+class Violation(Struct):
+    """One departure from the Pod Security baseline, and why it is needed."""
+
+    violation: str
+    reason: Annotated[str, Meta(min_length=10)]
+
+
+class Security(Struct):
+    """What the pods of an environment are allowed to do."""
+
+    privileged: bool
+    host_network: bool
+    level: Literal["restricted", "baseline", "privileged"]
+    violations: list[Violation]
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+    fs_group: int | None = None
+
+
+class Price(Struct):
+    """On-demand price list of one host, USD per hour by region, with its date and source."""
+
+    date: str
+    source: str
+    default_region: str
+    usd_per_host_hour: dict[str, Amount]
+
+
+class Environment(Struct):
+    """A kind of place with hosts."""
+
+    name: Name
+    description: str
+    platform: Literal["gke", "kubernetes"]
+    default_recipe: Name
+    host: Host
+    networks: list[str]
+    network_device_mode: Literal["", "NetDevice", "RDMA"]
+    socket_interface: str
+    interconnects: Annotated[list[str], Meta(min_length=1)]
+    node_selector: dict[str, str]
+    tolerations: list[dict[str, str]]
+    topology_keys: list[str]
+    resources: dict[str, dict[str, str]]
+    shm_size: str
+    security: Security
+    price: Price
+
+
+# --------------------------------------------------------------- interconnects
+class InterconnectRelease(Struct):
+    """A pair of plugin and daemon versions that belong together."""
+
+    date: str
+    plugin: str
+    daemon: str
+    nccl: str
+
+
+class Disaggregation(Struct):
+    """Whether prefill and decode engines can exchange KV caches over this fabric."""
+
+    supported: bool
+    reason: str
+
+
+class Interconnect(Struct):
+    """How GPUs of different hosts talk to each other."""
+
+    name: Name
+    description: str
+    bus_bandwidth_gbytes_per_second: Amount
+    minimum_bus_bandwidth_gbytes_per_second: Amount
+    needs_multi_networking: bool
+    profile: str
+    daemonsets: list[str]
+    releases: list[InterconnectRelease]
+    disaggregation: Disaggregation
+    plugin_repository: str = ""
+    daemon_repository: str = ""
+
+
+# ----------------------------------------------------------------------- models
+class Architecture(Struct):
+    """Dimensions of a DeepSeek-V3 type model (config.json of the model)."""
+
+    layers: Positive
+    dense_layers: Count
+    mtp_layers: Count
+    hidden: Positive
+    heads: Positive
+    q_lora_rank: Positive
+    kv_lora_rank: Positive
+    qk_nope_head_dim: Positive
+    qk_rope_head_dim: Positive
+    v_head_dim: Positive
+    intermediate: Positive
+    moe_intermediate: Positive
+    routed_experts: Positive
+    shared_experts: Count
+    vocabulary: Positive
+
+
+class Model(Struct):
+    """A large language model: its weights and its architecture."""
+
+    name: Name
+    hub_id: str
+    served_name: str
+    weights_bytes: Positive
+    weights_files: Positive
+    gated: bool
+    reasoning_parser: str
+    weight_format: Literal["fp8-block", "bf16"]
+    max_context_tokens: Positive
+    architecture: Architecture
+
+
+# ---------------------------------------------------------------------- engines
+class Flag(Struct):
+    """One command-line flag of an engine version."""
+
+    type: str
+    choices: list[str] | None = None
+    negatable: bool = False
+    aliases: list[str] = []
+    repeats: bool = msgspec.field(name="list", default=False)
+    required: bool = False
+
+
+class EngineStartup(Struct):
+    """How long an engine version takes between the loaded weights and the first answer."""
+
+    compile_seconds: Positive
+
+
+class Engine(Struct):
+    """vLLM at one version: image, executors, memory behaviour, and the file with its flags."""
+
+    name: Literal["vllm"]
+    version: Annotated[str, Meta(pattern=r"^v[0-9]+\.[0-9]+\.[0-9]+(-[a-z0-9]+)?$")]
+    image: str
+    tag: str
+    flags: str
+    executors: Annotated[list[Literal["mp", "ray"]], Meta(min_length=1)]
+    stock_image_executors: list[Literal["mp", "ray"]]
+    image_gib: Amount
+    kv_entry_alignment_bytes: Positive
+    kv_block_tokens: Positive
+    kv_dtypes: list[str]
+    mla_absorbed: Literal["v0", "v1"]
+    overhead_gib: Amount
+    default_arguments: dict[str, Any]
+    reasoning_field: str
+    default_utilization: Amount
+    startup: EngineStartup
+
+
+# ---------------------------------------------------------------------- recipes
+class EngineChoice(Struct):
+    """Which engine a recipe runs, and from which image."""
+
+    version: str
+    executor: Literal["mp", "ray"]
+    image: str = ""
+    tag: str = ""
+    digest: Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
+    command: list[str] = msgspec.field(default_factory=lambda: ["vllm"])
+
+
+class Parallelism(Struct):
+    """Sizes of the tensor, pipeline and data parallel groups; their product is the GPUs of one group."""
+
+    tensor: Positive
+    pipeline: Positive
+    data: Positive = 1
+
+
+class Traffic(Struct):
+    """The requests a recipe is made for."""
+
+    input_tokens: Positive
+    output_tokens: Positive
+
+
+class Objectives(Struct):
+    """What a user of the service may expect."""
+
+    ttft_ms: Positive
+    tpot_ms: Positive
+
+
+class Weights(Struct):
+    """Where the weights come from: the hub, a bucket, or a folder that exists on every host."""
+
+    source: Literal["auto", "hub", "bucket", "folder"] = "auto"
+    path: str = ""
+
+
+class Network(Struct):
+    """Network objects of the cluster, in NIC order; empty means the environment's usual names."""
+
+    subnetworks: list[str] = []
+    interconnect: str = ""
+    host_network: bool = False
+    nccl: dict[str, str] = {}
+
+
+class HostMount(Struct):
+    """A folder of the host that the engine's container sees."""
+
+    name: Name
+    host_path: str
+    mount_path: str
+    read_only: bool = True
+
+
+class Site(Struct):
+    """Where the recipe runs: what the published recipe keeps in environment variables."""
+
+    project_id: str = ""
+    region: str = ""
+    cluster_region: str = ""
+    cluster_name: str = ""
+    gcs_bucket: str = ""
+    artifact_registry: str = ""
+
+
+class Disaggregated(Struct):
+    """Prefill and decode engines apart: how many groups of each."""
+
+    prefill_groups: Positive = 1
+    decode_groups: Positive = 1
+
+
+class Recipe(Struct):
+    """Environment + model + engine + parallelism + traffic + objectives.
+
+    values/local.yaml, environment variables and --set address the same keys; see Settings.
+    """
+
+    description: str
+    environment: str
+    model: str
+    engine: EngineChoice
+    parallelism: Parallelism
+    context: Positive
+    arguments: dict[str, Any]
+    traffic: Traffic
+    objectives: Objectives
+    variables: dict[str, str] = {}
+    groups: Positive = 1
+    utilization: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    network: Network = Network()
+    weights: Weights = Weights()
+    site: Site = Site()
+    host_mounts: list[HostMount] = []
+    node_selector: dict[str, str] = {}
+    ssd_host_path: str = ""
+    drain_seconds: Positive = 300
+    stall_seconds: Positive = 120
+    start_attempts: Annotated[int, Meta(ge=1, le=10)] = 3
+    startup_seconds: Count = 0
+    disaggregation: Disaggregated | None = None

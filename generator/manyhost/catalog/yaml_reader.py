@@ -1,0 +1,104 @@
+"""The only YAML reader for files that people write: strict, with the place of every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from manyhost.errors import InvalidInput
+
+T = TypeVar("T")
+_SIZE_LIMIT_BYTES = 1 << 20  # a recipe is a few KiB; more is a wrong file
+
+
+class _StrictLoader(yaml.CSafeLoader):
+    """Safe YAML without duplicate keys; PyYAML would silently keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"duplicate key {key.value!r}", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse(text: str, where: str) -> Any:
+    """Parse one YAML document.
+
+    Args:
+        text: The document.
+        where: How errors name it, usually a path relative to the checkout.
+
+    Raises:
+        InvalidInput: When it is not YAML, or a mapping has a key twice.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  a SafeLoader with one more rule
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InvalidInput(f"not valid YAML: {problem}", where=f"{where}{line}") from None
+    except (ValueError, RecursionError) as error:  # dates like 2026-99-99, absurd nesting
+        raise InvalidInput(f"not valid YAML: {error}", where=where) from None
+
+
+def read_mapping(path: Path, where: str) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping with string keys.
+
+    Raises:
+        InvalidInput: When the file is missing, unreadable, not UTF-8, too large or of another shape.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InvalidInput("file not found", where=where) from None
+    except OSError as error:
+        raise InvalidInput(f"cannot be read: {error.strerror}", where=where) from None
+    if len(raw) > _SIZE_LIMIT_BYTES:
+        raise InvalidInput(f"{len(raw)} bytes is too large for a settings file", where=where)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise InvalidInput("not a UTF-8 text file", where=where) from None
+    document = parse(text, where)
+    if document is None:
+        return {}
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise InvalidInput("must be a mapping of names to values", where=where)
+    return document
+
+
+def convert(document: Any, kind: type[T], where: str) -> T:
+    """Convert parsed YAML to a typed, closed struct.
+
+    Raises:
+        InvalidInput: Naming the key, when a key is unknown or missing or a value has the wrong type.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        key, message = explain(error)
+        raise InvalidInput(message, where=f"{where}: {key}" if key else where) from None
+
+
+def explain(error: msgspec.ValidationError) -> tuple[str, str]:
+    """Return the dotted key that a validation error is about, and a plain sentence."""
+    message, _, path = str(error).partition(" - at `$")
+    key = path.rstrip("`").lstrip(".").replace("[...]", "[]")
+    message = message.replace("`", "")
+    if message.startswith("Object contains unknown field "):
+        unknown = message.removeprefix("Object contains unknown field ")
+        return f"{key}.{unknown}".lstrip("."), "unknown key"
+    if message.startswith("Object missing required field "):
+        missing = message.removeprefix("Object missing required field ")
+        return f"{key}.{missing}".lstrip("."), "required key is missing"
+    return key, message[0].lower() + message[1:]
