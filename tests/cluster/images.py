@@ -1,0 +1,118 @@
+"""Container images without a container engine: one-layer docker archives, kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+from tests.cluster.errors import MissingError
+from tests.cluster.layout import cache_dir
+from tests.cluster.system import run
+
+PAUSE = "docker.io/manyhost/pause:1"
+STANDIN = "docker.io/manyhost/standin:1"
+STANDIN_HOST = "docker.io/manyhost/standin-host:1"
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SUITE = "bookworm"
+_PACKAGES = "python3,procps,iproute2"
+_ONLY_FOR_PEOPLE = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info",
+                    "var/cache/apt", "var/lib/apt/lists", "usr/share/i18n", "usr/lib/locale",
+                    "var/cache/debconf")  # fmt: skip
+
+
+def archive(tags: list[str], entrypoint: list[str], root: Path, out: Path) -> None:
+    """Writes a docker archive whose one layer is the folder `root`, owned by root.
+
+    Args:
+        tags: full image names.
+        entrypoint: the image's entry point.
+        root: the file system.
+        out: the archive, for `ctr images import`; replaced as a whole.
+    """
+    with tempfile.TemporaryDirectory(dir=out.parent) as work:
+        layer = Path(work) / "layer.tar"
+        owner = ("--numeric-owner", "--sort=name", "--mtime=@0")
+        run("tar", "-C", root, *owner, "-cf", layer, ".")
+        digest = hashlib.sha256()
+        with layer.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        config = json.dumps(
+            {
+                "architecture": "amd64",
+                "os": "linux",
+                "config": {"Entrypoint": entrypoint, "Env": [_PATH]},
+                "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest.hexdigest()}"]},
+            }
+        ).encode()
+        name = f"{hashlib.sha256(config).hexdigest()}.json"
+        manifest = [{"Config": name, "RepoTags": tags, "Layers": ["layer.tar"]}]
+        whole = Path(work) / "image.tar"
+        with tarfile.open(whole, "w") as tar:
+            for path, data in ((name, config), ("manifest.json", json.dumps(manifest).encode())):
+                entry = tarfile.TarInfo(path)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+            tar.add(layer, "layer.tar")
+        whole.rename(out)
+
+
+def _single(program: Path, tags: list[str], out: Path) -> Path:
+    if not out.exists():
+        with tempfile.TemporaryDirectory(dir=out.parent) as root:
+            Path(root).chmod(0o755)
+            shutil.copy(program, Path(root) / program.name)
+            (Path(root) / "tmp").mkdir(mode=0o1777)
+            archive(tags, [f"/{program.name}"], Path(root), out)
+    return out
+
+
+def pause(programs: Path, *also: str) -> Path:
+    """The pause image; `also` = further names for it, for pods that only have to exist."""
+    key = hashlib.sha256(" ".join(also).encode()).hexdigest()[:8]
+    return _single(programs / "pause", [PAUSE, *also], programs / f"pause-{key}.tar")
+
+
+def standin(programs: Path) -> Path:
+    """The stand-in server alone: nothing but the program."""
+    return _single(programs / "standin", [STANDIN], programs / "standin.tar")
+
+
+def standin_host(programs: Path) -> Path:
+    """Debian with bash, Python 3 and the stand-in server installed as `vllm`.
+
+    The base system is made by debootstrap once (about 40 s, from the Debian mirror).
+
+    Raises:
+        MissingError: debootstrap is not installed.
+    """
+    out = programs / "standin-host.tar"
+    if out.exists():
+        return out
+    base = cache_dir() / f"rootfs-{_SUITE}-{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}"
+    if not base.is_dir():
+        _debian(base)
+    with tempfile.TemporaryDirectory(dir=out.parent) as work:
+        root = Path(work) / "root"
+        run("cp", "-a", base, root)
+        shutil.copy(programs / "standin", root / "usr/local/bin/vllm")
+        archive([STANDIN_HOST], [], root, out)
+    return out
+
+
+def _debian(target: Path) -> None:
+    if not shutil.which("debootstrap"):
+        raise MissingError("debootstrap is missing: apt-get install debootstrap")
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
+        root = Path(work) / "root"
+        run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, root)
+        for name in _ONLY_FOR_PEOPLE:
+            shutil.rmtree(root / name, ignore_errors=True)
+        shutil.rmtree(root / "dev")
+        (root / "dev").mkdir()
+        root.rename(target)
