@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import yaml12
 
 from manyhost.catalog import yaml_reader
 from manyhost.catalog.types import Engine, Environment, Flag, Interconnect, Model
@@ -53,11 +54,10 @@ class Catalog:
         """Return the command-line flags of an engine, by name without dashes."""
         key = ("flags", engine.flags)
         if key not in self._kept:
-            import yaml12  # generated file: no duplicates to look for, and seven times faster
-
             path = self.root / "values/engines/vllm" / engine.flags
             where = f"values/engines/vllm/{engine.flags}"
             try:
+                # A generated file: no duplicates to look for, and this reader is seven times faster.
                 document = yaml12.parse_yaml(path.read_text())
             except (OSError, ValueError) as error:
                 raise InvalidInput(f"cannot be read: {error}", where=where) from None
@@ -81,9 +81,7 @@ class Catalog:
     def recipes(self) -> list[str]:
         """Return the names of all recipes, as <environment>/<recipe>."""
         folder = self.root / "recipes"
-        return sorted(
-            path.parent.relative_to(folder).as_posix() for path in folder.glob("*/*/recipe.yaml")
-        )
+        return sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob("*/*/recipe.yaml"))
 
     def names(self, kind: str) -> list[str]:
         """Return the names of one folder of values/: environments, interconnects, models, engines/vllm."""
@@ -133,8 +131,6 @@ class Catalog:
                     f"unknown {word} {name!r}", where=word, fix=nearest(name, self.names(folder))
                 )
             where = f"values/{folder}/{name}.yaml"
-            self._kept[key] = yaml_reader.convert(
-                yaml_reader.read_mapping(path, where), kind, where
-            )
+            self._kept[key] = yaml_reader.convert(yaml_reader.read_mapping(path, where), kind, where)
         kept: T = self._kept[key]
         return kept

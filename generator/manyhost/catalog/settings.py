@@ -1,7 +1,7 @@
 """Merges a recipe with the settings of a site, and remembers where each value came from.
 
-Precedence: --set, then environment variables, then values/local.yaml, then the recipe. All four address the same
-keys, those of catalog.types.Recipe.
+Precedence: --set, then environment variables, then values/local.yaml, then the recipe.
+All four address the same keys, those of catalog.types.Recipe.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from manyhost.catalog.loader import Catalog, nearest
 from manyhost.catalog.types import Recipe
 from manyhost.errors import InvalidInput, WrongUsage
 
-# The names of the published recipe (AI-Hypercomputer/gpu-recipes, inference/a3mega/deepseek-r1-671b/README.md).
+# The names of the published recipe (AI-Hypercomputer/gpu-recipes, inference/a3mega/deepseek-r1-671b).
 VARIABLES = {
     "PROJECT_ID": "site.project_id",
     "REGION": "site.region",
@@ -87,6 +87,7 @@ def resolve(
         if value := (variables or {}).get(variable, ""):
             layers.append((f"environment variable {variable}", _nest(key, value)))
     layers += [("--set", _assignment(text)) for text in assignments]
+    layers = _defaults(catalog, layers) + layers
 
     merged: dict[str, Any] = {}
     origins: Origins = {}
@@ -98,6 +99,26 @@ def resolve(
         key, message = yaml_reader.explain(error)
         raise _invalid(key, message, origins, layers) from None
     return Resolved(name=name, recipe=recipe, origins=origins)
+
+
+def _defaults(catalog: Catalog, layers: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the layers below the recipe: arguments that its model and engine version want."""
+    version = model = None
+    for _, layer in layers:
+        engine = layer.get("engine")
+        version = engine.get("version", version) if isinstance(engine, dict) else version
+        model = layer.get("model", model)
+    if not isinstance(version, str) or not isinstance(model, str):
+        return []  # the conversion says what is wrong
+    parser = catalog.model(model).reasoning_parser
+    reasoning = {"reasoning-parser": parser} if parser else {}
+    return [
+        (f"values/models/{model}.yaml", {"arguments": reasoning}),
+        (
+            f"values/engines/vllm/{version}.yaml",
+            {"arguments": catalog.engine(version).default_arguments},
+        ),
+    ]
 
 
 def known_keys() -> list[str]:

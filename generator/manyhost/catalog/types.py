@@ -1,7 +1,7 @@
 """The closed shapes of everything under values/ and recipes/.
 
-Every struct is frozen and refuses unknown keys, so a typing error in a file is an error with the key's name, never
-a silently ignored line. Units are part of the field names.
+Every struct is frozen and refuses unknown keys, so a typing error in a file is an error with the
+key's name, never a silently ignored line. Units are part of the field names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 # ---------------------------------------------------------------- environments
-class Host(Struct):
+class Host(Struct, frozen=True):
     """One host of an environment."""
 
     machine_type: str
@@ -36,14 +36,14 @@ class Host(Struct):
     nvlink_gpus: Count
 
 
-class Violation(Struct):
+class Violation(Struct, frozen=True):
     """One departure from the Pod Security baseline, and why it is needed."""
 
     violation: str
     reason: Annotated[str, Meta(min_length=10)]
 
 
-class Security(Struct):
+class Security(Struct, frozen=True):
     """What the pods of an environment are allowed to do."""
 
     privileged: bool
@@ -55,7 +55,7 @@ class Security(Struct):
     fs_group: int | None = None
 
 
-class Price(Struct):
+class Price(Struct, frozen=True):
     """On-demand price list of one host, USD per hour by region, with its date and source."""
 
     date: str
@@ -64,7 +64,7 @@ class Price(Struct):
     usd_per_host_hour: dict[str, Amount]
 
 
-class Environment(Struct):
+class Environment(Struct, frozen=True):
     """A kind of place with hosts."""
 
     name: Name
@@ -86,7 +86,7 @@ class Environment(Struct):
 
 
 # --------------------------------------------------------------- interconnects
-class InterconnectRelease(Struct):
+class InterconnectRelease(Struct, frozen=True):
     """A pair of plugin and daemon versions that belong together."""
 
     date: str
@@ -95,14 +95,14 @@ class InterconnectRelease(Struct):
     nccl: str
 
 
-class Disaggregation(Struct):
+class Disaggregation(Struct, frozen=True):
     """Whether prefill and decode engines can exchange KV caches over this fabric."""
 
     supported: bool
     reason: str
 
 
-class Interconnect(Struct):
+class Interconnect(Struct, frozen=True):
     """How GPUs of different hosts talk to each other."""
 
     name: Name
@@ -119,7 +119,7 @@ class Interconnect(Struct):
 
 
 # ----------------------------------------------------------------------- models
-class Architecture(Struct):
+class Architecture(Struct, frozen=True):
     """Dimensions of a DeepSeek-V3 type model (config.json of the model)."""
 
     layers: Positive
@@ -139,7 +139,7 @@ class Architecture(Struct):
     vocabulary: Positive
 
 
-class Model(Struct):
+class Model(Struct, frozen=True):
     """A large language model: its weights and its architecture."""
 
     name: Name
@@ -155,7 +155,7 @@ class Model(Struct):
 
 
 # ---------------------------------------------------------------------- engines
-class Flag(Struct):
+class Flag(Struct, frozen=True):
     """One command-line flag of an engine version."""
 
     type: str
@@ -166,13 +166,13 @@ class Flag(Struct):
     required: bool = False
 
 
-class EngineStartup(Struct):
+class EngineStartup(Struct, frozen=True):
     """How long an engine version takes between the loaded weights and the first answer."""
 
     compile_seconds: Positive
 
 
-class Engine(Struct):
+class Engine(Struct, frozen=True):
     """vLLM at one version: image, executors, memory behaviour, and the file with its flags."""
 
     name: Literal["vllm"]
@@ -195,7 +195,7 @@ class Engine(Struct):
 
 
 # ---------------------------------------------------------------------- recipes
-class EngineChoice(Struct):
+class EngineChoice(Struct, frozen=True):
     """Which engine a recipe runs, and from which image."""
 
     version: str
@@ -206,7 +206,7 @@ class EngineChoice(Struct):
     command: list[str] = msgspec.field(default_factory=lambda: ["vllm"])
 
 
-class Parallelism(Struct):
+class Parallelism(Struct, frozen=True):
     """Sizes of the tensor, pipeline and data parallel groups; their product is the GPUs of one group."""
 
     tensor: Positive
@@ -214,28 +214,28 @@ class Parallelism(Struct):
     data: Positive = 1
 
 
-class Traffic(Struct):
+class Traffic(Struct, frozen=True):
     """The requests a recipe is made for."""
 
     input_tokens: Positive
     output_tokens: Positive
 
 
-class Objectives(Struct):
+class Objectives(Struct, frozen=True):
     """What a user of the service may expect."""
 
     ttft_ms: Positive
     tpot_ms: Positive
 
 
-class Weights(Struct):
+class Weights(Struct, frozen=True):
     """Where the weights come from: the hub, a bucket, or a folder that exists on every host."""
 
     source: Literal["auto", "hub", "bucket", "folder"] = "auto"
     path: str = ""
 
 
-class Network(Struct):
+class Network(Struct, frozen=True):
     """Network objects of the cluster, in NIC order; empty means the environment's usual names."""
 
     subnetworks: list[str] = []
@@ -244,7 +244,7 @@ class Network(Struct):
     nccl: dict[str, str] = {}
 
 
-class HostMount(Struct):
+class HostMount(Struct, frozen=True):
     """A folder of the host that the engine's container sees."""
 
     name: Name
@@ -253,7 +253,7 @@ class HostMount(Struct):
     read_only: bool = True
 
 
-class Site(Struct):
+class Site(Struct, frozen=True):
     """Where the recipe runs: what the published recipe keeps in environment variables."""
 
     project_id: str = ""
@@ -264,14 +264,14 @@ class Site(Struct):
     artifact_registry: str = ""
 
 
-class Disaggregated(Struct):
+class Disaggregated(Struct, frozen=True):
     """Prefill and decode engines apart: how many groups of each."""
 
     prefill_groups: Positive = 1
     decode_groups: Positive = 1
 
 
-class Recipe(Struct):
+class Recipe(Struct, frozen=True):
     """Environment + model + engine + parallelism + traffic + objectives.
 
     values/local.yaml, environment variables and --set address the same keys; see Settings.
