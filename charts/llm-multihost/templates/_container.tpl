@@ -1,0 +1,180 @@
+{{/*
+The engine container, the same for leader and worker: what differs between them the launch script
+reads from LWS_WORKER_INDEX.
+  manyhost.container  one item of spec.containers (root context)
+Kubernetes expands $(NAME) in args and env; a doubled dollar sign stands for itself, so every
+value of a user goes through `replace "$" "$$"`.
+*/}}
+
+{{- define "manyhost.container" -}}
+{{- $values := .Values -}}
+{{- $privileged := include "manyhost.privileged" . -}}
+- name: vllm
+  image: {{ include "manyhost.image" . | quote }}
+  imagePullPolicy: {{ $values.job.image.pullPolicy }}
+  command: [bash, /opt/manyhost/launch.sh]
+  args:
+  {{- include "manyhost.engineArgs" . | nindent 2 }}
+  env:
+  {{- include "manyhost.engineEnv" . | nindent 2 }}
+  ports:
+  - name: http
+    containerPort: {{ int64 $values.vllm.service.ports.http }}
+  {{- include "manyhost.probes" $values.lifecycle | nindent 2 }}
+  resources:
+    {{- include "manyhost.resources" $values.host | nindent 4 }}
+  securityContext:
+    {{- if $privileged }}
+    privileged: true
+    {{- else }}
+    allowPrivilegeEscalation: false
+    capabilities:
+      drop: [ALL]
+    seccompProfile:
+      type: RuntimeDefault
+    {{- end }}
+    {{- with $values.security }}
+    {{- if not (kindIs "invalid" .runAsUser) }}
+    runAsUser: {{ int64 .runAsUser }}
+    runAsNonRoot: {{ ne (int64 .runAsUser) 0 }}
+    {{- end }}
+    {{- if not (kindIs "invalid" .runAsGroup) }}
+    runAsGroup: {{ int64 .runAsGroup }}
+    {{- end }}
+    {{- end }}
+  volumeMounts:
+  {{- include "manyhost.storage.mounts" . | nindent 2 }}
+  {{- with include (printf "manyhost.interconnect.%s.mounts" $values.network.interconnect) . }}
+  {{- . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- /* Under hostNetwork the device plugin does not open the interconnect's devices to the engine. */}}
+{{- define "manyhost.privileged" -}}
+{{- $network := .Values.network -}}
+{{- if or .Values.security.privileged (and $network.hostNetwork (include (printf "manyhost.interconnect.%s.hostDevices" $network.interconnect) .)) -}}
+true
+{{- end -}}
+{{- end }}
+
+{{- /* Flags of the engine, one item each: no shell reads them. */}}
+{{- define "manyhost.engineArgs" -}}
+{{- $model := .Values.model -}}
+- --tensor-parallel-size
+- {{ int64 $model.tp_size | quote }}
+- --pipeline-parallel-size
+- {{ int64 $model.pp_size | quote }}
+{{- if gt (int64 $model.dp_size) 1 }}
+- --data-parallel-size
+- {{ int64 $model.dp_size | quote }}
+{{- end }}
+- --served-model-name
+- {{ $model.servedName | default $model.name | replace "$" "$$" | quote }}
+{{- range $name, $value := .Values.vllm.serverArgs }}
+{{- if kindIs "bool" $value }}
+- --{{ ternary "" "no-" $value }}{{ $name }}
+{{- else if not (kindIs "invalid" $value) }}
+{{- $text := include "manyhost.argValue" $value | replace "$" "$$" }}
+{{- if hasPrefix "-" $text }}
+- {{ printf "--%s=%s" $name $text | quote }}
+{{- else }}
+- --{{ $name }}
+- {{ $text | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* A string as it stands, anything else as compact JSON. Helm reads numbers as floats, and only
+JSON prints a large whole number with all its digits. */}}
+{{- define "manyhost.argValue" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ toRawJson . }}{{ end -}}
+{{- end }}
+
+{{- define "manyhost.engineEnv" -}}
+{{- $values := .Values }}
+{{- $model := $values.model }}
+{{- $lifecycle := $values.lifecycle }}
+{{- $network := $values.network }}
+{{- $interconnect := printf "manyhost.interconnect.%s" $network.interconnect }}
+{{- $ssd := $values.volumes.ssdMountPath | trimSuffix "/" }}
+{{- $env := include (printf "%s.env" $interconnect) . | fromYaml }}
+{{- $_ := set $env "MANYHOST_ENGINE" (join "\n" $values.vllm.command) }}
+{{- $_ := set $env "MANYHOST_EXECUTOR" $values.vllm.executor }}
+{{- $_ := set $env "MANYHOST_MODEL" ($model.path | default $model.name) }}
+{{- $_ := set $env "MANYHOST_MODEL_PATH" $model.path }}
+{{- $_ := set $env "MANYHOST_GPUS_PER_HOST" (int64 $values.host.gpus | toString) }}
+{{- $_ := set $env "MANYHOST_PORT" (int64 $values.vllm.service.ports.http | toString) }}
+{{- $_ := set $env "MANYHOST_MASTER_PORT" "29501" }}
+{{- $_ := set $env "MANYHOST_RAY_PORT" "6379" }}
+{{- $_ := set $env "MANYHOST_INTERFACE" $network.socketInterface }}
+{{- $_ := set $env "MANYHOST_PROFILE" (include (printf "%s.profile" $interconnect) .) }}
+{{- $_ := set $env "MANYHOST_PEER_WAIT_SECONDS" (int64 $lifecycle.peerWaitSeconds | toString) }}
+{{- $_ := set $env "MANYHOST_STARTUP_SECONDS" (int64 $lifecycle.startupSeconds | toString) }}
+{{- $_ := set $env "MANYHOST_STALL_SECONDS" (int64 $lifecycle.stallSeconds | toString) }}
+{{- $_ := set $env "MANYHOST_DRAIN_SECONDS" (int64 $lifecycle.drainSeconds | toString) }}
+{{- $_ := set $env "MANYHOST_START_ATTEMPTS" (int64 $lifecycle.startAttempts | toString) }}
+{{- range $network.ncclSettings }}
+{{- $_ := set $env (printf "MANYHOST_SET_%s" .name) .value }}
+{{- end }}
+{{- $_ := set $env "GLOO_SOCKET_IFNAME" $network.socketInterface }}
+{{- $_ := set $env "HF_HOME" (printf "%s/huggingface" $ssd) }}
+{{- if $model.path }}
+{{- $_ := set $env "HF_HUB_OFFLINE" "1" }}
+{{- end }}
+{{- $_ := set $env "VLLM_CACHE_ROOT" (printf "%s/cache/vllm" $ssd) }}
+{{- $_ := set $env "VLLM_NO_USAGE_STATS" "1" }}
+{{- range $values.vllm.env }}
+{{- $_ := set $env .name .value }}
+{{- end -}}
+- name: POD_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+{{- with $values.huggingface }}
+{{- if .secretName }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ .secretName | quote }}
+      key: {{ .secretData.token | quote }}
+      optional: true
+{{- end }}
+{{- end }}
+{{- range $name, $value := $env }}
+- name: {{ $name }}
+  value: {{ $value | replace "$" "$$" | quote }}
+{{- end }}
+{{- end }}
+
+{{- /* Ask the script, which knows the role, the phase and the engine's own token counters. */}}
+{{- define "manyhost.probes" -}}
+startupProbe:
+  exec:
+    command: [bash, /opt/manyhost/probe.sh, startup]
+  periodSeconds: 5
+  timeoutSeconds: 5
+  # The budget of all start attempts, rounded up to whole periods.
+  failureThreshold: {{ div (add (mul .startupSeconds .startAttempts) 4) 5 }}
+readinessProbe:
+  exec:
+    command: [bash, /opt/manyhost/probe.sh, ready]
+  periodSeconds: 3
+  timeoutSeconds: 5
+  failureThreshold: 2
+livenessProbe:
+  exec:
+    command: [bash, /opt/manyhost/probe.sh, live]
+  periodSeconds: 10
+  timeoutSeconds: 10
+  failureThreshold: 3
+{{- end }}
+
+{{- /* Takes .Values.host. Extended resources need request and limit to be equal. */}}
+{{- define "manyhost.resources" -}}
+{{- $gpus := dict }}
+{{- if .gpus }}
+{{- $gpus = dict "nvidia.com/gpu" (int64 .gpus) }}
+{{- end }}
+{{- dict "requests" (merge dict $gpus .resources.requests) "limits" (merge dict $gpus .resources.limits) | toYaml }}
+{{- end }}

@@ -1,0 +1,117 @@
+{{/*
+GPUDirect-TCPXO, the interconnect of A3 Mega. The interface is described in _interconnect-none.tpl.
+Sources, all in GoogleCloudPlatform/container-engine-accelerators, folder gpudirect-tcpxo:
+nccl-test-latest.yaml (annotation, capabilities, mounts), best-practice.md (sidecar, startup probe),
+README.md (releases and their flags).
+*/}}
+
+{{- /* The device injector reads the container's name from this key. */}}
+{{- define "manyhost.interconnect.tcpxo.annotations" -}}
+devices.gke.io/container.tcpxo-daemon: |
+  {{- range $i := until (int .Values.host.gpus) }}
+  - path: /dev/nvidia{{ $i }}
+  {{- end }}
+  - path: /dev/nvidiactl
+  - path: /dev/nvidia-uvm
+  - path: /dev/dmabuf_import_helper
+{{- end }}
+
+{{- /* Folder of the NCCL plugin as the engine sees it. */}}
+{{- define "manyhost.interconnect.tcpxo.libraries" -}}
+{{ ternary "/usr/local/nvidia/lib64" "/usr/local/nccl-plugin/lib64" .Values.gpuPlatformSettings.useHostPlugin }}
+{{- end }}
+
+{{- define "manyhost.interconnect.tcpxo.env" -}}
+{{- $libraries := include "manyhost.interconnect.tcpxo.libraries" . -}}
+NCCL_LIB_DIR: {{ $libraries }}
+LD_LIBRARY_PATH: {{ list $libraries "/usr/local/nvidia/lib64" | uniq | join ":" }}
+NCCL_FASTRAK_LLCM_DEVICE_DIRECTORY: /dev/aperture_devices
+{{- end }}
+
+{{- define "manyhost.interconnect.tcpxo.profile" -}}
+{{ include "manyhost.interconnect.tcpxo.libraries" . }}/nccl-env-profile.sh
+{{- end }}
+
+{{- /* Release of the daemon as one number, 1000020 for v1.0.20. Its tags (v1.0.13_1, v1.0.09) are
+no semantic versions. A tag without a version counts as new. */}}
+{{- define "manyhost.interconnect.tcpxo.release" -}}
+{{- $tag := .Values.gpuPlatformSettings.rxdmImage | splitList "/" | last -}}
+{{- $version := regexFind ":v[0-9]+[.][0-9]+[.][0-9]+" $tag | trimPrefix ":v" -}}
+{{- if $version -}}
+{{- $part := splitList "." $version -}}
+{{ add (mul 1000000 (index $part 0 | atoi)) (mul 1000 (index $part 1 | atoi)) (index $part 2 | atoi) }}
+{{- else -}}
+999000000
+{{- end -}}
+{{- end }}
+
+{{- define "manyhost.interconnect.tcpxo.initContainers" -}}
+{{- $settings := .Values.gpuPlatformSettings }}
+{{- if not $settings.useHostPlugin }}
+- name: tcpxo-install
+  image: {{ $settings.ncclPluginImage | quote }}
+  imagePullPolicy: {{ .Values.job.image.pullPolicy }}
+  command: [/bin/sh, /opt/manyhost/tcpxo-install.sh]
+  volumeMounts:
+  - {name: scripts, mountPath: /opt/manyhost, readOnly: true}
+  - {name: nccl-plugin, mountPath: /usr/local/nccl-plugin}
+{{- end }}
+{{- $release := include "manyhost.interconnect.tcpxo.release" . | int64 }}
+- name: tcpxo-daemon
+  image: {{ $settings.rxdmImage | quote }}
+  imagePullPolicy: {{ .Values.job.image.pullPolicy }}
+  restartPolicy: Always
+  command: [/bin/sh, /opt/manyhost/tcpxo-daemon.sh]
+  args:
+  - --num_hops=2
+  {{- if lt $release 1000020 }}
+  # Found by the daemon itself from v1.0.20 on.
+  - --num_nics=8
+  {{- end }}
+  {{- if lt $release 1000018 }}
+  # Without effect from v1.0.18 on.
+  - --uid=
+  - --alsologtostderr
+  {{- end }}
+  env:
+  - {name: LD_LIBRARY_PATH, value: /usr/local/nvidia/lib64}
+  # The name must not contain an underscore.
+  - {name: HEALTH_CHECK_LOG_FILE, value: /run/health-check}
+  securityContext:
+    capabilities:
+      add: [NET_ADMIN, NET_BIND_SERVICE]
+  # Its start takes about 30 s. A failed probe restarts the daemon, and with it the whole group:
+  # two minutes leave room.
+  startupProbe:
+    exec:
+      command: [cat, /run/health-check]
+    initialDelaySeconds: 1
+    periodSeconds: 5
+    timeoutSeconds: 1
+    failureThreshold: 24
+  volumeMounts:
+  - {name: scripts, mountPath: /opt/manyhost, readOnly: true}
+  - {name: nvidia, mountPath: /usr/local/nvidia}
+  - {name: sys, mountPath: /hostsysfs}
+  - {name: proc-sys, mountPath: /hostprocsysfs}
+{{- end }}
+
+{{- define "manyhost.interconnect.tcpxo.volumes" -}}
+- {name: nvidia, hostPath: {path: /home/kubernetes/bin/nvidia}}
+- {name: aperture-devices, hostPath: {path: /dev/aperture_devices}}
+- {name: sys, hostPath: {path: /sys}}
+- {name: proc-sys, hostPath: {path: /proc/sys}}
+{{- if not .Values.gpuPlatformSettings.useHostPlugin }}
+- {name: nccl-plugin, emptyDir: {}}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.interconnect.tcpxo.mounts" -}}
+- {name: nvidia, mountPath: /usr/local/nvidia}
+- {name: aperture-devices, mountPath: /dev/aperture_devices}
+{{- if not .Values.gpuPlatformSettings.useHostPlugin }}
+- {name: nccl-plugin, mountPath: /usr/local/nccl-plugin, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.interconnect.tcpxo.hostDevices" }}true{{ end }}

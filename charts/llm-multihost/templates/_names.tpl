@@ -1,0 +1,62 @@
+{{/*
+Names, labels and the image reference.
+  manyhost.labels              labels of every object (root context)
+  manyhost.podLabels           labels that select the pods of the release (root context)
+  manyhost.leaderLabels        labels that select the leaders (root context)
+  manyhost.serviceAccountName  account of the pods (root context)
+  manyhost.image               reference of the engine image (root context)
+  manyhost.networks            names of the Network objects in NIC order, as JSON (root context)
+  manyhost.ranksPerHost        GPUs of one host; a host without GPUs counts as one rank
+  manyhost.amount              a count or a percentage (takes the value)
+*/}}
+
+{{- define "manyhost.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- with .Values.job.image }}
+app.kubernetes.io/version: {{ .tag | default (.digest | replace ":" "-" | trunc 19) | trunc 63 | trimSuffix "." | trimSuffix "-" | quote }}
+{{- end }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/component: inference
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+manyhost.dev/environment: {{ .Values.host.environment | quote }}
+{{- with .Values.recipe }}
+manyhost.dev/recipe: {{ . | replace "/" "." | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.podLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- /* These two are set by the LeaderWorkerSet controller; rank 0 of a group is its leader. */}}
+{{- define "manyhost.leaderLabels" -}}
+leaderworkerset.sigs.k8s.io/name: {{ .Release.Name | quote }}
+leaderworkerset.sigs.k8s.io/worker-index: "0"
+{{- end }}
+
+{{- define "manyhost.serviceAccountName" -}}
+{{- with .Values.serviceAccount -}}
+{{ .name | default (ternary $.Release.Name "default" .create) }}
+{{- end -}}
+{{- end }}
+
+{{- define "manyhost.image" -}}
+{{- with .Values.job.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
+{{- end -}}
+{{- end }}
+
+{{- define "manyhost.networks" -}}
+{{ .Values.network.subnetworks | default .Values.host.networks | toJson }}
+{{- end }}
+
+{{- define "manyhost.ranksPerHost" -}}
+{{ max 1 (int64 .Values.host.gpus) }}
+{{- end }}
+
+{{- /* A count, or a percentage in quotes. */}}
+{{- define "manyhost.amount" -}}
+{{ if kindIs "string" . }}{{ quote . }}{{ else }}{{ int64 . }}{{ end }}
+{{- end }}

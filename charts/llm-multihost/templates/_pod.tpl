@@ -1,0 +1,135 @@
+{{/*
+The pod of a group.
+  manyhost.pod      pod template; dict "root" (root context), "role" (leader or worker),
+                    "annotations" and "spec" (the two texts below: rendered once for both roles)
+  manyhost.podAnnotations  annotations of the pods (root context)
+  manyhost.podSpec  spec of the pods (root context)
+*/}}
+
+{{- define "manyhost.pod" -}}
+metadata:
+  labels:
+    {{- include "manyhost.podLabels" .root | nindent 4 }}
+    app.kubernetes.io/component: {{ .role }}
+    role: {{ .role }}
+    {{- with .root.Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    {{- .annotations | nindent 4 }}
+spec:
+  {{- .spec | nindent 2 }}
+{{- end }}
+
+{{- /* No chart version among labels and annotations: it would restart every group at an upgrade of
+the chart that changes nothing for the engine. */}}
+{{- define "manyhost.podAnnotations" -}}
+{{- $network := .Values.network }}
+{{- $networks := include "manyhost.networks" . | fromJsonArray }}
+{{- $set := dict
+  "kubectl.kubernetes.io/default-container" "vllm"
+  "manyhost.dev/scripts-checksum" (include "manyhost.scripts" . | sha256sum) }}
+{{- if $networks }}
+{{- $_ := set $set "networking.gke.io/default-interface" "eth0" }}
+{{- if not $network.hostNetwork }}
+{{- $interfaces := list }}
+{{- range $i, $name := $networks }}
+{{- $interfaces = append $interfaces (dict "interfaceName" (printf "eth%d" $i) "network" $name) }}
+{{- end }}
+{{- $_ := set $set "networking.gke.io/interfaces" (toJson $interfaces) }}
+{{- end }}
+{{- end }}
+{{- merge $set .Values.podAnnotations
+  (include (printf "manyhost.interconnect.%s.annotations" $network.interconnect) . | fromYaml)
+  (include "manyhost.storage.annotations" . | fromYaml) | toYaml }}
+{{- end }}
+
+{{- define "manyhost.podSpec" -}}
+{{- $values := .Values -}}
+{{- $interconnect := printf "manyhost.interconnect.%s" $values.network.interconnect -}}
+serviceAccountName: {{ include "manyhost.serviceAccountName" . | quote }}
+# Nothing in the pod calls the Kubernetes API.
+automountServiceAccountToken: false
+# A Service called "vllm" would otherwise set VLLM_PORT, which the engine reads.
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ add $values.lifecycle.drainSeconds 30 }}
+{{- if $values.network.hostNetwork }}
+hostNetwork: true
+dnsPolicy: ClusterFirstWithHostNet
+{{- end }}
+{{- if not (kindIs "invalid" $values.security.fsGroup) }}
+securityContext:
+  fsGroup: {{ int64 $values.security.fsGroup }}
+{{- end }}
+{{- with $values.host.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.host.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with include "manyhost.placement" . }}
+{{- . }}
+{{- end }}
+{{- with include (printf "%s.initContainers" $interconnect) . | trim }}
+initContainers:
+{{ . }}
+{{- end }}
+containers:
+{{ include "manyhost.container" . }}
+volumes:
+{{ include "manyhost.storage.volumes" . }}
+{{- with include (printf "%s.volumes" $interconnect) . }}
+{{ . }}
+{{- end }}
+{{- end }}
+
+{{- /* matchLabelKeys narrows the selectors to the pod's own group: the index of a group is known
+only when the pod is made. Kubernetes 1.29 and 1.30 drop it from podAffinity and then prefer
+hosts near any group of the release. */}}
+{{- define "manyhost.placement" -}}
+{{- $values := .Values }}
+{{- if or $values.targetNodes $values.host.topologyKeys }}
+affinity:
+  {{- with $values.targetNodes }}
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      nodeSelectorTerms:
+      - matchExpressions:
+        - key: kubernetes.io/hostname
+          operator: In
+          values:
+          {{- range . }}
+          - {{ . | quote }}
+          {{- end }}
+  {{- end }}
+  {{- with $values.host.topologyKeys }}
+  podAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+    {{- range $i, $key := . }}
+    - weight: {{ add1 $i }}
+      podAffinityTerm:
+        topologyKey: {{ $key | quote }}
+        labelSelector:
+          matchLabels:
+            {{- include "manyhost.podLabels" $ | nindent 12 }}
+        matchLabelKeys: [leaderworkerset.sigs.k8s.io/group-index]
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- /* Hosts with GPUs are filled by one member each; hosts without are not, so say it. A spread
+constraint and no anti-affinity: it passes over pods that are ending, so an old group cannot hold
+up the new one, and a group larger than the set of hosts still starts. */}}
+{{- if not $values.host.gpus }}
+topologySpreadConstraints:
+- maxSkew: 1
+  topologyKey: kubernetes.io/hostname
+  whenUnsatisfiable: DoNotSchedule
+  nodeTaintsPolicy: Honor
+  labelSelector:
+    matchLabels:
+      {{- include "manyhost.podLabels" . | nindent 6 }}
+  matchLabelKeys: [leaderworkerset.sigs.k8s.io/group-index]
+{{- end }}
+{{- end }}

@@ -1,0 +1,81 @@
+{{/*
+Volumes that do not depend on the interconnect.
+  manyhost.storage.volumes      pod volumes (root context)
+  manyhost.storage.mounts       mounts of the engine, in the same order (root context)
+  manyhost.storage.annotations  annotations of the Cloud Storage FUSE driver, a YAML map (root context)
+*/}}
+
+{{- define "manyhost.storage.volumes" -}}
+{{- $volumes := .Values.volumes -}}
+- name: scripts
+  configMap:
+    name: {{ .Release.Name }}-scripts
+- name: shm
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ $volumes.shmSize | quote }}
+- name: ssd
+  {{- if $volumes.ssdHostPath }}
+  hostPath:
+    path: {{ $volumes.ssdHostPath | quote }}
+    type: DirectoryOrCreate
+  {{- else }}
+  emptyDir: {}
+  {{- end }}
+{{- range $i, $mount := $volumes.gcsMounts }}
+{{- $options := $volumes.gcsMountOptions }}
+{{- with $mount.onlyDir }}
+{{- $options = append $options (printf "only-dir=%s" .) }}
+{{- end }}
+{{- /* By number: bucket names may hold dots and underscores, volume names may not. */}}
+- name: gcs-{{ $i }}
+  csi:
+    driver: gcsfuse.csi.storage.gke.io
+    readOnly: {{ $mount.readOnly | default false }}
+    volumeAttributes:
+      bucketName: {{ $mount.bucketName | quote }}
+      {{- with $options }}
+      mountOptions: {{ join "," . | quote }}
+      {{- end }}
+      skipCSIBucketAccessCheck: "true"
+      gcsfuseMetadataPrefetchOnMount: "true"
+      {{- if $.Values.network.hostNetwork }}
+      # Without it the driver would act as the node's service account.
+      hostNetworkPodKSA: "true"
+      {{- end }}
+{{- end }}
+{{- range $volumes.hostMounts }}
+- name: host-{{ .name }}
+  hostPath:
+    path: {{ .hostPath | quote }}
+    type: Directory
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.storage.mounts" -}}
+{{- $volumes := .Values.volumes -}}
+- {name: scripts, mountPath: /opt/manyhost, readOnly: true}
+- {name: shm, mountPath: /dev/shm}
+- name: ssd
+  mountPath: {{ $volumes.ssdMountPath | quote }}
+{{- range $i, $mount := $volumes.gcsMounts }}
+- name: gcs-{{ $i }}
+  mountPath: {{ $mount.mountPath | default "/gcs" | quote }}
+  readOnly: {{ $mount.readOnly | default false }}
+{{- end }}
+{{- range $volumes.hostMounts }}
+- name: host-{{ .name }}
+  mountPath: {{ .mountPath | quote }}
+  readOnly: {{ ternary .readOnly true (hasKey . "readOnly") }}
+{{- end }}
+{{- end }}
+
+{{- /* "0" lifts the limits of the FUSE sidecar, whose defaults are too small for weights. */}}
+{{- define "manyhost.storage.annotations" -}}
+{{- if .Values.volumes.gcsMounts -}}
+gke-gcsfuse/volumes: "true"
+gke-gcsfuse/cpu-limit: "0"
+gke-gcsfuse/memory-limit: "0"
+gke-gcsfuse/ephemeral-storage-limit: "0"
+{{- end -}}
+{{- end }}

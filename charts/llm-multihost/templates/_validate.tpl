@@ -1,0 +1,225 @@
+{{/*
+What the schema cannot say. Each check prints one line for each problem, written
+"key: what is wrong; what to do"; manyhost.validate stops the render with all of them.
+*/}}
+
+{{- define "manyhost.validate" -}}
+{{- $problems := list
+  (include "manyhost.check.refused" .)
+  (include "manyhost.check.release" .)
+  (include "manyhost.check.image" .)
+  (include "manyhost.check.group" .)
+  (include "manyhost.check.networks" .)
+  (include "manyhost.check.serverArgs" .)
+  (include "manyhost.check.variables" .)
+  (include "manyhost.check.storage" .)
+  (include "manyhost.check.metadata" .)
+  (include "manyhost.check.scaling" .) | join "" | trim -}}
+{{- if $problems }}{{ fail $problems }}{{ end -}}
+{{- end }}
+
+{{- /* Keys of the published recipe that never did what they promised. */}}
+{{- define "manyhost.check.refused" -}}
+{{- if hasKey .Values "targetPlatform" }}
+targetPlatform: this key is gone, it never had an effect; remove it (host.environment says where the pods run)
+{{- end }}
+{{- if hasKey .Values.gpuPlatformSettings "ncclBuildType" }}
+gpuPlatformSettings.ncclBuildType: this key is gone, plugins from v1.0.12 on do not know it; remove it (gpuPlatformSettings.ncclPluginImage picks the build)
+{{- end }}
+{{- if hasKey .Values.network "subnetworks[]" }}
+network.subnetworks[]: this key is gone, its brackets made it a key that nothing read; write network.subnetworks with a list of names
+{{- end }}
+{{- end }}
+
+{{- /* Pods are called <release>-<group>-<rank>, and their labels add a hash: 45 leaves room in 63. */}}
+{{- define "manyhost.check.release" -}}
+{{- $name := .Release.Name }}
+{{- if or (gt (len $name) 45) (not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name)) }}
+{{- $letters := regexReplaceAll "[^a-z0-9]+" (lower $name) "-" | trimAll "-" }}
+{{- $valid := regexReplaceAll "^([0-9])" $letters "r-$1" | trunc 45 | trimSuffix "-" | default "llm" }}
+release name: {{ $name | quote }} is no name for pods (lower-case letters, digits and dashes, a letter first, at most 45 characters); call the release {{ $valid }}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.check.image" -}}
+{{- with .Values.job.image }}
+{{- if not .repository }}
+job.image.repository: no image is named; set it, for example to vllm/vllm-openai
+{{- end }}
+{{- if and (not .digest) (has (.tag | default "") (list "" "latest")) }}
+job.image.tag: {{ .tag | default "" | quote }} does not pin a version; set a tag such as v0.26.0, or job.image.digest
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.check.group" -}}
+{{- $model := .Values.model }}
+{{- $tp := int64 $model.tp_size }}
+{{- $ranks := mul $tp $model.pp_size $model.dp_size }}
+{{- $sizes := printf "tp_size %d x pp_size %d x dp_size %d = %d" $tp (int64 $model.pp_size) (int64 $model.dp_size) $ranks }}
+{{- $host := include "manyhost.ranksPerHost" . | int64 }}
+{{- if mod $ranks $host }}
+model: {{ $sizes }} GPUs do not fill whole hosts of {{ $host }}; choose sizes whose product is a multiple of host.gpus
+{{- else if and (mod $host $tp) (mod $tp $host) }}
+model.tp_size: {{ $tp }} GPUs for a layer cross the border of a host ({{ $host }} GPUs); choose a divisor or a multiple of host.gpus
+{{- end }}
+{{- with .Values.job.gpus }}
+{{- if ne (int64 .) $ranks }}
+job.gpus: {{ int64 . }} is not the size of a group, {{ $sizes }}; set it to {{ $ranks }} or leave it out
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.check.networks" -}}
+{{- $host := .Values.host }}
+{{- $network := .Values.network }}
+{{- with $network.subnetworks }}
+{{- if ne (len .) (len $host.networks) }}
+network.subnetworks: {{ len . }} names ({{ join ", " . }}) for the {{ len $host.networks }} NICs of {{ $host.environment }} ({{ join ", " $host.networks | default "no multi-networking" }}); give one name for each NIC, in that order
+{{- else if ne (len .) (len (uniq .)) }}
+network.subnetworks: a name stands twice in {{ join ", " . }}; give each NIC its own network
+{{- end }}
+{{- end }}
+{{- if eq $network.interconnect "tcpxo" }}
+{{- if not $host.gpus }}
+network.interconnect: tcpxo needs GPUs, but host.gpus is 0; set network.interconnect to none
+{{- end }}
+{{- if not (or $network.hostNetwork $host.networks) }}
+host.networks: empty, but tcpxo needs a network for each GPU NIC; name them (on A3 Mega default, vpc1 to vpc8)
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Flags that are set elsewhere, each with the place that sets it. */}}
+{{- define "manyhost.check.serverArgs" -}}
+{{- $launch := "the launch script sets it" }}
+{{- $reserved := dict
+  "model" "use model.name or model.path"
+  "model-tag" "use model.name or model.path"
+  "served-model-name" "use model.servedName"
+  "tensor-parallel-size" "use model.tp_size"
+  "tp" "use model.tp_size"
+  "pipeline-parallel-size" "use model.pp_size"
+  "pp" "use model.pp_size"
+  "data-parallel-size" "use model.dp_size"
+  "dp" "use model.dp_size"
+  "data-parallel-size-local" $launch
+  "data-parallel-address" $launch
+  "data-parallel-rank" $launch
+  "data-parallel-start-rank" $launch
+  "distributed-executor-backend" "use vllm.executor"
+  "host" $launch
+  "port" "use vllm.service.ports.http"
+  "nnodes" $launch
+  "node-rank" $launch
+  "master-addr" $launch
+  "master-port" $launch
+  "headless" $launch
+  "download-dir" "use volumes.ssdMountPath, downloads go to huggingface/ below it"
+  "hf-token" "a token must not stand in a manifest; use huggingface.secretName"
+  "api-key" "a key must not stand in a manifest; put a gateway with authentication before the Service"
+}}
+{{- range $name, $_ := .Values.vllm.serverArgs }}
+{{- $flag := splitList "." $name | first }}
+{{- with get $reserved ($flag | replace "_" "-" | lower | trimPrefix "no-") }}
+vllm.serverArgs.{{ $name }}: reserved; {{ . }}
+{{- else }}
+{{- if contains "_" $flag }}
+vllm.serverArgs.{{ $name }}: flags are written with dashes here, so that none stands twice; write {{ $flag | replace "_" "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.check.variables" -}}
+{{- $seen := dict }}
+{{- range .Values.vllm.env }}
+{{- if hasKey $seen .name }}
+vllm.env: {{ .name }} stands twice; keep one
+{{- end }}
+{{- if or (hasPrefix "MANYHOST_" .name) (hasPrefix "LWS_" .name) (eq "POD_IP" .name) }}
+vllm.env: {{ .name }} belongs to the launch script; remove it
+{{- else if has .name (list "HF_TOKEN" "HUGGING_FACE_HUB_TOKEN") }}
+vllm.env: {{ .name }} would put a secret into the manifest; use huggingface.secretName
+{{- end }}
+{{- $_ := set $seen .name true }}
+{{- end }}
+{{- $seen = dict }}
+{{- range .Values.network.ncclSettings }}
+{{- if hasKey $seen .name }}
+network.ncclSettings: {{ .name }} stands twice; keep one
+{{- end }}
+{{- $_ := set $seen .name true }}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.check.storage" -}}
+{{- $volumes := .Values.volumes }}
+{{- $taken := dict "/opt/manyhost" "the start scripts" "/dev/shm" "volumes.shmSize" }}
+{{- $mounts := list (list "volumes.ssdMountPath" $volumes.ssdMountPath) }}
+{{- range $i, $mount := $volumes.gcsMounts }}
+{{- $key := printf "volumes.gcsMounts[%d]" $i }}
+{{- $bucket := $mount.bucketName | default "" }}
+{{- if not $bucket }}
+{{ $key }}.bucketName: no bucket is named; set it, or leave the mount out
+{{- else if not (regexMatch "^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$" $bucket) }}
+{{ $key }}.bucketName: {{ $bucket | quote }} is no bucket name; write it without gs:// and without a folder (onlyDir takes the folder)
+{{- end }}
+{{- $mounts = append $mounts (list (printf "%s.mountPath" $key) ($mount.mountPath | default "/gcs")) }}
+{{- end }}
+{{- $names := dict }}
+{{- range $i, $mount := $volumes.hostMounts }}
+{{- if hasKey $names $mount.name }}
+volumes.hostMounts[{{ $i }}].name: {{ $mount.name }} stands twice; give each folder its own name
+{{- end }}
+{{- $_ := set $names $mount.name true }}
+{{- $mounts = append $mounts (list (printf "volumes.hostMounts[%d].mountPath" $i) $mount.mountPath) }}
+{{- end }}
+{{- range $mounts }}
+{{- $path := last . | clean }}
+{{- if hasKey $taken $path }}
+{{ first . }}: {{ $path }} is already the place of {{ get $taken $path }}; choose another folder
+{{- end }}
+{{- $_ := set $taken $path (first .) }}
+{{- end }}
+{{- range $volumes.gcsMountOptions }}
+{{- $option := regexFind "^[^:=]+" . }}
+{{- if has $option (list "app-name" "temp-dir" "foreground" "log-file" "log-format" "key-file" "token-url" "reuse-token-from-url") }}
+volumes.gcsMountOptions: the CSI driver refuses {{ $option }}; remove it
+{{- else if eq $option "only-dir" }}
+volumes.gcsMountOptions: only-dir would hold for every bucket; use onlyDir of the mount
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.check.metadata" -}}
+{{- range $key, $_ := .Values.podLabels }}
+{{- if or (eq $key "role") (hasPrefix "app.kubernetes.io/" $key) (hasPrefix "leaderworkerset.sigs.k8s.io/" $key) }}
+podLabels.{{ $key }}: the chart or the LeaderWorkerSet controller sets it; remove it
+{{- end }}
+{{- end }}
+{{- range $key, $_ := .Values.podAnnotations }}
+{{- range $prefix := list "kubectl.kubernetes.io/default-container" "manyhost.dev/" "gke-gcsfuse/volumes" "devices.gke.io/" "networking.gke.io/" "leaderworkerset.sigs.k8s.io/" }}
+{{- if hasPrefix $prefix $key }}
+podAnnotations.{{ $key }}: the chart or the LeaderWorkerSet controller sets it; remove it
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $kind := list "requests" "limits" }}
+{{- if hasKey (get $.Values.host.resources $kind) "nvidia.com/gpu" }}
+host.resources.{{ $kind }}: nvidia.com/gpu follows from host.gpus; remove it
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.check.scaling" -}}
+{{- $zero := list "0" "0%" "00%" "000%" }}
+{{- if and (has (toString .Values.rollout.maxUnavailable) $zero) (has (toString .Values.rollout.maxSurge) $zero) }}
+rollout: maxUnavailable and maxSurge are both 0, so an update could never start; raise one of them
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if and .enabled (lt (int64 .maxReplicas) (int64 .minReplicas)) }}
+autoscaling.maxReplicas: {{ int64 .maxReplicas }} is less than minReplicas {{ int64 .minReplicas }}; raise it
+{{- end }}
+{{- end }}
+{{- end }}
