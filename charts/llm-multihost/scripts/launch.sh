@@ -1,0 +1,177 @@
+#!/usr/bin/env bash
+# Starts one member of a multi-host vLLM group: leader or worker, executor mp or ray.
+#
+#   launch.sh [ENGINE FLAG]...    the container's command; the flags are the same on every member
+#
+# This file says what to run: environment, address, weights, engine command line. When to run it
+# (peers, attempts, health, drain) is decided by group.py, which calls this file back with
+# MANYHOST_STEP=weights and MANYHOST_STEP=engine. It needs bash and python3, nothing else.
+set -euo pipefail
+
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+
+export LWS_GROUP_SIZE=${LWS_GROUP_SIZE:-1} LWS_WORKER_INDEX=${LWS_WORKER_INDEX:-0}
+export LWS_LEADER_ADDRESS=${LWS_LEADER_ADDRESS:-${POD_IP:-}}
+
+# A failure that no further attempt cures; group.py holds the pod and shows the text.
+readonly no_retry=78
+
+die() {
+  printf 'manyhost: error: %s\n' "$1" >&2
+  exit "$no_retry"
+}
+
+now() { # hundredths of a second since boot
+  local up
+  read -r up _ </proc/uptime
+  printf '%s' "${up/./}"
+}
+
+phase() {
+  local role=worker passed
+  ((LWS_WORKER_INDEX == 0)) && role=leader
+  passed=$(($(now) - MANYHOST_STARTED))
+  printf 'manyhost phase=%s role=%s rank=%d seconds=%d.%02d%s\n' \
+    "$1" "$role" "$LWS_WORKER_INDEX" $((passed / 100)) $((passed % 100)) "${2:+ $2}"
+}
+
+# The program beside the engine's own (one virtual environment), else the one on PATH.
+beside_engine() {
+  local home
+  home=$(dirname -- "$(command -v -- "${engine[0]}" || printf '%s' "${engine[0]}")")
+  if [[ -x $home/$1 ]]; then
+    printf '%s' "$home/$1"
+  else
+    command -v -- "$1"
+  fi
+}
+
+# Reads the interconnect's profile in a shell of its own, so that its options, traps and exit
+# cannot reach this one, and takes over what it exports.
+read_profile() {
+  local pair name seen=
+  while IFS= read -r -d '' pair; do
+    name=${pair%%=*}
+    case $name in
+      MANYHOST_PROFILE_SEEN) seen=1 ;;
+      _ | PWD | OLDPWD | SHLVL) ;;
+      *) [[ $name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] && export "${pair?}" ;;
+    esac
+  done < <(
+    set +euo pipefail
+    # shellcheck disable=SC1090
+    source "$MANYHOST_PROFILE" </dev/null >&2
+    MANYHOST_PROFILE_SEEN=1 env -0
+  )
+  [[ -n $seen ]]
+}
+
+prepare() {
+  local name held=""
+  MANYHOST_STARTED=$(now)
+  export MANYHOST_STARTED
+  phase start "size=$LWS_GROUP_SIZE executor=$MANYHOST_EXECUTOR"
+
+  if [[ -n ${MANYHOST_PROFILE:-} ]]; then
+    if [[ ! -r $MANYHOST_PROFILE ]]; then
+      held="profile missing at $MANYHOST_PROFILE"
+    elif ! read_profile; then
+      held="profile $MANYHOST_PROFILE ended before its last line"
+    fi
+  fi
+  for name in "${!MANYHOST_SET_@}"; do
+    export "${name#MANYHOST_SET_}=${!name}"
+  done
+
+  # The interface decides on hosts with many; the pod's own address is the fallback.
+  if [[ -z ${VLLM_HOST_IP:-} ]]; then
+    VLLM_HOST_IP=$(python3 "$here/group.py" address "${MANYHOST_INTERFACE:-}") ||
+      VLLM_HOST_IP=${POD_IP:-}
+    [[ -n $VLLM_HOST_IP ]] ||
+      held=${held:-"no address: interface ${MANYHOST_INTERFACE:-(none)} has no IPv4 and POD_IP is empty"}
+  fi
+  export VLLM_HOST_IP
+  # The engine's own limit on loading (600 s) must not be shorter than the plan's.
+  export VLLM_ENGINE_READY_TIMEOUT_S=${VLLM_ENGINE_READY_TIMEOUT_S:-$MANYHOST_STARTUP_SECONDS}
+  phase profile "address=$VLLM_HOST_IP"
+
+  exec python3 "$here/group.py" run "$held" "$here/launch.sh" "$@"
+}
+
+weights() {
+  if [[ -n ${MANYHOST_MODEL_PATH:-} ]]; then
+    python3 "$here/group.py" weights "$MANYHOST_MODEL_PATH" "$@"
+  elif [[ ${HF_HUB_OFFLINE:-0} != 1 && ! -d $MANYHOST_MODEL ]]; then
+    "$(beside_engine python3)" "$here/group.py" download "$MANYHOST_MODEL" "$@"
+  fi
+}
+
+# Ray believes what it is told, so GPUs are counted, not nodes: a host that registers with fewer
+# GPUs than the plan's would otherwise leave the engine waiting for a placement for ever.
+wait_for_ray_gpus() {
+  local ray=$1 want=$2 wait=$3 have=0 end=$((SECONDS + $3)) text
+  while ((SECONDS < end)); do
+    text=$("$ray" status --address="$VLLM_HOST_IP:$MANYHOST_RAY_PORT" 2>/dev/null) || text=""
+    if [[ $text =~ /([0-9]+)(\.[0-9]+)?\ GPU ]]; then
+      have=${BASH_REMATCH[1]}
+    fi
+    ((have >= want)) && return
+    sleep 1
+  done
+  printf 'manyhost: error: Ray has %d of %d GPUs after %d s\n' "$have" "$want" "$wait" >&2
+  return 1
+}
+
+wait_for_port() {
+  local end=$((SECONDS + $3))
+  until (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; do
+    if ((SECONDS >= end)); then
+      printf 'manyhost: error: no connection to %s:%s in %d s\n' "$1" "$2" "$3" >&2
+      return 1
+    fi
+    sleep 1
+  done
+}
+
+run_engine() {
+  local -a serve=("${engine[@]}" serve "$MANYHOST_MODEL" "$@")
+  local -a listen=(--host 0.0.0.0 --port "$MANYHOST_PORT")
+  local ray gpus=$((MANYHOST_GPUS_PER_HOST > 0 ? MANYHOST_GPUS_PER_HOST : 1))
+  local join_seconds=$((MANYHOST_PEER_WAIT_SECONDS < 300 ? MANYHOST_PEER_WAIT_SECONDS : 300))
+
+  command -v -- "${engine[0]}" >/dev/null || die "engine ${engine[0]} is not in this image"
+  ((LWS_GROUP_SIZE > 1)) || exec "${serve[@]}" "${listen[@]}"
+
+  case $MANYHOST_EXECUTOR in
+    mp)
+      serve+=(--nnodes "$LWS_GROUP_SIZE" --node-rank "$LWS_WORKER_INDEX"
+        --master-addr "$LWS_LEADER_ADDRESS" --master-port "$MANYHOST_MASTER_PORT"
+        --distributed-executor-backend mp)
+      ((LWS_WORKER_INDEX == 0)) || exec "${serve[@]}" --headless
+      exec "${serve[@]}" "${listen[@]}"
+      ;;
+    ray)
+      ray=$(beside_engine ray) || die "executor ray, but ray is not in this image"
+      if ((LWS_WORKER_INDEX > 0)); then
+        wait_for_port "$MANYHOST_LEADER_IP" "$MANYHOST_RAY_PORT" "$join_seconds"
+        exec "$ray" start --address="$MANYHOST_LEADER_IP:$MANYHOST_RAY_PORT" \
+          --node-ip-address="$VLLM_HOST_IP" --num-gpus="$gpus" --disable-usage-stats --block
+      fi
+      "$ray" start --head --node-ip-address="$VLLM_HOST_IP" --port="$MANYHOST_RAY_PORT" \
+        --num-gpus="$gpus" --include-dashboard=false --disable-usage-stats
+      wait_for_ray_gpus "$ray" $((gpus * LWS_GROUP_SIZE)) "$join_seconds"
+      exec "${serve[@]}" --distributed-executor-backend ray "${listen[@]}"
+      ;;
+    *) die "MANYHOST_EXECUTOR is '$MANYHOST_EXECUTOR', not mp or ray" ;;
+  esac
+}
+
+mapfile -t engine <<<"${MANYHOST_ENGINE%$'\n'}"
+step=${MANYHOST_STEP:-}
+unset MANYHOST_STEP
+case $step in
+  "") prepare "$@" ;;
+  weights) weights "$@" ;;
+  engine) run_engine "$@" ;;
+  *) die "unknown step '$step'" ;;
+esac

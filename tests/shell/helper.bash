@@ -1,0 +1,109 @@
+# Shared by the bats files: members of a group as processes on loopback, with fake engines.
+bats_require_minimum_version 1.5.0
+scripts=$BATS_TEST_DIRNAME/../../charts/llm-multihost/scripts
+
+setup() {
+  export FAKE=$BATS_TEST_TMPDIR/fake
+  mkdir -p "$FAKE"
+  pids=()
+  # Three free ports of this moment; the kernel does not hand them out again at once.
+  read -r http master beacon < <(python3 -c '
+import socket
+held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+print(*(s.getsockname()[1] for s in held))')
+  export PATH=$BATS_TEST_DIRNAME/fakes:$PATH
+  export MANYHOST_ENGINE=vllm MANYHOST_EXECUTOR=mp MANYHOST_MODEL=some/model MANYHOST_MODEL_PATH=
+  export MANYHOST_GPUS_PER_HOST=8 MANYHOST_PORT=$http MANYHOST_MASTER_PORT=$master
+  export MANYHOST_RAY_PORT=$master MANYHOST_BEACON_PORT=$beacon MANYHOST_INTERFACE=lo
+  export MANYHOST_PROFILE= MANYHOST_PEER_WAIT_SECONDS=30 MANYHOST_STARTUP_SECONDS=30
+  export MANYHOST_STALL_SECONDS=30 MANYHOST_DRAIN_SECONDS=20 MANYHOST_START_ATTEMPTS=2
+  export MANYHOST_BEAT_SECONDS=0.2 HF_HUB_OFFLINE=1 POD_IP=127.0.0.1
+  export LWS_LEADER_ADDRESS=127.0.0.1 LWS_GROUP_SIZE=2
+  unset VLLM_HOST_IP VLLM_API_KEY HF_TOKEN
+}
+
+teardown() {
+  local pid
+  for pid in "${pids[@]}"; do
+    kill -CONT "$pid" 2>/dev/null || :
+    kill -TERM "$pid" 2>/dev/null || :
+  done
+  for pid in "${pids[@]}"; do
+    for _ in {1..40}; do
+      kill -0 "$pid" 2>/dev/null || break
+      sleep 0.05
+    done
+    kill -KILL "$pid" 2>/dev/null || :
+  done
+}
+
+# member RANK [FLAG]...: start one member in the background; its output goes to log.RANK.
+member() {
+  local rank=$1
+  shift
+  LWS_WORKER_INDEX=$rank MANYHOST_STATE_DIR=$FAKE/state.$rank \
+    bash "$scripts/launch.sh" "$@" >>"$FAKE/log.$rank" 2>&1 3>&- &
+  pids+=($!)
+  eval "pid_$rank=$!"
+}
+
+probe() { MANYHOST_STATE_DIR=$FAKE/state.$1 bash "$scripts/probe.sh" "$2"; }
+
+# seen RANK TEXT [SECONDS]: wait until the member's log has the text.
+seen() {
+  local end=$((SECONDS + ${3:-15}))
+  until grep -qF -- "$2" "$FAKE/log.$1" 2>/dev/null; do
+    if ((SECONDS > end)); then
+      echo "not seen in log.$1: $2"
+      cat "$FAKE"/log.*
+      return 1
+    fi
+    sleep 0.1
+  done
+}
+
+# until_ok SECONDS COMMAND...: wait until the command succeeds.
+until_ok() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    if ((SECONDS > end)); then
+      echo "never: $*"
+      cat "$FAKE"/log.*
+      return 1
+    fi
+    sleep 0.1
+  done
+}
+
+# ended PID STATUS: wait for a member's end and compare its exit status.
+ended() {
+  local status=0
+  until_ok 15 eval "! kill -0 $1 2>/dev/null"
+  wait "$1" || status=$?
+  [ "$status" -eq "$2" ] || {
+    echo "exit $status, not $2"
+    cat "$FAKE"/log.*
+    return 1
+  }
+}
+
+metrics() { # RUNNING WAITING TOKENS
+  cat >"$FAKE/metrics.new" <<EOF
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0"} $1
+vllm:num_requests_waiting{engine="0"} $2
+vllm:iteration_tokens_total_count{engine="0"} $3
+vllm:generation_tokens_total{engine="0"} $3
+EOF
+  mv "$FAKE/metrics.new" "$FAKE/metrics"
+}
+
+serving_group() {
+  member 0 "$@"
+  member 1 "$@"
+  seen 0 phase=serving
+  seen 1 phase=serving
+  until_ok 5 probe 0 ready
+  until_ok 5 probe 1 ready
+}

@@ -1,0 +1,105 @@
+#!/usr/bin/env bats
+# probe.sh, and what group.py tells it.
+load helper
+
+status() { # AGE STATE STARTUP READY LIVE [REASON]
+  local up
+  read -r up _ </proc/uptime
+  mkdir -p "$FAKE/state.0"
+  printf '%d.50 %s %s %s %s\n%s\n' $((${up%%.*} - $1)) "$2" "$3" "$4" "$5" "${6:-}" >"$FAKE/state.0/status"
+}
+
+@test "no status file yet: nothing passes" {
+  for kind in startup ready live; do
+    run -1 probe 0 "$kind"
+    [[ $output == "manyhost: not started"* ]]
+  done
+}
+
+@test "each kind reads its own flag and gives the reason" {
+  status 0 engine 0 0 1
+  run -1 probe 0 startup
+  [ "$output" = "manyhost: not startup: state=engine" ]
+  run -1 probe 0 ready
+  run -0 probe 0 live
+  status 0 held 1 0 1 "wrong flag"
+  run -0 probe 0 startup
+  run -1 probe 0 ready
+  [ "$output" = "manyhost: not ready: state=held: wrong flag" ]
+}
+
+@test "a status that is not rewritten fails everything" {
+  status 29 serving 1 1 1
+  run -0 probe 0 live
+  status 32 serving 1 1 1
+  run -1 probe 0 live
+  [[ $output == *"has not written its status for"* ]]
+  run -1 probe 0 ready
+}
+
+@test "an unknown kind is wrong usage" {
+  status 0 serving 1 1 1
+  run -2 probe 0 nonsense
+}
+
+@test "a probe takes a few milliseconds" {
+  status 0 serving 1 1 1
+  start=$(date +%s%N)
+  for _ in {1..20}; do probe 0 live; done
+  took=$((($(date +%s%N) - start) / 20000000))
+  echo "# $took ms a probe" >&3
+  [ "$took" -lt 50 ]
+}
+
+@test "idle for longer than the stall limit: live and ready" {
+  metrics 0 0 100
+  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=1 member 0
+  seen 0 phase=serving
+  sleep 2.5
+  probe 0 live
+  probe 0 ready
+}
+
+@test "a long prefill that moves the step counter: live" {
+  metrics 1 20 100
+  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=1 member 0
+  seen 0 phase=serving
+  for i in {1..8}; do
+    sleep 0.3
+    metrics 1 20 $((100 + i))
+    probe 0 live
+  done
+}
+
+@test "requests run and nothing moves: not live, not ready, and no drain waits for it" {
+  metrics 1 0 100
+  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=1 member 0
+  seen 0 phase=serving
+  until_ok 5 eval '! probe 0 live'
+  run ! probe 0 live
+  [[ $output == *"no token counter moved for"* ]]
+  run ! probe 0 ready
+  kill "$pid_0"
+  ended "$pid_0" 1
+}
+
+@test "a server too busy to answer: live, and ready until the stall limit" {
+  metrics 1 0 100
+  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=3 member 0
+  seen 0 phase=serving
+  until_ok 5 probe 0 ready
+  touch "$FAKE/mute"
+  sleep 2
+  probe 0 live
+  probe 0 ready
+  until_ok 5 eval '! probe 0 ready'
+  probe 0 live
+}
+
+@test "a start that outlasts the startup probe's budget is not killed by it" {
+  MANYHOST_STARTUP_SECONDS=1 MANYHOST_START_ATTEMPTS=2 member 0 # waits for rank 1
+  seen 0 phase=peers
+  until_ok 5 probe 0 startup
+  probe 0 live
+  run ! probe 0 ready
+}

@@ -1,0 +1,221 @@
+#!/usr/bin/env bats
+# How a group starts: waiting, attempts, holding.
+load helper
+
+@test "a leader waits for a late worker, a worker for a late leader" {
+  member 0
+  seen 0 'phase=peers role=leader'
+  grep -qF waiting_for=1:absent "$FAKE/log.0"
+  sleep 1
+  [ ! -e "$FAKE/argv.0" ]
+  member 1
+  seen 0 phase=serving
+  kill "$pid_0" "$pid_1"
+  ended "$pid_0" 0
+  : >"$FAKE/log.0" && : >"$FAKE/log.1"
+  member 1
+  seen 1 'phase=peers role=worker'
+  sleep 0.5
+  member 0
+  seen 1 phase=serving
+}
+
+@test "a worker that never comes: held with the rank, and not final" {
+  MANYHOST_PEER_WAIT_SECONDS=1 member 0
+  seen 0 'phase=held role=leader'
+  grep -qF 'reason="rank 1 not seen for 1 s"' "$FAKE/log.0"
+  probe 0 live
+  run ! probe 0 ready
+  member 1
+  seen 0 phase=serving
+}
+
+@test "a leader that never comes: held with its address, and not final" {
+  MANYHOST_PEER_WAIT_SECONDS=1 member 1
+  seen 1 "reason=\"leader not reached at 127.0.0.1:$beacon for 1 s\""
+  probe 1 live
+  member 0
+  seen 1 phase=serving
+}
+
+@test "a member that is slow, for longer than every deadline between peers, fails nobody" {
+  mkdir "$FAKE/hub"
+  # The step 'weights' of the worker takes 4 s; heartbeats have a limit of 3 s before serving.
+  cat >"$FAKE/hub/huggingface_hub.py" <<'P'
+import os, time
+class HfApi:
+    def list_repo_files(self, model, revision):
+        return ["a.safetensors", "a.bin"]
+def snapshot_download(model, revision, cache_dir, ignore_patterns):
+    assert "*.bin" in ignore_patterns and cache_dir is None and revision == "v1"
+    time.sleep(4 if os.environ["LWS_WORKER_INDEX"] == "1" else 0)
+P
+  mkdir "$FAKE/hub/pkg"
+  mv "$FAKE/hub/huggingface_hub.py" "$FAKE/hub/pkg/__init__.py"
+  mv "$FAKE/hub/pkg" "$FAKE/hub/huggingface_hub"
+  echo 'class GatedRepoError(Exception): ...
+class RepositoryNotFoundError(Exception): ...
+class RevisionNotFoundError(Exception): ...' >"$FAKE/hub/huggingface_hub/errors.py"
+  export PYTHONPATH=$FAKE/hub HF_HUB_OFFLINE=0
+  member 0 --revision v1
+  member 1 --revision v1
+  seen 0 phase=serving
+  [ "$(grep -c phase=attempt "$FAKE/log.0" "$FAKE/log.1" | paste -sd' ')" = "$FAKE/log.0:0 $FAKE/log.1:0" ]
+  [ "$(wc -l <"$FAKE/argv.1")" = 1 ]
+}
+
+@test "a model that does not exist holds; a download that fails is tried again, then holds" {
+  mkdir -p "$FAKE/hub/huggingface_hub"
+  cat >"$FAKE/hub/huggingface_hub/__init__.py" <<'P'
+import os
+from .errors import GatedRepoError
+class HfApi:
+    def list_repo_files(self, model, revision):
+        raise GatedRepoError() if model == "gated/model" else OSError("hub unreachable with hf_secret")
+def snapshot_download(*_, **__): ...
+P
+  echo 'class GatedRepoError(Exception): ...
+class RepositoryNotFoundError(Exception): ...
+class RevisionNotFoundError(Exception): ...' >"$FAKE/hub/huggingface_hub/errors.py"
+  export PYTHONPATH=$FAKE/hub HF_HUB_OFFLINE=0 LWS_GROUP_SIZE=1 HF_TOKEN=hf_secret
+  MANYHOST_MODEL=gated/model member 0
+  seen 0 "phase=held role=leader"
+  [ "$(grep -c phase=attempt "$FAKE/log.0")" = 1 ]
+  grep -qF "GatedRepoError: check its name and the token's access" "$FAKE/log.0"
+  kill "$pid_0"
+  ended "$pid_0" 0
+  : >"$FAKE/log.0"
+  member 0
+  seen 0 'phase=held role=leader'
+  [ "$(grep -c 'phase=attempt.*hub unreachable with \*\*\*' "$FAKE/log.0")" = 2 ]
+}
+
+@test "an engine that fails is started again in place, on all members, then the group holds" {
+  echo 1 >"$FAKE/1.exit"
+  echo 'ValueError: no such attention backend' >"$FAKE/1.say"
+  echo 10 >"$FAKE/0.slow" # no leader answers without its worker
+  member 0
+  member 1
+  seen 0 'phase=held role=leader'
+  grep -qF 'reason="2 of 2 attempts failed: rank 1: ValueError: no such attention backend (exit 1)"' "$FAKE/log.0"
+  seen 1 'phase=held role=worker'
+  [ "$(wc -l <"$FAKE/argv.0")" = 2 ] && [ "$(wc -l <"$FAKE/argv.1")" = 2 ]
+  until_ok 5 probe 1 startup
+  probe 0 startup && probe 0 live && probe 1 live
+  says_why() {
+    run ! probe 1 ready
+    [[ $output == *"no such attention backend"* ]]
+  }
+  until_ok 5 says_why
+  until_ok 5 eval "! kill -0 $(cat "$FAKE/pid.0") 2>/dev/null"
+  kill -0 "$pid_0" "$pid_1" # the pods stay
+}
+
+@test "a second attempt that works serves" {
+  echo 1 >"$FAKE/0.exit"
+  member 0
+  member 1
+  seen 0 phase=attempt
+  rm "$FAKE/0.exit"
+  seen 0 'phase=serving role=leader'
+  grep -q 'phase=serving.*attempt=2' "$FAKE/log.1"
+}
+
+@test "a wrong flag holds at once, with argparse's sentence" {
+  echo 2 >"$FAKE/exit"
+  printf 'usage: vllm serve [options]\nvllm serve: error: unrecognized arguments: --nonsense\n' >"$FAKE/say"
+  member 0 --nonsense
+  member 1 --nonsense
+  seen 0 'phase=held role=leader'
+  grep -qF 'reason="unrecognized arguments: --nonsense (exit 2)"' "$FAKE/log.0"
+  [ "$(wc -l <"$FAKE/argv.0")" = 1 ]
+  seen 1 'phase=held role=worker'
+}
+
+@test "the engine's own error is named, not the echo after it" {
+  echo 1 >"$FAKE/exit"
+  printf '%s\n' '(EngineCore pid=7) ERROR 11-22 10:00:00 [core.py:1] AssertionError: intermediate_tensors' \
+    'RuntimeError: Engine core initialization failed. See root cause above.' >"$FAKE/say"
+  LWS_GROUP_SIZE=1 MANYHOST_START_ATTEMPTS=1 member 0
+  seen 0 'attempts failed: AssertionError: intermediate_tensors (exit 1)"'
+}
+
+@test "a port already taken holds at once and names it" {
+  python3 -c "
+import socket, time
+s = socket.create_server(('127.0.0.1', $http))
+open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
+  pids+=($!)
+  until_ok 5 test -e "$FAKE/taken"
+  member 0
+  member 1
+  seen 0 "reason=\"port $http: Address already in use\""
+  seen 1 'phase=held role=worker'
+  [ ! -e "$FAKE/argv.0" ]
+}
+
+@test "the beacon's port taken holds the leader" {
+  python3 -c "
+import socket, time
+s = socket.create_server(('127.0.0.1', $beacon))
+open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
+  pids+=($!)
+  until_ok 5 test -e "$FAKE/taken"
+  member 0
+  seen 0 "reason=\"port $beacon of the group's beacon: Address already in use\""
+}
+
+@test "a port that the engine finds taken holds at once" {
+  echo 1 >"$FAKE/0.exit"
+  echo 'OSError: [Errno 98] Address already in use' >"$FAKE/0.say"
+  LWS_GROUP_SIZE=1 member 0
+  seen 0 'phase=held'
+  [ "$(grep -c phase=attempt "$FAKE/log.0")" = 1 ]
+}
+
+@test "a start that hangs fails its attempt when the budget is used up" {
+  touch "$FAKE/hang"
+  LWS_GROUP_SIZE=1 MANYHOST_STARTUP_SECONDS=1 MANYHOST_START_ATTEMPTS=2 member 0
+  seen 0 'reason="2 of 2 attempts failed: no answer within 1 s"'
+}
+
+@test "ready means answered: /health 200 alone is not enough" {
+  echo 500 >"$FAKE/first"
+  LWS_GROUP_SIZE=1 MANYHOST_START_ATTEMPTS=1 member 0
+  seen 0 'first request answered 500'
+  seen 0 phase=held
+  run ! probe 0 ready
+}
+
+@test "the first request asks for one token, with the key; a refusal that cannot change holds" {
+  echo 404 >"$FAKE/first"
+  LWS_GROUP_SIZE=1 member 0 --api-key s3cret
+  seen 0 phase=held
+  [ "$(cat "$FAKE/asked")" = '[{"model": "fake", "prompt": "1", "max_tokens": 1, "temperature": 0}, "Bearer s3cret"]' ]
+}
+
+@test "a leader that restarts before serving finds its worker waiting" {
+  echo 30 >"$FAKE/slow"
+  member 0
+  member 1
+  until_ok 5 test -s "$FAKE/pid.0"
+  kill -KILL "$pid_0" "$(cat "$FAKE/pid.0")"
+  seen 1 'reason="leader lost"'
+  rm "$FAKE/slow"
+  member 0
+  seen 0 phase=serving
+  kill -0 "$pid_1"
+}
+
+@test "a worker lost before serving: the attempt fails, the leader waits for it" {
+  echo 30 >"$FAKE/0.slow"
+  member 0
+  member 1
+  until_ok 5 test -s "$FAKE/pid.1"
+  kill -KILL "$pid_1" "$(cat "$FAKE/pid.1")"
+  seen 0 'reason="rank 1: connection lost"'
+  rm "$FAKE/0.slow"
+  member 1
+  seen 0 'phase=serving role=leader'
+  grep -q 'attempt=2$' <(grep phase=serving "$FAKE/log.0")
+}
