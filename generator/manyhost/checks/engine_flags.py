@@ -1,0 +1,218 @@
+"""Every argument of the engine exists in the pinned version and has a value of its type.
+
+The tables are values/engines/vllm/<version>.flags.yaml (tools/extract_engine_flags.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from manyhost.checks.finding import Finding, nearest
+from manyhost.checks.objects import Container, Context
+
+# Set by launch.sh, which knows the role of the pod; a second value would win or contradict.
+RESERVED = frozenset(
+    {
+        "model",
+        "host",
+        "port",
+        "nnodes",
+        "node-rank",
+        "master-addr",
+        "master-port",
+        "headless",
+        "distributed-executor-backend",
+    }
+)
+
+LAUNCH_SCRIPT = "launch.sh"
+
+_INTEGER = re.compile(r"[+-]?\d+")
+_HUMAN = re.compile(r"[+-]?\d+|\d+[KMGT]|\d+(\.\d+)?[kmgt]")  # 1K is 1024, 1k and 25.6k are decimal
+
+
+@dataclass(frozen=True)
+class FlagTable:
+    """The flags of one engine version.
+
+    Attributes:
+        version: The version the flags were taken from, for messages.
+        flags: Name without dashes -> type, choices, negatable, negative, aliases, list, ...
+    """
+
+    version: str
+    flags: Mapping[str, Mapping[str, Any]]
+
+    @cached_property
+    def spellings(self) -> dict[str, tuple[str, bool]]:
+        """Return each spelling of each flag with its name and whether it switches the flag off."""
+        found: dict[str, tuple[str, bool]] = {}
+        for name, flag in self.flags.items():
+            found[f"--{name}"] = (name, False)
+            if flag.get("negatable"):
+                found[f"--no-{name}"] = (name, True)
+            for other in flag.get("negative", ()):
+                found[f"--{other}"] = (name, True)
+            for other in flag.get("aliases", ()):
+                found[other if other.startswith("-") else f"--{other}"] = (name, False)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One flag as it was given."""
+
+    position: int
+    spelling: str
+    values: tuple[str, ...]
+
+
+def launched(container: Container) -> bool:
+    """Return whether the container's args are engine flags: it runs launch.sh or `vllm serve`."""
+    words = [*(container.body.get("command") or []), *container.arguments]
+    return any(word.endswith(f"/{LAUNCH_SCRIPT}") for word in words[:2]) or words[:2] == [
+        "vllm",
+        "serve",
+    ]
+
+
+def arguments(container: Container) -> list[Argument]:
+    """Split the container's args into flags and what follows each of them.
+
+    Words before the first flag (such as `serve MODEL`) belong to an argument without spelling.
+    """
+    found: list[Argument] = []
+    spelling, position, values = "", 0, list[str]()
+    for index, word in enumerate(container.arguments):
+        if word.startswith("-") and not _is_number(word):
+            if spelling or values:
+                found.append(Argument(position, spelling, tuple(values)))
+            spelling, equals, value = word.partition("=")
+            position, values = index, [value] if equals else []
+        else:
+            values.append(word)
+    if spelling or values:
+        found.append(Argument(position, spelling, tuple(values)))
+    return found
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """Yield a finding for each argument that the engine would refuse at start."""
+    if context.flags is None:
+        return
+    for pod in context.pods:
+        if pod.engine is not None and launched(pod.engine):
+            yield from _check_container(pod.engine, context.flags)
+
+
+def _check_container(container: Container, table: FlagTable) -> Iterator[Finding]:
+    seen: set[str] = set()
+    direct = container.body.get("command", [""])[:1] == ["vllm"]
+    for argument in arguments(container):
+        where = f"{container.where}.args[{argument.position}]"
+        if not argument.spelling:
+            if not direct:
+                yield _finding(where, f"{argument.values[0]!r} is not a flag", "remove it")
+            continue
+        # A JSON flag may be given key by key: --hf-overrides.rope_theta 1e6.
+        spelling, dot, _ = argument.spelling.partition(".")
+        known = table.spellings.get(spelling)
+        if known is None:
+            yield _unknown(where, argument.spelling, table)
+            continue
+        name, off = known
+        flag = table.flags[name]
+        if dot:
+            if not flag["type"].startswith("json"):
+                yield _unknown(where, argument.spelling, table)
+            continue
+        if name in RESERVED and not direct:
+            yield _finding(where, f"--{name} is set by the launch script", "remove it")
+        if name in seen and not flag.get("repeat"):
+            yield _finding(where, f"--{name} is given twice", "keep one of them")
+        seen.add(name)
+        message = _wrong(flag, argument.values, off)
+        if message:
+            yield _finding(where, f"{argument.spelling} {message}", f"see vLLM {table.version}")
+
+
+def _wrong(flag: Mapping[str, Any], values: tuple[str, ...], off: bool) -> str:
+    """Return what is wrong with a flag's values, or an empty string."""
+    kind, optional = flag["type"], flag.get("optional", False)
+    message = ""
+    if off or (kind == "bool" and not optional):
+        message = f"takes no value, {values[0]!r} was given" if values else ""
+    elif not values and not optional:
+        message = f"needs a value ({kind})"
+    elif len(values) > 1 and not flag.get("list"):
+        message = f"takes one value, {len(values)} were given"
+    else:
+        message = next(filter(None, (_wrong_value(flag, value) for value in values)), "")
+    return message
+
+
+def _wrong_value(flag: Mapping[str, Any], value: str) -> str:
+    choices = [str(choice) for choice in flag.get("choices", ())]
+    if choices and value not in choices:
+        hint = nearest(value, choices) or "one of " + ", ".join(choices[:12])
+        return f"cannot be {value!r}: {hint}"
+    if flag["type"] in _TYPES:
+        words, accepts = _TYPES[flag["type"]]
+        if not accepts(value):
+            return f"takes {words}, {value!r} was given"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+# Type in the table -> what it takes in words, and whether a text is that. `str` takes anything.
+_TYPES: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "int": ("a whole number", lambda text: _INTEGER.fullmatch(text) is not None),
+    "float": ("a number", _is_number),
+    "bool": ("true or false", lambda text: text.lower() in ("true", "false")),
+    "json": ("JSON", _is_json),
+    "json_or_str": (
+        "JSON or a word",
+        lambda text: not text.lstrip().startswith("{") or _is_json(text),
+    ),
+    "human_int": (
+        "a whole number such as 32768 or 32k",
+        lambda text: _HUMAN.fullmatch(text) is not None,
+    ),
+    "human_int_or_auto": (
+        "a whole number such as 32768 or 32k, or auto",
+        lambda text: text.lower() == "auto" or _HUMAN.fullmatch(text) is not None,
+    ),
+}
+
+
+def _finding(where: str, message: str, fix: str) -> Finding:
+    return Finding("engine-flag", where, message, fix)
+
+
+def _unknown(where: str, spelling: str, table: FlagTable) -> Finding:
+    positive = "--" + spelling.removeprefix("--no-")
+    if spelling.startswith("--no-") and positive in table.spellings:
+        message = f"{positive} cannot be switched off with {spelling}"
+        return _finding(where, f"{message} in vLLM {table.version}", "leave the flag out")
+    hint = nearest(spelling.replace("_", "-"), table.spellings)
+    return _finding(where, f"{spelling} is no flag of vLLM {table.version}", hint or "remove it")

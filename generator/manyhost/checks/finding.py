@@ -1,0 +1,38 @@
+"""What a check reports."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        check: Name of the rule, stable: `schema`, `engine-flag`, ...
+        where: `Kind/name path.in.object`.
+        message: What is wrong, one sentence.
+        fix: What to do, one sentence; may be empty.
+        severity: An error stops the render, a warning is shown.
+    """
+
+    check: str
+    where: str
+    message: str
+    fix: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        """Return the line that users see."""
+        advice = f"; {self.fix}" if self.fix else ""
+        return f"{self.where}: {self.message}{advice} [{self.check}]"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ` did you mean X?` for the closest known word, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"did you mean {close[0]}?" if close else ""

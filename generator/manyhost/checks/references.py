@@ -1,0 +1,239 @@
+"""Everything that is referred to is there: volumes, config maps, accounts, ports, labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from manyhost.checks.finding import Finding, nearest
+from manyhost.checks.objects import Container, Context, Group, Object, Pod, place
+
+_LWS_NAME = "leaderworkerset.sigs.k8s.io/name"
+_LWS_INDEX = "leaderworkerset.sigs.k8s.io/worker-index"
+# Cloud Storage FUSE finds its cache volumes by name; no container mounts them.
+_FUSE_VOLUMES = "gke-gcsfuse-"
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """Yield a finding for each reference that leads nowhere."""
+    for pod in context.pods:
+        yield from _check_volumes(pod)
+        yield from _check_pod_references(pod, context)
+        for container in pod.containers:
+            yield from _check_ports(container)
+            yield from _check_files(container, pod, context)
+    for service in context.of_kind("Service"):
+        yield from _check_service(service, context)
+    yield from _check_selectors(context)
+    yield from _check_scaling(context)
+
+
+def _check_volumes(pod: Pod) -> Iterator[Finding]:
+    volumes = {volume["name"] for volume in pod.spec.get("volumes") or []}
+    mounted = set()
+    for container in pod.containers:
+        paths = Counter(m["mountPath"] for m in container.body.get("volumeMounts") or [])
+        for path in sorted(path for path, count in paths.items() if count > 1):
+            yield _finding(container.where, f"two volumes are mounted at {path}", "keep one")
+        for mount in container.body.get("volumeMounts") or []:
+            name = mount["name"]
+            mounted.add(name)
+            if name not in volumes:
+                where = f"{container.where}.volumeMounts[{name}]"
+                fix = nearest(name, volumes) or "add the volume"
+                yield _finding(where, f"the pod has no volume {name}", fix)
+    for name in sorted(volumes - mounted):
+        if not name.startswith(_FUSE_VOLUMES):
+            where = f"{pod.where}.spec.volumes[{name}]"
+            yield _finding(where, "no container mounts it", "remove it")
+
+
+def _check_pod_references(pod: Pod, context: Context) -> Iterator[Finding]:
+    config_maps = context.names("ConfigMap")
+    account = pod.spec.get("serviceAccountName", "default")
+    if account != "default" and account not in context.names("ServiceAccount"):
+        yield Finding(
+            "reference",
+            f"{pod.where}.spec.serviceAccountName",
+            f"service account {account} is not among the manifests",
+            "it must exist in the cluster before",
+            "warning",
+        )
+    for where, kind, name in _named(pod):
+        known = config_maps if kind == "config map" else context.known_secrets
+        if name not in known:
+            fix = nearest(name, known) or f"use one of {', '.join(sorted(known)) or '(none)'}"
+            yield _finding(where, f"{kind} {name} is not known", fix)
+
+
+def _named(pod: Pod) -> Iterator[tuple[str, str, str]]:
+    """Yield (place, kind, name) of each config map and secret that a pod refers to."""
+    for volume in pod.spec.get("volumes") or []:
+        where = f"{pod.where}.spec.volumes[{volume['name']}]"
+        if "configMap" in volume:
+            yield where, "config map", volume["configMap"].get("name", "")
+        if "secret" in volume:
+            yield where, "secret", volume["secret"].get("secretName", "")
+    for container in pod.containers:
+        for item in container.body.get("env") or []:
+            where, source = f"{container.where}.env[{item['name']}]", item.get("valueFrom") or {}
+            if "configMapKeyRef" in source:
+                yield where, "config map", source["configMapKeyRef"].get("name", "")
+            if "secretKeyRef" in source:
+                yield where, "secret", source["secretKeyRef"].get("name", "")
+        for item in container.body.get("envFrom") or []:
+            where = f"{container.where}.envFrom"
+            if "configMapRef" in item:
+                yield where, "config map", item["configMapRef"].get("name", "")
+            if "secretRef" in item:
+                yield where, "secret", item["secretRef"].get("name", "")
+
+
+def _probes(container: Container) -> Iterator[tuple[str, Object]]:
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        if name in container.body:
+            yield name, container.body[name]
+
+
+def _check_ports(container: Container) -> Iterator[Finding]:
+    ports = {p["containerPort"] for p in container.body.get("ports") or []}
+    names = {p.get("name") for p in container.body.get("ports") or []}
+    told = container.value("MANYHOST_PORT")
+    if told is not None and ports and told not in {str(port) for port in ports}:
+        where = f"{container.where}.env[MANYHOST_PORT]"
+        yield _finding(where, f"{told} is not a port of the container", f"use {min(ports)}")
+    for name, probe in _probes(container):
+        target = (probe.get("httpGet") or probe.get("tcpSocket") or probe.get("grpc") or {}).get("port")
+        if target is not None and target not in ports and target not in names:
+            where = f"{container.where}.{name}"
+            yield _finding(where, f"port {target} is not a port of the container", "correct it")
+
+
+def _check_files(container: Container, pod: Pod, context: Context) -> Iterator[Finding]:
+    """Check that scripts which are run from a mounted config map are in it."""
+    folders = _script_folders(container, pod, context)
+    commands: list[tuple[str, list[str]]] = [("command", container.body.get("command") or [])]
+    commands += [(name, (p.get("exec") or {}).get("command") or []) for name, p in _probes(container)]
+    hooks = container.body.get("lifecycle") or {}
+    commands += [(f"lifecycle.{n}", (h.get("exec") or {}).get("command") or []) for n, h in hooks.items()]
+    for field, words in commands:
+        for word in words:
+            folder, _, name = word.rpartition("/")
+            if folder in folders and name not in folders[folder]:
+                fix = nearest(name, folders[folder]) or "add the script to the config map"
+                yield _finding(f"{container.where}.{field}", f"{word} is not there", fix)
+
+
+def _script_folders(container: Container, pod: Pod, context: Context) -> dict[str, set[str]]:
+    """Return the files under each folder at which a config map of these manifests is mounted."""
+    data = {item["metadata"]["name"]: set(item.get("data") or {}) for item in context.of_kind("ConfigMap")}
+    sources = {
+        volume["name"]: volume["configMap"].get("name")
+        for volume in pod.spec.get("volumes") or []
+        if "configMap" in volume and not volume["configMap"].get("items")
+    }
+    return {
+        mount["mountPath"].rstrip("/"): data[sources[mount["name"]]]
+        for mount in container.body.get("volumeMounts") or []
+        if sources.get(mount["name"]) in data and "subPath" not in mount
+    }
+
+
+def _labels(group: Group, *, leader: bool) -> dict[str, str]:
+    """Return the labels of a pod, those that LWS adds included."""
+    pod = group.leader if leader else group.worker
+    added = {_LWS_NAME: group.owner["metadata"]["name"], _LWS_INDEX: "0" if leader else "1"}
+    return pod.labels | added
+
+
+def _matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    return selector.items() <= labels.items()
+
+
+def _check_service(service: Object, context: Context) -> Iterator[Finding]:
+    where, spec = place(service), service.get("spec") or {}
+    selector = spec.get("selector") or {}
+    if service["metadata"]["name"] in context.names("LeaderWorkerSet"):
+        fix = "add a suffix such as -svc"
+        yield _finding(where, "LWS makes a headless Service of this name itself", fix)
+    if not context.groups:
+        return
+    leaders = [g for g in context.groups if _matches(selector, _labels(g, leader=True))]
+    if not selector or not leaders:
+        yield _finding(
+            f"{where} spec.selector",
+            "selects no leader",
+            f"use {_LWS_NAME} and {_LWS_INDEX}: '0'",
+        )
+        return
+    if any(_matches(selector, _labels(g, leader=False)) for g in context.groups):
+        yield _finding(
+            f"{where} spec.selector",
+            "selects workers too, which serve nothing",
+            f"add {_LWS_INDEX}: '0'",
+        )
+    open_ports = {
+        value
+        for group in leaders
+        for container in group.leader.containers
+        for port in container.body.get("ports") or []
+        for value in (port["containerPort"], port.get("name"))
+    }
+    for index, port in enumerate(spec.get("ports") or []):
+        target = port.get("targetPort", port["port"])
+        if target not in open_ports:
+            at = f"{where} spec.ports[{index}]"
+            yield _finding(at, f"targetPort {target} is not a port of the leader", "correct it")
+
+
+def _check_selectors(context: Context) -> Iterator[Finding]:
+    for kind, field in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+        for item in context.of_kind(kind):
+            selector = (item.get("spec") or {}).get(field) or {}
+            labels = selector.get("matchLabels") or {}
+            pods = [_labels(g, leader=leader) for g in context.groups for leader in (True, False)]
+            if pods and not any(_matches(labels, pod) for pod in pods):
+                yield _finding(f"{place(item)} spec.{field}", "selects no pod", "correct it")
+
+
+def _check_scaling(context: Context) -> Iterator[Finding]:
+    for item in context.of_kind("HorizontalPodAutoscaler"):
+        target: Any = item["spec"]["scaleTargetRef"]
+        known = [(o["apiVersion"], o["kind"], o["metadata"]["name"]) for o in context.objects]
+        if (target.get("apiVersion"), target["kind"], target["name"]) not in known:
+            yield _finding(
+                f"{place(item)} spec.scaleTargetRef",
+                f"{target['kind']} {target['name']} is not among the manifests",
+                "correct apiVersion, kind and name",
+            )
+
+
+def _finding(where: str, message: str, fix: str) -> Finding:
+    return Finding("reference", where, message, fix)
+
+
+def duplicate_keys(text: str) -> list[Finding]:
+    """Return a finding for each key that stands twice in a mapping of a YAML text.
+
+    Parsers keep the last one without a word; the API server refuses the document.
+    """
+    import yaml  # noqa: PLC0415 - used by `manyhost check` only
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    found: list[Finding] = []
+    waiting = [node for node in yaml.compose_all(text, Loader=loader) if node is not None]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.SequenceNode):
+            waiting.extend(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            counts = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
+            line = node.start_mark.line + 1
+            found += [
+                Finding("duplicate-key", f"line {line}", f"key {key} stands twice", "keep one")
+                for key, count in counts.items()
+                if count > 1
+            ]
+            waiting.extend(value for _, value in node.value)
+    return found
