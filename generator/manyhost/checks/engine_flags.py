@@ -88,7 +88,8 @@ def arguments(container: Container) -> list[Argument]:
     """
     found: list[Argument] = []
     spelling, position, values = "", 0, list[str]()
-    for index, word in enumerate(container.arguments):
+    for index, escaped in enumerate(container.arguments):
+        word = escaped.replace("$$", "$")  # Kubernetes' own escape
         if word.startswith("-") and not _is_number(word):
             if spelling or values:
                 found.append(Argument(position, spelling, tuple(values)))

@@ -35,12 +35,12 @@ def check(context: Context) -> Iterator[Finding]:
 
 
 def _check_host_network(pod: Pod, where: str) -> Iterator[Finding]:
-    if INTERFACES in pod.annotations or DEFAULT_INTERFACE in pod.annotations:
+    if INTERFACES in pod.annotations:
         yield Finding(
             "network",
             where,
-            "network annotations have no effect with hostNetwork",
-            "remove them, or set network.hostNetwork to false",
+            f"{INTERFACES} has no effect with hostNetwork",
+            "remove it, or set network.hostNetwork to false",
         )
     if pod.spec.get("dnsPolicy") != "ClusterFirstWithHostNet":
         yield Finding(

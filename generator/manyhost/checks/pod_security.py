@@ -16,7 +16,7 @@ Level = Literal["restricted", "baseline", "privileged"]
 _ORDER: tuple[Level, ...] = ("restricted", "baseline", "privileged")
 
 _BASELINE_CAPABILITIES = frozenset(
-    [
+    {
         "AUDIT_WRITE",
         "CHOWN",
         "DAC_OVERRIDE",
@@ -30,26 +30,26 @@ _BASELINE_CAPABILITIES = frozenset(
         "SETPCAP",
         "SETUID",
         "SYS_CHROOT",
-    ]
+    }
 )
 _SAFE_SYSCTLS = frozenset(
-    [
+    {
         "kernel.shm_rmid_forced",
         "net.ipv4.ip_local_port_range",
-        "net.ipv4.ip_unprivileged_port_start",
-        "net.ipv4.tcp_syncookies",
-        "net.ipv4.ping_group_range",
         "net.ipv4.ip_local_reserved_ports",
-        "net.ipv4.tcp_keepalive_time",
+        "net.ipv4.ip_unprivileged_port_start",
+        "net.ipv4.ping_group_range",
         "net.ipv4.tcp_fin_timeout",
         "net.ipv4.tcp_keepalive_intvl",
         "net.ipv4.tcp_keepalive_probes",
+        "net.ipv4.tcp_keepalive_time",
         "net.ipv4.tcp_rmem",
+        "net.ipv4.tcp_syncookies",
         "net.ipv4.tcp_wmem",
-    ]
+    }
 )
 _RESTRICTED_VOLUMES = frozenset(
-    [
+    {
         "configMap",
         "csi",
         "downwardAPI",
@@ -58,7 +58,7 @@ _RESTRICTED_VOLUMES = frozenset(
         "persistentVolumeClaim",
         "projected",
         "secret",
-    ]
+    }
 )
 
 
