@@ -118,6 +118,31 @@ class Group:
     worker: Pod
 
 
+def leaves(item: Any) -> Iterator[Any]:
+    """Yield every scalar of an object, in no order; cheap, for checks that rarely find anything."""
+    waiting = [item]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            waiting.extend(node.values())
+        elif isinstance(node, list):
+            waiting.extend(node)
+        else:
+            yield node
+
+
+def paths(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every scalar of an object with its path."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from paths(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from paths(value, f"{path}[{index}]")
+    else:
+        yield path, node
+
+
 @dataclass(frozen=True)
 class Context:
     """Manifests and what is known about the place they go to."""

@@ -6,10 +6,10 @@ first use and kept for the life of the process.
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhost.checks import leaderworkerset
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @cache
 def _document() -> dict[str, Any]:
-    source = importlib.resources.files("manyhost.checks").joinpath("kubernetes.json")
+    source = Path(__file__).with_name("kubernetes.json")
     document: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
     document["$defs"][leaderworkerset.KIND] = leaderworkerset.SCHEMA
     document["kinds"][f"{leaderworkerset.API}/{leaderworkerset.KIND}"] = leaderworkerset.KIND

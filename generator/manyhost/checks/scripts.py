@@ -6,13 +6,15 @@ else is given to the shell's parser and to shellcheck, once per text and process
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from functools import cache
+from typing import TYPE_CHECKING
 
 from manyhost.checks.finding import Finding
 from manyhost.checks.objects import Container, Context, place
+
+if TYPE_CHECKING:
+    import subprocess
 
 SHELLS = frozenset({"sh", "bash", "dash"})
 
@@ -68,6 +70,8 @@ def _shell_of(text: str) -> str:
 @cache
 def shell_problems(text: str, shell: str) -> tuple[str, ...]:
     """Return what the shell's parser and shellcheck say about a script, nothing if all is well."""
+    import shutil  # noqa: PLC0415 - with subprocess 10 ms that manifests of ours never need
+
     parser = shutil.which(shell) or shutil.which("bash")
     if parser:
         done = _run([parser, "-n"], text)
@@ -82,6 +86,8 @@ def shell_problems(text: str, shell: str) -> tuple[str, ...]:
 
 
 def _run(command: list[str], text: str) -> subprocess.CompletedProcess[str]:
+    import subprocess  # noqa: PLC0415 - see shell_problems
+
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=_SECONDS)
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from manyhost.checks.finding import Finding
-from manyhost.checks.objects import Context, Object, place
+from manyhost.checks.objects import Context, Object, leaves, paths, place
 
 _FIX = "put it in a Secret and refer to it; if it was real, revoke it"
 
@@ -19,6 +19,8 @@ _SHAPES = re.compile(
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[0-9A-Za-z]{36}|\bsk-[0-9A-Za-z_-]{20,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY|\b[Bb]earer\s+[0-9A-Za-z._~+/-]{16,}"
 )
+# One of these is in every text that has such a shape; looking for them is ten times faster.
+_HINTS = ("hf_", "AIza", "ya29.", "AKIA", "ASIA", "gh", "sk-", "PRIVATE KEY", "earer ")
 _SECRET_WORDS = frozenset({"TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "CREDENTIALS"})
 _KEY_WORDS = frozenset({"API", "ACCESS", "PRIVATE", "SECRET", "AUTH", "ENCRYPTION"})
 # NAME_FILE and the like say where a secret is, not what it is.
@@ -41,27 +43,29 @@ def check(context: Context) -> Iterator[Finding]:
         where = place(item)
         if item.get("kind") == "Secret":
             yield Finding("secret", where, "a Secret is rendered", "create it apart from the chart")
-        for path, node in _walk(item, "", context.shipped_scripts):
-            if isinstance(node, str):
-                yield Finding("secret", f"{where} {path}", "looks like a credential", _FIX)
-            else:
-                yield from _check_named(node, f"{where} {path}")
+        text = "\n".join(
+            leaf for leaf in leaves(item) if isinstance(leaf, str) and leaf not in context.shipped_scripts
+        )
+        if any(hint in text for hint in _HINTS) and _SHAPES.search(text):
+            for path, leaf in paths(item):
+                if isinstance(leaf, str) and _SHAPES.search(leaf):
+                    yield Finding("secret", f"{where} {path}", "looks like a credential", _FIX)
+        for path, container in _containers(item, ""):
+            yield from _check_named(container, f"{where} {path}")
 
 
-def _walk(node: Any, path: str, accepted: frozenset[str]) -> Iterator[tuple[str, Any]]:
-    """Yield the strings that look like credentials, and containers."""
-    if isinstance(node, dict):
-        if "image" in node or "env" in node or "args" in node:
-            yield path, node
-        for key, value in node.items():
-            if isinstance(value, str | dict | list):
-                yield from _walk(value, f"{path}.{key}" if path else str(key), accepted)
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            if isinstance(value, str | dict | list):
-                yield from _walk(value, f"{path}[{index}]", accepted)
-    elif len(node) > 15 and _SHAPES.search(node) and node not in accepted:
-        yield path, node
+def _containers(node: Any, path: str) -> Iterator[tuple[str, Object]]:
+    """Yield all containers, also of objects whose shape is not known."""
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        below = f"{path}.{key}" if path else str(key)
+        if key in ("containers", "initContainers") and isinstance(value, list):
+            for item in value:
+                if isinstance(item, dict):
+                    yield f"{below}[{item.get('name')}]", item
+        else:
+            yield from _containers(value, below)
 
 
 def _check_named(container: Object, where: str) -> Iterator[Finding]:
