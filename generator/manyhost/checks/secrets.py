@@ -20,7 +20,21 @@ _SHAPES = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY|\b[Bb]earer\s+[0-9A-Za-z._~+/-]{16,}"
 )
 # One of these is in every text that has such a shape; looking for them is ten times faster.
-_HINTS = ("hf_", "AIza", "ya29.", "AKIA", "ASIA", "gh", "sk-", "PRIVATE KEY", "earer ")
+_HINTS = (
+    "hf_",
+    "AIza",
+    "ya29.",
+    "AKIA",
+    "ASIA",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "sk-",
+    "PRIVATE KEY",
+    "earer ",
+)
 _SECRET_WORDS = frozenset({"TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "CREDENTIALS"})
 _KEY_WORDS = frozenset({"API", "ACCESS", "PRIVATE", "SECRET", "AUTH", "ENCRYPTION"})
 # NAME_FILE and the like say where a secret is, not what it is.
@@ -43,10 +57,13 @@ def check(context: Context) -> Iterator[Finding]:
         where = place(item)
         if item.get("kind") == "Secret":
             yield Finding("secret", where, "a Secret is rendered", "create it apart from the chart")
-        text = "\n".join(
+        texts = [
             leaf for leaf in leaves(item) if isinstance(leaf, str) and leaf not in context.shipped_scripts
-        )
-        if any(hint in text for hint in _HINTS) and _SHAPES.search(text):
+        ]
+        everything = "\n".join(texts)
+        hints = [hint for hint in _HINTS if hint in everything]
+        suspects = [text for text in texts if any(hint in text for hint in hints)]
+        if any(map(_SHAPES.search, suspects)):
             for path, leaf in paths(item):
                 if isinstance(leaf, str) and _SHAPES.search(leaf):
                     yield Finding("secret", f"{where} {path}", "looks like a credential", _FIX)
