@@ -107,7 +107,7 @@ no semantic versions. A tag without a version counts as new. */}}
 {{- end }}
 
 {{- define "manyhost.interconnect.tcpxo.mounts" -}}
-- {name: nvidia, mountPath: /usr/local/nvidia}
+- {name: nvidia, mountPath: /usr/local/nvidia, readOnly: true}
 - {name: aperture-devices, mountPath: /dev/aperture_devices}
 {{- if not .Values.gpuPlatformSettings.useHostPlugin }}
 - {name: nccl-plugin, mountPath: /usr/local/nccl-plugin, readOnly: true}

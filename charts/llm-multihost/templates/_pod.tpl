@@ -28,7 +28,7 @@ the chart that changes nothing for the engine. */}}
 {{- $networks := include "manyhost.networks" . | fromJsonArray }}
 {{- $set := dict
   "kubectl.kubernetes.io/default-container" "vllm"
-  "manyhost.dev/scripts-checksum" (include "manyhost.scripts" . | sha256sum) }}
+  "manyhost.dev/scripts-checksum" (include "manyhost.scriptsChecksum" .) }}
 {{- if $networks }}
 {{- $_ := set $set "networking.gke.io/default-interface" "eth0" }}
 {{- if not $network.hostNetwork }}
@@ -42,6 +42,15 @@ the chart that changes nothing for the engine. */}}
 {{- merge $set .Values.podAnnotations
   (include (printf "manyhost.interconnect.%s.annotations" $network.interconnect) . | fromYaml)
   (include "manyhost.storage.annotations" . | fromYaml) | toYaml }}
+{{- end }}
+
+{{- /* A change of a script restarts the groups: a running pod keeps the launch script it started. */}}
+{{- define "manyhost.scriptsChecksum" -}}
+{{- $scripts := "" }}
+{{- range $path, $text := .Files.Glob "scripts/*" }}
+{{- $scripts = printf "%s%s\n%s" $scripts $path $text }}
+{{- end }}
+{{- sha256sum $scripts }}
 {{- end }}
 
 {{- define "manyhost.podSpec" -}}

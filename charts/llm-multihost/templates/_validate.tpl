@@ -49,6 +49,9 @@ job.image.repository: no image is named; set it, for example to vllm/vllm-openai
 {{- if and (not .digest) (has (.tag | default "") (list "" "latest")) }}
 job.image.tag: {{ .tag | default "" | quote }} does not pin a version; set a tag such as v0.26.0, or job.image.digest
 {{- end }}
+{{- if and .digest (ne (len .digest) 71) }}
+job.image.digest: {{ .digest }} is not a whole digest; write sha256: and 64 hexadecimal digits
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -213,7 +216,7 @@ host.resources.{{ $kind }}: nvidia.com/gpu follows from host.gpus; remove it
 {{- end }}
 
 {{- define "manyhost.check.scaling" -}}
-{{- $zero := list "0" "0%" "00%" "000%" }}
+{{- $zero := list "0" "0%" "00%" }}
 {{- if and (has (toString .Values.rollout.maxUnavailable) $zero) (has (toString .Values.rollout.maxSurge) $zero) }}
 rollout: maxUnavailable and maxSurge are both 0, so an update could never start; raise one of them
 {{- end }}

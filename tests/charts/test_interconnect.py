@@ -1,0 +1,223 @@
+"""Networks of the pod, and GPUDirect-TCPXO."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import yaml
+
+from tests.helpers.helm import (
+    RenderError,
+    engine_container,
+    env,
+    merge,
+    nest,
+    pod,
+    render,
+)
+
+TCPXO = nest("network.interconnect", "tcpxo")
+NINE = ["default", *[f"net-{i}.example" for i in range(1, 9)]]
+TEN_OF_A3_ULTRA = ["default", "gvnic-1", *[f"rdma-{i}" for i in range(8)]]
+
+
+def annotations(values):
+    return pod(render(values))["metadata"]["annotations"]
+
+
+def interfaces(values):
+    items = json.loads(annotations(values)["networking.gke.io/interfaces"])
+    return {item["interfaceName"]: item["network"] for item in items}
+
+
+def init_containers(values):
+    return {item["name"]: item for item in pod(render(values))["spec"].get("initContainers", [])}
+
+
+def daemon(values=None):
+    return init_containers(merge(TCPXO, values or {}))["tcpxo-daemon"]
+
+
+def test_usual_networks_in_nic_order():
+    expected = {"eth0": "default"} | {f"eth{i}": f"vpc{i}" for i in range(1, 9)}
+    assert interfaces({}) == expected
+    assert annotations({})["networking.gke.io/default-interface"] == "eth0"
+
+
+def test_names_of_another_cluster():
+    values = nest("network.subnetworks", NINE)
+    assert list(interfaces(values).values()) == NINE
+
+
+def test_hosts_with_one_network_have_no_annotation():
+    assert not [key for key in annotations(nest("host.networks", [])) if "networking" in key]
+
+
+def test_the_a3_ultra_list_of_the_published_example_is_refused_in_one_line():
+    with pytest.raises(RenderError) as error:
+        render(nest("network.subnetworks", TEN_OF_A3_ULTRA))
+    (line,) = str(error.value).splitlines()
+    assert ", ".join(TEN_OF_A3_ULTRA) in line
+    assert "default, vpc1, vpc2, vpc3, vpc4, vpc5, vpc6, vpc7, vpc8" in line
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (nest("network.subnetworks", ["default"]), "1 names"),
+        (nest("network.subnetworks", ["default"] * 9), "a name stands twice"),
+        (
+            merge(nest("host.networks", []), nest("network.subnetworks", ["a"])),
+            "no multi-networking",
+        ),
+        (merge(TCPXO, nest("host.networks", [])), "a network for each GPU NIC"),
+        (merge(TCPXO, nest("host.gpus", 0), nest("model.tp_size", 1)), "tcpxo needs GPUs"),
+        (nest("network.subnetworks", ["Default"] * 9), "subnetworks"),
+        (nest("network.interconnect", "roce"), "interconnect"),
+    ],
+)
+def test_networks_that_cannot_be(values, message):
+    with pytest.raises(RenderError, match=message):
+        render(values)
+
+
+def test_host_network():
+    values = merge(
+        TCPXO,
+        nest("network.hostNetwork", True),
+        nest("volumes.gcsMounts", [{"bucketName": "b-1"}]),
+    )
+    objects = render(values)
+    spec = pod(objects)["spec"]
+    assert spec["hostNetwork"] is True
+    assert spec["dnsPolicy"] == "ClusterFirstWithHostNet"
+    names = [key for key in annotations(values) if "networking" in key]
+    assert names == ["networking.gke.io/default-interface"]
+    assert engine_container(objects)["securityContext"] == {"privileged": True}
+    (bucket,) = (v for v in spec["volumes"] if v["name"] == "gcs-0")
+    assert bucket["csi"]["volumeAttributes"]["hostNetworkPodKSA"] == "true"
+
+
+def test_without_interconnect_nothing_is_added():
+    spec = pod(render())["spec"]
+    assert "initContainers" not in spec
+    assert [v["name"] for v in spec["volumes"]] == ["scripts", "shm", "ssd"]
+
+
+def test_the_daemon_is_a_native_sidecar_with_two_capabilities():
+    container = daemon()
+    assert container["restartPolicy"] == "Always"
+    assert container["securityContext"] == {
+        "capabilities": {"add": ["NET_ADMIN", "NET_BIND_SERVICE"]}
+    }
+    assert container["command"] == ["/bin/sh", "/opt/manyhost/tcpxo-daemon.sh"]
+    variables = {item["name"]: item["value"] for item in container["env"]}
+    assert container["startupProbe"]["exec"]["command"] == [
+        "cat",
+        variables["HEALTH_CHECK_LOG_FILE"],
+    ]
+    assert "_" not in variables["HEALTH_CHECK_LOG_FILE"]
+    assert {m["name"]: m["mountPath"] for m in container["volumeMounts"]} == {
+        "scripts": "/opt/manyhost",
+        "nvidia": "/usr/local/nvidia",
+        "sys": "/hostsysfs",
+        "proc-sys": "/hostprocsysfs",
+    }
+
+
+@pytest.mark.parametrize("gpus", [8, 4])
+def test_the_device_injector_finds_the_daemon_by_name(gpus):
+    values = merge(TCPXO, {"host": {"gpus": gpus}})
+    key = f"devices.gke.io/container.{daemon(values)['name']}"
+    paths = [item["path"] for item in yaml.safe_load(annotations(values)[key])]
+    assert paths == [f"/dev/nvidia{i}" for i in range(gpus)] + [
+        "/dev/nvidiactl",
+        "/dev/nvidia-uvm",
+        "/dev/dmabuf_import_helper",
+    ]
+
+
+NEW, NICS, OLD = (
+    ["--num_hops=2"],
+    ["--num_hops=2", "--num_nics=8"],
+    ["--num_hops=2", "--num_nics=8", "--uid=", "--alsologtostderr"],
+)
+
+
+@pytest.mark.parametrize(
+    ("tag", "words"),
+    [
+        (":v1.0.21", NEW),
+        (":v1.0.20", NEW),
+        (":v1.0.19", NICS),
+        (":v1.0.18", NICS),
+        (":v1.0.17", OLD),
+        (":v1.0.14", OLD),
+        (":v1.0.13_1", OLD),
+        (":v1.0.09", OLD),
+        (":v1.0.8", OLD),
+        (":v1.0.6-sctp", OLD),
+        (":v1.1.0", NEW),
+        (":v2.0.0", NEW),
+        (":latest", NEW),
+        ("@sha256:" + "0" * 64, NEW),
+        ("", NEW),
+    ],
+)
+def test_flags_follow_the_release_of_the_daemon(tag, words):
+    image = f"host:5000/v1.0.1/rxdm{tag}"
+    container = daemon(nest("gpuPlatformSettings.rxdmImage", image))
+    assert container["args"] == words
+    assert container["image"] == image
+
+
+def test_plugin_of_the_host():
+    objects = render(TCPXO)
+    assert env(objects).items() >= {
+        ("NCCL_LIB_DIR", "/usr/local/nvidia/lib64"),
+        ("LD_LIBRARY_PATH", "/usr/local/nvidia/lib64"),
+        ("NCCL_FASTRAK_LLCM_DEVICE_DIRECTORY", "/dev/aperture_devices"),
+        ("MANYHOST_PROFILE", "/usr/local/nvidia/lib64/nccl-env-profile.sh"),
+    }
+    mounts = {m["name"]: m["mountPath"] for m in engine_container(objects)["volumeMounts"]}
+    assert mounts["nvidia"] == "/usr/local/nvidia"
+    assert mounts["aperture-devices"] == "/dev/aperture_devices"
+    assert list(init_containers(TCPXO)) == ["tcpxo-daemon"]
+
+
+def test_plugin_of_its_own_image_is_installed_before_the_daemon_starts():
+    values = merge(TCPXO, nest("gpuPlatformSettings.useHostPlugin", False))
+    assert list(init_containers(values)) == ["tcpxo-install", "tcpxo-daemon"]
+    objects = render(values)
+    assert env(objects).items() >= {
+        ("NCCL_LIB_DIR", "/usr/local/nccl-plugin/lib64"),
+        ("LD_LIBRARY_PATH", "/usr/local/nccl-plugin/lib64:/usr/local/nvidia/lib64"),
+        ("MANYHOST_PROFILE", "/usr/local/nccl-plugin/lib64/nccl-env-profile.sh"),
+    }
+    install = init_containers(values)["tcpxo-install"]
+    assert install["image"].endswith("nccl-plugin-gpudirecttcpx-dev:v1.0.15")
+    mounts = [m for m in engine_container(objects)["volumeMounts"] if m["name"] == "nccl-plugin"]
+    assert mounts == [
+        {"name": "nccl-plugin", "mountPath": "/usr/local/nccl-plugin", "readOnly": True}
+    ]
+
+
+@pytest.mark.parametrize(
+    "values", [{}, TCPXO, merge(TCPXO, nest("gpuPlatformSettings.useHostPlugin", False))]
+)
+def test_every_mount_has_its_volume_and_every_volume_a_mount(values):
+    spec = pod(render(values))["spec"]
+    mounted = {
+        mount["name"]
+        for container in [*spec.get("initContainers", []), *spec["containers"]]
+        for mount in container["volumeMounts"]
+    }
+    assert mounted == {volume["name"] for volume in spec["volumes"]}
+
+
+def test_no_shell_text_stands_in_the_manifests():
+    spec = pod(render(merge(TCPXO, nest("gpuPlatformSettings.useHostPlugin", False))))["spec"]
+    for container in [*spec["initContainers"], *spec["containers"]]:
+        words = [*container["command"], *container.get("args", [])]
+        assert ("sh", "-c") not in {(a.rsplit("/")[-1], b) for a, b in pairwise(words)}
+        assert not [word for word in words if "\n" in word]

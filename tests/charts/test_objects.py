@@ -1,0 +1,188 @@
+"""The objects beside the LeaderWorkerSet."""
+
+import hashlib
+
+import pytest
+
+from tests.helpers.helm import CHART, find, kinds, merge, nest, notes, pod, render
+
+LEADERS = {
+    "leaderworkerset.sigs.k8s.io/name": "r1",
+    "leaderworkerset.sigs.k8s.io/worker-index": "0",
+}
+SCRIPTS = {path.name: path.read_text() for path in (CHART / "scripts").iterdir() if path.is_file()}
+EVERYTHING = {
+    "podDisruptionBudget": {"enabled": True},
+    "networkPolicy": {"enabled": True},
+    "autoscaling": {"enabled": True},
+}
+
+
+def test_objects_by_default():
+    assert kinds(render()) == ["ConfigMap", "LeaderWorkerSet", "Service", "ServiceAccount"]
+
+
+def test_objects_on_request():
+    assert set(kinds(render(EVERYTHING))) - set(kinds(render())) == {
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+        "HorizontalPodAutoscaler",
+    }
+
+
+def test_every_object_has_namespace_and_labels():
+    for item in render(EVERYTHING, release="x", namespace="prod"):
+        assert item["metadata"]["namespace"] == "prod"
+        assert item["metadata"]["labels"] == {
+            "app.kubernetes.io/name": "llm-multihost",
+            "app.kubernetes.io/instance": "x",
+            "app.kubernetes.io/version": "v0.26.0",
+            "app.kubernetes.io/managed-by": "Helm",
+            "app.kubernetes.io/component": "inference",
+            "helm.sh/chart": "llm-multihost-0.1.0",
+            "manyhost.dev/environment": "a3mega",
+        }
+
+
+def test_version_label_of_a_digest_is_a_label():
+    image = {"tag": "", "digest": "sha256:" + "ab" * 32}
+    labels = find(render({"job": {"image": image}}), "Service")["metadata"]["labels"]
+    assert labels["app.kubernetes.io/version"] == "sha256-abababababab"
+
+
+def test_the_service_selects_leaders_only():
+    values = {"vllm": {"service": {"type": "LoadBalancer", "ports": {"http": 9000}}}}
+    service = find(render(values), "Service")
+    assert service["metadata"]["name"] == "r1-svc"
+    assert service["spec"] == {
+        "type": "LoadBalancer",
+        "selector": LEADERS,
+        "ports": [{"name": "http", "port": 9000, "targetPort": "http", "protocol": "TCP"}],
+    }
+
+
+def test_service_annotations():
+    annotations = {"networking.gke.io/load-balancer-type": "Internal"}
+    service = find(render(nest("vllm.service.annotations", annotations)), "Service")
+    assert service["metadata"]["annotations"] == annotations
+
+
+@pytest.mark.parametrize(
+    ("values", "made", "used"),
+    [
+        ({}, "r1", "r1"),
+        ({"name": "mine"}, "mine", "mine"),
+        ({"create": False}, None, "default"),
+        ({"create": False, "name": "theirs"}, None, "theirs"),
+    ],
+)
+def test_service_account(values, made, used):
+    objects = render({"serviceAccount": values})
+    names = [o["metadata"]["name"] for o in objects if o["kind"] == "ServiceAccount"]
+    assert names == ([made] if made else [])
+    assert pod(objects)["spec"]["serviceAccountName"] == used
+
+
+def test_service_account_annotations():
+    key = "iam.gke.io/gcp-service-account"
+    account = find(render(nest("serviceAccount.annotations", {key: "a@b"})), "ServiceAccount")
+    assert account["metadata"]["annotations"] == {key: "a@b"}
+
+
+def test_every_script_is_mounted_as_it_is():
+    objects = render(release="x")
+    config = find(objects, "ConfigMap")
+    assert config["metadata"]["name"] == "x-scripts"
+    assert config["data"] == SCRIPTS
+    (volume,) = (v for v in pod(objects)["spec"]["volumes"] if v["name"] == "scripts")
+    assert volume["configMap"]["name"] == "x-scripts"
+
+
+def test_pods_follow_their_scripts():
+    text = "".join(f"scripts/{name}\n{SCRIPTS[name]}" for name in sorted(SCRIPTS))
+    checksum = pod(render())["metadata"]["annotations"]["manyhost.dev/scripts-checksum"]
+    assert checksum == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("amount", [0, 2, "50%"])
+def test_disruption_budget_counts_leaders(amount):
+    values = {"podDisruptionBudget": {"enabled": True, "minAvailable": amount}}
+    assert find(render(values), "PodDisruptionBudget")["spec"] == {
+        "minAvailable": amount,
+        "selector": {"matchLabels": LEADERS},
+    }
+
+
+def ingress(namespaces):
+    values = {"networkPolicy": {"enabled": True, "allowedNamespaces": namespaces}}
+    spec = find(render(values), "NetworkPolicy")["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    members = {"app.kubernetes.io/name": "llm-multihost", "app.kubernetes.io/instance": "r1"}
+    assert spec["podSelector"]["matchLabels"] == members
+    inside, outside = spec["ingress"]
+    assert inside == {"from": [{"podSelector": {"matchLabels": members}}]}
+    assert outside["ports"] == [{"port": "http", "protocol": "TCP"}]
+    return outside["from"]
+
+
+def test_network_policy_lets_in_the_own_namespace():
+    assert ingress([]) == [{"podSelector": {}}]
+
+
+def test_network_policy_lets_in_the_named_namespaces():
+    ((peer,),) = [ingress(["apps", "true"])]
+    assert peer["namespaceSelector"]["matchExpressions"] == [
+        {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["apps", "true"]}
+    ]
+
+
+def test_network_policy_selects_both_roles():
+    objects = render(EVERYTHING)
+    selector = find(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
+    for role in ("leader", "worker"):
+        assert selector.items() <= pod(objects, role)["metadata"]["labels"].items()
+
+
+def test_autoscaler_scales_groups():
+    values = {"enabled": True, "minReplicas": 2, "maxReplicas": 5, "targetValue": 1_000_000}
+    spec = find(render({"autoscaling": values}), "HorizontalPodAutoscaler")["spec"]
+    assert spec["scaleTargetRef"] == {
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "name": "r1",
+    }
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 5)
+    (metric,) = spec["metrics"]
+    assert metric["pods"] == {
+        "metric": {"name": "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"},
+        "target": {"type": "AverageValue", "averageValue": "1000000"},
+    }
+
+
+# --- NOTES.txt
+
+
+def test_notes_say_how_to_go_on():
+    text = notes({"model": {"path": "/gcs/r1"}}, release="x", namespace="prod")
+    assert "WARNING" not in text
+    assert "kubectl --namespace prod logs --follow service/x-svc" in text
+    assert "port-forward service/x-svc 8000" in text
+    assert "helm --namespace prod uninstall x" in text
+    assert "1 group(s) of 2 host(s)" in text
+    assert len(text.strip().splitlines()) < 12
+
+
+@pytest.mark.parametrize(
+    ("values", "warning"),
+    [
+        ({}, "no weights are staged"),
+        (nest("network.hostNetwork", True), "hostNetwork is on"),
+        (nest("security.privileged", True), "runs privileged"),
+        (
+            merge(nest("network.hostNetwork", True), nest("network.interconnect", "tcpxo")),
+            "runs privileged",
+        ),
+    ],
+)
+def test_notes_warn(values, warning):
+    assert warning in notes(values)
