@@ -10,7 +10,7 @@ import msgspec
 import yaml12
 
 from manyhost.catalog import yaml_reader
-from manyhost.catalog.types import Engine, Environment, Flag, Interconnect, Model
+from manyhost.catalog.types import Engine, Environment, Interconnect, Model
 from manyhost.errors import InvalidInput
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -50,8 +50,8 @@ class Catalog:
         """Return vLLM at a version such as v0.26.0; InvalidInput when it is not in the catalog."""
         return self._load("engines/vllm", version, Engine, "engine version")
 
-    def flags(self, engine: Engine) -> dict[str, Flag]:
-        """Return the command-line flags of an engine, by name without dashes."""
+    def flags(self, engine: Engine) -> dict[str, dict[str, Any]]:
+        """Return the command-line flags of an engine, by name without dashes (checks.FlagTable)."""
         key = ("flags", engine.flags)
         if key not in self._kept:
             path = self.root / "values/engines/vllm" / engine.flags
@@ -61,8 +61,8 @@ class Catalog:
                 document = yaml12.parse_yaml(path.read_text())
             except (OSError, ValueError) as error:
                 raise InvalidInput(f"cannot be read: {error}", where=where) from None
-            self._kept[key] = yaml_reader.convert(document, dict[str, Flag], where)
-        kept: dict[str, Flag] = self._kept[key]
+            self._kept[key] = yaml_reader.convert(document, dict[str, dict[str, Any]], where)
+        kept: dict[str, dict[str, Any]] = self._kept[key]
         return kept
 
     def recipe_document(self, name: str) -> dict[str, Any]:

@@ -178,8 +178,8 @@ def _merge(
     result = dict(base)
     for name, value in over.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and value:
-            below = result.get(name)
+        below = result.get(name)
+        if isinstance(value, dict) and (value or isinstance(below, dict)):
             below = below if isinstance(below, dict) else {}
             result[name] = _merge(below, value, origin, origins, f"{key}.")
             continue

@@ -155,17 +155,6 @@ class Model(Struct, frozen=True):
 
 
 # ---------------------------------------------------------------------- engines
-class Flag(Struct, frozen=True):
-    """One command-line flag of an engine version."""
-
-    type: str
-    choices: list[str] | None = None
-    negatable: bool = False
-    aliases: list[str] = []
-    repeats: bool = msgspec.field(name="list", default=False)
-    required: bool = False
-
-
 class EngineStartup(Struct, frozen=True):
     """How long an engine version takes between the loaded weights and the first answer."""
 

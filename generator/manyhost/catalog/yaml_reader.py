@@ -51,6 +51,27 @@ def parse(text: str, where: str) -> Any:
         raise InvalidInput(f"not valid YAML: {error}", where=where) from None
 
 
+def parse_stream(text: str, where: str) -> list[dict[str, Any]]:
+    """Parse a stream of YAML documents that are mappings; empty documents are left out.
+
+    Duplicate keys are let through: the check of that name reports them with their place.
+
+    Raises:
+        InvalidInput: When it is not YAML, or a document is not a mapping.
+    """
+    try:
+        documents = list(yaml.load_all(text, Loader=yaml.CSafeLoader))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InvalidInput(f"not valid YAML: {problem}", where=f"{where}{line}") from None
+    for number, document in enumerate(documents, start=1):
+        if document is not None and not isinstance(document, dict):
+            raise InvalidInput(f"document {number} is not a Kubernetes object", where=where)
+    return [document for document in documents if document]
+
+
 def read_mapping(path: Path, where: str) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping with string keys.
 

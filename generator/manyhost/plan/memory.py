@@ -1,7 +1,7 @@
 """Bytes on each GPU: weights, KV cache, and the tokens that fit.
 
-Formulas follow the shapes of DeepSeek-V3 in vLLM (vllm/model_executor/models/deepseek_v2.py); the test compares
-them with logged runs.
+Formulas follow the shapes of DeepSeek-V3 in vLLM (vllm/model_executor/models/deepseek_v2.py); a test
+compares them with logged runs.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from manyhost.catalog.types import Engine, Model
 READ_RATES = {
     # "up to 30 minutes" for R1 (AI-Hypercomputer/gpu-recipes, inference READMEs)
     "hub": 0.38e9,
-    # 140 GB in 35 s when tuned (GoogleCloudPlatform/accelerated-platforms, AchievingFasterPodStartup.md); a quarter of it
+    # 140 GB in 35 s when tuned (GoogleCloudPlatform/accelerated-platforms,
+    # AchievingFasterPodStartup.md); a quarter of it
     "bucket": 1.0e9,
     "folder": 2.0e9,
 }

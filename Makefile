@@ -1,0 +1,106 @@
+# manyhost: from two GPU hosts to a checked, running and measured LLM service.
+# Everything here needs python3 (3.11 or newer, with venv), make and git; the rest is installed into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+ENV ?=
+RECIPE ?=
+MODEL ?=
+TESTS ?= tests
+
+# The recipe that ENV, RECIPE and MODEL name, as the command line wants it.
+picked = $(ENV)$(if $(RECIPE),/$(RECIPE)) $(if $(MODEL),--model $(MODEL))
+
+.PHONY: help
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- environment ----------------------------------------------------------------------------------
+$(BIN)/uv:
+	@command -v $(PYTHON) >/dev/null || { echo "manyhost: $(PYTHON) not found" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "manyhost: Python 3.11 or newer is needed; set PYTHON=python3.X" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# What rendering needs; a stamp each, so that nothing is checked twice.
+$(VENV)/.render: $(BIN)/uv pyproject.toml uv.lock
+	$(BIN)/uv sync --quiet --frozen --no-dev --inexact --python $(BIN)/python
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/uv pyproject.toml uv.lock
+	$(BIN)/uv sync --quiet --frozen --python $(BIN)/python
+	@touch $@ $(VENV)/.render
+
+.PHONY: setup
+setup: $(VENV)/.dev ## Install everything for development into .venv
+
+.PHONY: tools
+tools: .tools/helm3 .tools/helm4 ## Unpack the Helm 3 and Helm 4 binaries that tests compare
+
+.tools/helm3 .tools/helm4: tools/unpack_helm.py | $(VENV)/.dev
+	$(BIN)/python tools/unpack_helm.py .tools
+
+# --- use ------------------------------------------------------------------------------------------
+.PHONY: render
+render: $(VENV)/.render ## Render a recipe: make render ENV=a3mega [RECIPE=...] [MODEL=...]
+	@test -n "$(ENV)" || { echo "manyhost: say which environment: make render ENV=a3mega" >&2; exit 2; }
+	@$(BIN)/manyhost render $(picked)
+
+.PHONY: check
+check: $(VENV)/.render ## Check all rendered manifests under build/
+	@files=$$(find build -name manifests.yaml 2>/dev/null | sort); \
+	test -n "$$files" || { echo "manyhost: nothing rendered yet: make render ENV=a3mega" >&2; exit 2; }; \
+	$(BIN)/manyhost check $$files
+
+.PHONY: demo
+demo: $(VENV)/.dev ## Deploy, chat, kill a worker, clean up: real engine, no GPU, no account
+	@$(BIN)/python -m tools.demo
+
+.PHONY: cluster-up
+cluster-up: $(VENV)/.dev ## Start the test cluster (Linux, root)
+	@$(BIN)/python -m tests.cluster up
+
+.PHONY: cluster-down
+cluster-down: $(VENV)/.dev ## Remove the test cluster without a trace
+	@$(BIN)/python -m tests.cluster down
+
+# --- tests ----------------------------------------------------------------------------------------
+.PHONY: test
+test: $(VENV)/.dev tools ## Run all tests that need no cluster
+	$(BIN)/python -m pytest -q -n auto -m "not e2e and not engine" $(TESTS)
+
+.PHONY: e2e
+e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, or the test cluster)
+	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 tests/e2e tests/cluster
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/shellcheck charts/llm-multihost/scripts/*.sh
+	$(BIN)/python -m tools.generate --check
+
+.PHONY: generate
+generate: $(VENV)/.dev ## Write every generated file: committed values, goldens, chart README, docs
+	$(BIN)/python -m tools.generate
+
+.PHONY: bench-render
+bench-render: $(VENV)/.dev tools ## Measure rendering against helm template, as ratios
+	$(BIN)/python benchmarks/render.py
+
+.PHONY: bench-cluster
+bench-cluster: $(VENV)/.dev ## Measure doctor and status on 1,000 nodes against kubectl get
+	$(BIN)/python benchmarks/cluster.py
+
+.PHONY: clean
+clean: ## Remove what make has made, but not values/local.yaml
+	rm -rf build .tools $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

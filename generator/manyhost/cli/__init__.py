@@ -1,0 +1,87 @@
+"""The command line: one file a command, imported when it is used, so that --help is instant."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+
+import click
+
+from manyhost import __version__
+from manyhost.errors import INTERRUPTED, ManyhostError
+
+# Command → (module, one line of help). The modules are not imported for `manyhost --help`.
+COMMANDS = {
+    "render": ("render", "Turn a recipe into checked values and manifests."),
+    "check": ("check", "Check rendered manifests."),
+    "explain": ("explain", "Say what a key is and where its value came from."),
+    "list": ("list_", "List environments, models, engines and recipes."),
+    "discover": ("discover", "Read a cluster and fill in values/local.yaml."),
+    "doctor": ("doctor", "Check that a recipe would work on the cluster; costs nothing."),
+    "deploy": ("deploy", "Install or upgrade a recipe and wait until it answers."),
+    "status": ("status", "Show the groups of a release and why one is not ready."),
+    "logs": ("logs", "Show the engine's logs."),
+    "chat": ("chat", "Talk to the model."),
+    "nccl": ("nccl", "Measure the bandwidth between two hosts."),
+    "teardown": ("teardown", "Remove everything a recipe made."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of a user's work, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"manyhost.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="manyhost")
+def main() -> None:
+    """From a recipe to a running, checked and measured multi-host LLM service.
+
+    Example: manyhost render a3mega
+    """
+
+
+def entry() -> None:
+    """Run the command line; every user's problem becomes one or two lines and a documented exit code."""
+    sys.exit(run(None))
+
+
+def run(arguments: list[str] | None) -> int:
+    """Run the command line and return the exit code (docs/reference/exit-codes.md)."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = main.main(args=arguments, prog_name="manyhost", standalone_mode=False)
+    except ManyhostError as error:
+        click.echo(f"manyhost: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("manyhost: interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; there is nobody to tell
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,108 @@
+"""manyhost check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from manyhost.catalog import Catalog
+from manyhost.cli.options import output_option
+from manyhost.errors import Failed, InvalidInput
+
+
+@click.command(name="check")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--engine", "version", default="", metavar="VERSION", help="Check flags of this vLLM version.")
+@click.option("--env", "environment", default="", metavar="NAME", help="Check against this environment.")
+@output_option
+def command(files: tuple[Path, ...], version: str, environment: str, output_format: str) -> None:
+    """Check rendered manifests: schemas, GPU arithmetic, flags, names, references, secrets.
+
+    The engine version and the environment are read from the manifests' labels when not given.
+
+    Example: manyhost check build/a3mega/deepseek-r1-671b/manifests.yaml
+    """
+    import msgspec
+
+    from manyhost import checks
+    from manyhost.render import Renderer, allowance
+
+    catalog = Catalog()
+    renderer = Renderer(catalog)
+    findings: list[tuple[Path, checks.Finding]] = []
+    for path in files:
+        text, objects = _read(path)
+        engine = version or _image_tag(objects)
+        place = environment or _environment(objects)
+        known = engine in catalog.names("engines/vllm")
+        if version:
+            catalog.engine(version)
+        found = checks.run(
+            objects,
+            flags=renderer.flag_table(catalog.engine(engine)) if known else None,
+            environment_level=allowance(catalog.environment(place)) if place else None,
+            shipped_scripts=renderer.shipped_scripts(),
+            manifests_text=text,
+        )
+        findings += [(path, finding) for finding in found]
+    if output_format == "json":
+        rows = [{"file": str(path), **_as_dict(finding)} for path, finding in findings]
+        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
+    else:
+        for path, finding in findings:
+            click.echo(f"{path}: {finding.severity}: {finding}")
+    errors = sum(finding.severity == "error" for _, finding in findings)
+    if errors:
+        raise InvalidInput(f"{errors} error{'s' if errors > 1 else ''} found", where="check")
+    if output_format == "text":
+        click.echo(f"{len(files)} file{'s' if len(files) > 1 else ''} checked: nothing wrong")
+
+
+def _as_dict(finding: Any) -> dict[str, str]:
+    return {name: getattr(finding, name) for name in ("check", "severity", "where", "message", "fix")}
+
+
+def _read(path: Path) -> tuple[str, list[dict[str, Any]]]:
+    from manyhost.catalog.yaml_reader import parse_stream
+
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise InvalidInput("file not found", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise InvalidInput("not a UTF-8 text file", where=str(path)) from None
+    except OSError as error:
+        raise Failed(f"cannot be read: {error.strerror}", where=str(path)) from None
+    objects = parse_stream(text, str(path))
+    if not objects:
+        raise InvalidInput("holds no Kubernetes object", where=str(path))
+    return text, objects
+
+
+def _pod_template(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    for item in objects:
+        if item.get("kind") == "LeaderWorkerSet":
+            template: Any = item
+            for key in ("spec", "leaderWorkerTemplate", "workerTemplate"):
+                template = template.get(key) if isinstance(template, dict) else None
+            if isinstance(template, dict):
+                return template
+    return {}
+
+
+def _environment(objects: list[dict[str, Any]]) -> str:
+    metadata = _pod_template(objects).get("metadata")
+    labels = metadata.get("labels") if isinstance(metadata, dict) else None
+    value = labels.get("manyhost.dev/environment", "") if isinstance(labels, dict) else ""
+    return value if isinstance(value, str) else ""
+
+
+def _image_tag(objects: list[dict[str, Any]]) -> str:
+    spec = _pod_template(objects).get("spec")
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    for container in containers if isinstance(containers, list) else []:
+        if isinstance(container, dict) and container.get("name") == "vllm":
+            return str(container.get("image", "")).partition("@")[0].rpartition(":")[2]
+    return ""

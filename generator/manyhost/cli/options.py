@@ -1,0 +1,59 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from manyhost.catalog import Catalog, Resolved, resolve
+from manyhost.catalog.settings import LOCAL_FILE
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def recipe_argument(function: F) -> F:
+    """Add the argument RECIPE: an environment (its default recipe) or <environment>/<recipe>."""
+    return click.argument("recipe", metavar="RECIPE")(function)
+
+
+def settings_options(function: F) -> F:
+    """Add --model and --set; the command receives model (text) and assignments (texts)."""
+    function = click.option(
+        "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a setting."
+    )(function)
+    return click.option(
+        "--model", default="", metavar="NAME", help="Take the environment's recipe for this model."
+    )(function)
+
+
+def output_option(function: F) -> F:
+    """Add --output text|json; the command receives it as output_format."""
+    return click.option(
+        "--output",
+        "output_format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="Text for people, JSON for programs.",
+    )(function)
+
+
+def pick(catalog: Catalog, recipe: str, model: str, assignments: tuple[str, ...]) -> Resolved:
+    """Resolve RECIPE with values/local.yaml, the environment variables and --set."""
+    environment, _, name = recipe.partition("/")
+    return resolve(
+        catalog,
+        catalog.recipe_name(environment, model, name),
+        variables=os.environ,
+        assignments=assignments,
+        local_file=local_file(catalog),
+    )
+
+
+def local_file(catalog: Catalog) -> Path:
+    """Return where the site's settings file is; MANYHOST_LOCAL names another one."""
+    return Path(os.environ.get("MANYHOST_LOCAL") or catalog.root / LOCAL_FILE)

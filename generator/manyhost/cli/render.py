@@ -1,0 +1,58 @@
+"""manyhost render."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from manyhost.catalog import Catalog
+from manyhost.cli.options import output_option, pick, recipe_argument, settings_options
+
+
+@click.command(name="render")
+@recipe_argument
+@settings_options
+@click.option("--release", default="", metavar="NAME", help="Release name; the recipe's by default.")
+@click.option("--namespace", default="default", show_default=True, help="Namespace of the release.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; build/<env>/<recipe> by default.")
+@click.option("--helm", is_flag=True, help="Render with the helm program ($HELM) instead of in process.")
+@output_option
+def command(
+    recipe: str,
+    model: str,
+    assignments: tuple[str, ...],
+    release: str,
+    namespace: str,
+    out: Path | None,
+    helm: bool,
+    output_format: str,
+) -> None:
+    """Turn a recipe into checked values and manifests.
+
+    Writes values.yaml, manifests.yaml, plan.json and topology.svg, all or none.
+
+    Example: manyhost render a3mega --set context=65536
+    """
+    from manyhost.output import write_files
+    from manyhost.plan import table
+    from manyhost.render import Renderer
+    from manyhost.render.helm import Binary
+
+    catalog = Catalog()
+    resolved = pick(catalog, recipe, model, assignments)
+    renderer = Renderer(catalog)
+    if helm:
+        renderer = Renderer(catalog, Binary(renderer.chart))
+    rendered = renderer.render(resolved, release=release, namespace=namespace)
+    folder = out or catalog.root / "build" / resolved.name
+    write_files(folder, rendered.files())
+    if output_format == "json":
+        click.echo(table.to_json(rendered.plan).decode(), nl=False)
+        return
+    for label, text in table.rows(rendered.plan):
+        click.echo(f"{label:<13} {text}")
+    for warning in [*rendered.plan.warnings, *map(str, rendered.findings)]:
+        click.echo(f"warning: {warning}", err=True)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    click.echo(f"{'written':<13} {shown}/{{{','.join(rendered.files())}}}")

@@ -1,0 +1,130 @@
+"""Chart + values → manifests, by Helm in process or by its binary, behind one interface."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from manyhost.errors import InvalidInput, NotReady
+
+RELEASE_NAME = re.compile(r"^[a-z]([a-z0-9-]{0,43}[a-z0-9])?$")
+_TIMEOUT_SECONDS = 60
+
+
+class HelmEngine(Protocol):
+    """What renders a chart."""
+
+    def render(self, values: dict[str, Any], *, release: str, namespace: str) -> str:
+        """Return the manifests as one YAML stream, in the order of their template names."""
+        ...
+
+
+def check_release_name(name: str) -> None:
+    """Check a release name before anything uses it.
+
+    Raises:
+        InvalidInput: When Kubernetes would refuse the names built from it.
+    """
+    if not RELEASE_NAME.fullmatch(name):
+        valid = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:45].strip("-")
+        raise InvalidInput(
+            f"{name!r} must be at most 45 of a-z, 0-9 and -, starting with a letter",
+            where="release name",
+            fix=f"use {valid or 'llm'!r}",
+        )
+
+
+class InProcess:
+    """Helm 4 as a library: one chart load, then 1-2 ms a render."""
+
+    def __init__(self, chart: Path) -> None:
+        import helm_python  # noqa: PLC0415  80 MB of library, for whoever renders in process
+
+        self._errors = helm_python.HelmError
+        try:
+            self._chart = helm_python.Chart.load(str(chart))
+        except helm_python.HelmError as error:
+            raise InvalidInput(_sentence(str(error)), where=str(chart)) from None
+
+    def render(self, values: dict[str, Any], *, release: str, namespace: str) -> str:
+        """Render; InvalidInput carries the chart's own sentence when it refuses the values."""
+        check_release_name(release)
+        try:
+            files = self._chart.render(values, name=release, namespace=namespace)
+        except self._errors as error:
+            raise InvalidInput(_sentence(str(error)), where="chart") from None
+        return _stream(files)
+
+
+class Binary:
+    """A helm binary, version 3 or 4."""
+
+    def __init__(self, chart: Path, binary: str | None = None) -> None:
+        self.chart = chart
+        self.binary = binary or os.environ.get("HELM", "helm")
+
+    def render(self, values: dict[str, Any], *, release: str, namespace: str) -> str:
+        """Render with `helm template`; NotReady when there is no such program or it hangs."""
+        check_release_name(release)
+        with tempfile.NamedTemporaryFile("wb", suffix=".json") as file:
+            file.write(msgspec.json.encode(values))
+            file.flush()
+            command = [self.binary, "template", release, str(self.chart), "-f", file.name]
+            try:
+                done = subprocess.run(
+                    [*command, "--namespace", namespace],
+                    capture_output=True,
+                    text=True,
+                    timeout=_TIMEOUT_SECONDS,
+                    check=False,
+                )
+            except FileNotFoundError:
+                raise NotReady(
+                    f"program {self.binary!r} not found", where="helm", fix="install Helm or set HELM"
+                ) from None
+            except subprocess.TimeoutExpired:
+                raise NotReady(f"no answer within {_TIMEOUT_SECONDS} s", where=self.binary) from None
+        if done.returncode:
+            raise InvalidInput(_sentence(done.stderr), where="chart")
+        documents = done.stdout.split("\n---\n")
+        return _stream(dict(enumerate_documents(documents)))
+
+
+def enumerate_documents(documents: list[str]) -> list[tuple[str, str]]:
+    """Pair each document of a `helm template` stream with the template that its comment names."""
+    named = []
+    for number, document in enumerate(documents):
+        text = document.removeprefix("---\n")
+        match = re.match(r"# Source: (\S+)\n", text)
+        if match:
+            named.append((f"{match.group(1)}#{number:03}", text[match.end() :]))
+    return named
+
+
+def _stream(files: dict[str, str]) -> str:
+    """Join rendered files, sorted by name, without notes and empty ones."""
+    parts = []
+    for name in sorted(files):
+        text = files[name].strip("\n")
+        path = name.split("#")[0]
+        if path.endswith((".yaml", ".yml")) and text.strip():
+            parts.append(f"---\n# Source: {path}\n{text}\n")
+    return "".join(parts)
+
+
+def _sentence(message: str) -> str:
+    """Cut Helm's call chain off: what the chart's own `fail` or the schema said is enough."""
+    message = message.strip()
+    if "error calling fail: " in message:
+        return message.rsplit("error calling fail: ", 1)[1].strip()
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("Use --debug", "level="))]
+    text = "; ".join(lines)
+    text = re.sub(r"^Error: ", "", text)
+    return re.sub(r"values don't meet the specifications of the schema\(s\)[^;:]*[:;] ?", "", text)

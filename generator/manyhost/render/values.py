@@ -1,0 +1,84 @@
+"""Plan → values.yaml. The template is the only place that knows the chart's keys."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import jinja2
+import yaml12
+
+from manyhost.plan import Plan
+
+# Characters that may not stand for themselves (YAML 1.2.2, section 5.1), and line breaks of YAML 1.1.
+_ESCAPED = re.compile(r"[\x7f-\x84\x86-\x9f\x85\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+
+_DERIVED_ARGUMENTS = {"max-model-len": "context", "gpu-memory-utilization": "utilization"}
+
+
+class Note(str):
+    """Text that goes into a comment: printed as it is, on one line."""
+
+    __slots__ = ()
+
+
+def quote(value: Any) -> str:
+    """Return a value as a YAML flow scalar, sequence or mapping that reads back as itself.
+
+    Strings are always quoted: `no`, `1e3` and `*x` stay strings, for YAML 1.1 and 1.2 alike.
+    """
+    if isinstance(value, Note):
+        return " ".join(value.split())
+    text = json.dumps(value, ensure_ascii=False, sort_keys=isinstance(value, dict))
+    return _ESCAPED.sub(lambda m: f"\\u{ord(m.group()):04x}", text)
+
+
+def _pairs(mapping: dict[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": mapping[name]} for name in sorted(mapping)]
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        finalize=quote,  # every expression of the template goes through it
+        autoescape=False,  # noqa: S701  YAML, quoted by finalize
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals = {"note": Note, "pairs": _pairs, "dict": dict}
+    return environment.get_template("values.yaml.j2")
+
+
+def values_text(plan: Plan) -> str:
+    """Return values.yaml of a plan: the same bytes for the same plan."""
+
+    def sources(*keys: str) -> Note:
+        """Name where each key came from, the same origin once."""
+        by_origin: dict[str, list[str]] = {}
+        for key in keys:
+            by_origin.setdefault(plan.origin(key), []).append(key)
+        return Note("; ".join(f"{', '.join(names)}: {origin}" for origin, names in by_origin.items()))
+
+    def argument_source(name: str) -> Note:
+        key = _DERIVED_ARGUMENTS.get(name)
+        return Note(f"{key}: {plan.origin(key)}" if key else plan.origin(f"arguments.{name}"))
+
+    return _template().render(
+        plan=plan,
+        recipe=plan.settings,
+        environment=plan.environment,
+        cold_start=", ".join(f"{name} {seconds} s" for name, seconds in plan.cold_start),
+        sources=sources,
+        argument_source=argument_source,
+    )
+
+
+def parse_values(text: str) -> dict[str, Any]:
+    """Parse rendered values; they are our own output, so the fast reader will do."""
+    return cast("dict[str, Any]", yaml12.parse_yaml(text))

@@ -1,0 +1,1 @@
+"""Programs that make or check committed files; nothing here is installed with the package."""
