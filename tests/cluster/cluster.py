@@ -8,9 +8,10 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
-from tests.cluster import build, cgroups, gpu_hosts, images, lws, node, pki
+from tests.cluster import build, cgroups, gpu_hosts, images, kwok, lws, node, pki
 from tests.cluster.api import Api
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.errors import ClusterError, MissingError
@@ -191,7 +192,7 @@ class Cluster:
                 item.start_kubelet()
             lws.install(api, control_plane.machine, programs)
             if options.gpu_hosts:
-                gpu_hosts.start(control_plane.machine, programs)
+                kwok.start(control_plane.machine, programs)
                 gpu_hosts.install(api)
             node.wait_all(nodes, api)
             if options.gpu_hosts:
@@ -232,13 +233,12 @@ class Cluster:
                 layout = Layout(self.name, index)
                 taken = {s.parent.name for s in self.state.parent.glob("*/state.json")
                          if json.loads(s.read_text())["index"] == index}  # fmt: skip
-                bridge = Path("/sys/class/net") / layout.bridge
-                if not taken and not bridge.exists() and not cgroups.exists(layout.cgroup):
+                if not taken and not cgroups.exists(layout.cgroup) and _addresses_free(layout):
                     self.state.mkdir(parents=True)
                     state = {"index": index, "options": asdict(options)}
                     (self.state / "state.json").write_text(json.dumps(state) + "\n")
                     return layout
-        raise ClusterError(f"{MAX_INDEX + 1} clusters run on this machine: take one down")
+        raise ClusterError(f"no free subnet in 10.99.0.0/16: {MAX_INDEX + 1} clusters, or other networks there")
 
     # Parts
 
@@ -320,6 +320,18 @@ class Cluster:
 
 
 _SERVICE_ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
+
+
+def _addresses_free(layout: Layout) -> bool:
+    """Whether this machine has no bridge of that name and no route into the cluster's networks."""
+    if (Path("/sys/class/net") / layout.bridge).exists():
+        return False
+    ours = [ip_network(f"{layout.gateway}/24", strict=False), ip_network(layout.pods)]
+    routes = json.loads(run("ip", "-j", "-4", "route", "show", "table", "all") or "[]")
+    for destination in {r["dst"] for r in routes} - {"default"}:
+        if any(ip_network(destination, strict=False).overlaps(n) for n in ours):
+            return False
+    return True
 
 
 def _ports_of(bridge: str) -> list[str]:

@@ -51,7 +51,8 @@ class ControlPlane:
             *("--authorization-mode", "RBAC", "--service-cluster-ip-range", SERVICES),
             *("--service-account-issuer", _ISSUER, "--service-account-key-file", pki / "sa.key"),
             *("--service-account-signing-key-file", pki / "sa.key", "--allow-privileged"),
-            "--profiling=false",
+            *("--default-not-ready-toleration-seconds", "10"),
+            *("--default-unreachable-toleration-seconds", "10", "--profiling=false"),
         )
 
     def stop_api_server(self) -> None:
@@ -74,7 +75,7 @@ class ControlPlane:
             *("--service-account-private-key-file", pki / "sa.key", *local),
             *("--root-ca-file", pki / "ca.crt", "--use-service-account-credentials"),
             # a lost node is noticed and its pods leave in seconds, not minutes
-            *("--node-monitor-grace-period", "12s", "--node-monitor-period", "2s"),
+            *("--node-monitor-grace-period", "20s", "--node-monitor-period", "2s"),
             *("--kube-api-qps", "200", "--kube-api-burst", "400"),
         )
         limits = ("--kube-api-qps", "200", "--kube-api-burst", "400")
