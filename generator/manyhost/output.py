@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from manyhost.errors import Failed
@@ -23,11 +22,9 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-            made.append((Path(temporary), folder / name))
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                os.fchmod(file.fileno(), 0o644)
+            temporary = folder / f".{name}.{os.getpid()}"
+            made.append((temporary, folder / name))
+            temporary.write_bytes(content)
         for temporary_path, path in made:
             temporary_path.replace(path)
     except OSError as error:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +69,9 @@ class Binary:
 
     def render(self, values: dict[str, Any], *, release: str, namespace: str) -> str:
         """Render with `helm template`; NotReady when there is no such program or it hangs."""
+        import subprocess  # noqa: PLC0415  rendering in process does not pay for these two
+        import tempfile  # noqa: PLC0415
+
         check_release_name(release)
         with tempfile.NamedTemporaryFile("wb", suffix=".json") as file:
             file.write(msgspec.json.encode(values))
