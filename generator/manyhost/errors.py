@@ -1,5 +1,10 @@
 """Errors that reach the user, and the exit code of each (docs/reference/exit-codes.md)."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class ManyhostError(Exception):
     """A problem that the user can act on; everything else is a bug.
@@ -55,3 +60,10 @@ class RemoteError(ManyhostError):
 
 
 INTERRUPTED = 130
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint for a misspelt name: the closest known one, or the whole list."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"choose one of: {', '.join(names)}"

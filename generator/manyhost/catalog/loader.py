@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,16 +10,10 @@ import yaml12
 
 from manyhost.catalog import yaml_reader
 from manyhost.catalog.types import Engine, Environment, Interconnect, Model
-from manyhost.errors import InvalidInput
+from manyhost.errors import InvalidInput, nearest
 
 T = TypeVar("T", bound=msgspec.Struct)
 CHECKOUT = Path(__file__).resolve().parents[3]
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """Return a hint for a misspelt name: the closest known one, or the whole list."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"choose one of: {', '.join(sorted(known))}"
 
 
 class Catalog:

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from manyhost.catalog import yaml_reader
-from manyhost.catalog.loader import Catalog, nearest
+from manyhost.catalog.loader import Catalog
 from manyhost.catalog.types import Recipe
-from manyhost.errors import InvalidInput, WrongUsage
+from manyhost.errors import InvalidInput, WrongUsage, nearest
 
 # The names of the published recipe (AI-Hypercomputer/gpu-recipes, inference/a3mega/deepseek-r1-671b).
 VARIABLES = {

@@ -5,10 +5,9 @@ from __future__ import annotations
 import click
 
 from manyhost.catalog import Catalog
-from manyhost.catalog.loader import nearest
 from manyhost.catalog.settings import VARIABLES, known_keys
 from manyhost.cli.options import output_option, pick, recipe_argument, settings_options
-from manyhost.errors import InvalidInput
+from manyhost.errors import InvalidInput, nearest
 
 
 @click.command(name="explain")

@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 
-from manyhost.catalog.loader import nearest
 from manyhost.catalog.settings import Resolved
 from manyhost.catalog.types import Engine, Environment, Interconnect, Model, Recipe
-from manyhost.errors import InvalidInput
+from manyhost.errors import InvalidInput, nearest
 from manyhost.plan import memory, parallelism, startup
 
 # Flags that the launch script or the chart sets itself, and where users set them instead.
