@@ -287,9 +287,10 @@ class Cluster:
         self._control_plane().stop_api_server()
 
     def start_api_server(self) -> None:
-        """Starts the API server again and waits until it serves."""
+        """Starts the API server if it does not run; waits until it serves."""
         control_plane = self._control_plane()
-        control_plane.start_api_server()
+        if not control_plane.machine.pids(self.programs / "kube-apiserver"):
+            control_plane.start_api_server()
         control_plane.wait()
 
     def stop_lws_controller(self) -> None:
@@ -297,9 +298,10 @@ class Cluster:
         kill(self._control_plane().machine.pids(self.programs / "lws-controller"))
 
     def start_lws_controller(self) -> None:
-        """Starts the LeaderWorkerSet controller again and waits until its webhooks listen."""
+        """Starts the LeaderWorkerSet controller if it does not run; waits for its webhooks."""
         machine = self._control_plane().machine
-        lws.start(machine, self.programs)
+        if not machine.pids(self.programs / "lws-controller"):
+            lws.start(machine, self.programs)
         lws.wait(machine)
 
     def kill_node(self, name: str) -> None:

@@ -74,6 +74,8 @@ def node(
         "kubernetes.io/hostname": name,
         "kubernetes.io/os": "linux",
         "kubernetes.io/arch": "amd64",
+        "beta.kubernetes.io/os": "linux",
+        "beta.kubernetes.io/arch": "amd64",
         "node.kubernetes.io/instance-type": machine,
         "topology.kubernetes.io/region": "us-central1",
         "topology.kubernetes.io/zone": "us-central1-a",
@@ -104,6 +106,10 @@ def node(
         offered |= {f"{_GROUP}.networks/{name}.IP": "1" for name in NETWORKS[1:]}
         capacity |= offered
         allocatable |= offered
+    else:
+        # where real nodes run beside these, pods of tests belong on the real ones
+        spec["taints"] = [{"key": "components.gke.io/gke-managed-components", "value": "true",
+                           "effect": "NoSchedule"}]  # fmt: skip
     info = {"kubeletVersion": GKE_VERSION, "architecture": "amd64", "operatingSystem": "linux"}
     info["osImage"] = "Container-Optimized OS from Google"
     return {

@@ -57,7 +57,7 @@ def install(api: Api, machine: Machine, programs: Path) -> None:
     for item in yaml.safe_load_all((programs / "lws/manifests.yaml").read_text()):
         _point_to_loopback(item, pki.ca_bundle(machine.cluster))
         api.apply(item)
-    for item in _deployment():
+    for item in deployment():
         api.apply(item)
 
 
@@ -72,7 +72,7 @@ def _point_to_loopback(configuration: Object, ca_bundle: str) -> None:
             hook["objectSelector"] = {"matchExpressions": [name]}
 
 
-def _deployment() -> list[Object]:
+def deployment() -> list[Object]:
     """What a person finds of LWS in a cluster. Its pod only exists; the work is done outside."""
     labels = {"app.kubernetes.io/name": "lws", "control-plane": "controller-manager"}
     container = {"name": "manager", "image": image(), "imagePullPolicy": "IfNotPresent"}

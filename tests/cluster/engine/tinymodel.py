@@ -27,7 +27,7 @@ SPECIALS = [
     "<think>",
     "</think>",
 ]
-THOUGHT = "Half of my layers run on one host, the rest on another."
+THOUGHT = "Half of my layers run on one host, the rest elsewhere"
 ANSWER = "Hello! This reply came from two hosts working as a single engine."
 # Every token has one successor, so no token may occur twice in what the model says.
 TEXT = "<think>\n" + THOUGHT + "</think>" + ANSWER + SPECIALS[1]
@@ -102,10 +102,11 @@ def tokenizer() -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    words = [*(f" {word}" for word in (THOUGHT + " " + ANSWER).split()), "Half", "Hello"]
+    spoken = (THOUGHT + " " + ANSWER).replace(",", "").replace(".", "").replace("!", "").split()
+    words = [*(f" {word}" for word in spoken), "Half", "Hello"]
     text = [Path(file).read_text(encoding="utf-8", errors="replace") for file in files]
     # The sentences' own words often enough that each is one token.
-    made.train_from_iterator([*text, *([" ".join(words)] * 2000)], trainer)
+    made.train_from_iterator([*text, *(["".join(words)] * 2000)], trainer)
     return made
 
 

@@ -1,0 +1,173 @@
+"""Faults to plant in the healthy A3 Mega objects, and one way to heal them all.
+
+Each function changes one thing of what `gpu_hosts` made and returns when it can be observed;
+`heal` brings everything back. A cluster with faults is up: only `heal` or `down` ends them.
+"""
+
+from __future__ import annotations
+
+from tests.cluster import gpu_hosts, kwok, lws
+from tests.cluster.api import Api, Object, path_of
+from tests.cluster.cluster import Cluster
+from tests.cluster.errors import ClusterError
+from tests.cluster.system import wait_for
+
+_NETWORKING = "/apis/networking.gke.io/v1"
+_KUBE_SYSTEM = "/apis/apps/v1/namespaces/kube-system/daemonsets"
+_BUSY = {"testcluster.manyhost.dev/busy": "true"}
+_AMOUNTS = ("capacity", "allocatable")
+_LWS = "/apis/apps/v1/namespaces/lws-system/deployments/lws-controller-manager"
+
+
+def remove_network(cluster: Cluster, name: str) -> None:
+    """Deletes a Network object; its parameter set stays."""
+    cluster.api.call("DELETE", f"{_NETWORKING}/networks/{name}")
+
+
+def remove_parameters(cluster: Cluster, name: str) -> None:
+    """Deletes a GKENetworkParamSet object; the Network that names it stays."""
+    cluster.api.call("DELETE", f"{_NETWORKING}/gkenetworkparamsets/{name}")
+
+
+def set_device_mode(cluster: Cluster, name: str, mode: str) -> None:
+    """Gives a parameter set another device mode: NetDevice, RDMA or DPDK-VFIO."""
+    body = {"spec": {"deviceMode": mode}}
+    cluster.api.patch(f"{_NETWORKING}/gkenetworkparamsets/{name}", body)
+
+
+def remove_network_types(cluster: Cluster) -> None:
+    """Deletes the network CRDs: a cluster without multi-networking."""
+    for item in gpu_hosts.crds():
+        cluster.api.delete(item)
+    for plural in ("networks", "gkenetworkparamsets"):
+        wait_for(f"end of {plural}", lambda p=plural: _gone(cluster.api, f"{_NETWORKING}/{p}"))  # type: ignore[misc]
+
+
+def cordon(cluster: Cluster, node: str, *, cordoned: bool = True) -> None:
+    """Keeps new pods off a node, or lets them on again."""
+    cluster.api.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": cordoned}})
+
+
+def remove_node(cluster: Cluster, node: str) -> None:
+    """Deletes a kwok node, with the pods on it."""
+    cluster.api.call("DELETE", f"/api/v1/nodes/{node}")
+
+
+def set_label(cluster: Cluster, node: str, key: str, value: str | None) -> None:
+    """Changes a node's label; None removes it."""
+    cluster.api.patch(f"/api/v1/nodes/{node}", {"metadata": {"labels": {key: value}}})
+
+
+def add_taint(cluster: Cluster, node: str, key: str, value: str, effect: str) -> None:
+    """Adds a taint to a node."""
+    path = f"/api/v1/nodes/{node}"
+    taints = cluster.api.get(path)["spec"].get("taints", [])
+    taints.append({"key": key, "value": value, "effect": effect})
+    cluster.api.patch(path, {"spec": {"taints": taints}})
+
+
+def set_gpus(cluster: Cluster, node: str, count: int) -> None:
+    """Changes how many GPUs a kwok node offers, as when some fell off the bus."""
+    amount = {"nvidia.com/gpu": str(count)}
+    status = {"status": {"capacity": amount, "allocatable": amount}}
+    cluster.api.patch(f"/api/v1/nodes/{node}/status", status)
+
+
+def occupy(cluster: Cluster, node: str, gpus: int = 8, *, name: str = "") -> None:
+    """Puts a running pod of somebody else on a kwok node, with its GPUs."""
+    limits = {"limits": {"nvidia.com/gpu": str(gpus)}}
+    container = {"name": "busy", "image": "busy:1", "resources": limits}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name or f"busy-{node}", "namespace": "default", "labels": _BUSY},
+        "spec": {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 0},
+    }
+    cluster.api.apply(pod)
+
+
+def set_daemonset_ready(cluster: Cluster, name: str, *, ready: bool) -> None:
+    """Lets every pod of a kube-system DaemonSet wait for its image, or run again."""
+    path = f"{_KUBE_SYSTEM}/{name}"
+    labels = {kwok.FAULT: None if ready else "ImagePullBackOff"}
+    cluster.api.patch(path, {"spec": {"template": {"metadata": {"labels": labels}}}})
+
+    def settled() -> bool:
+        status = cluster.api.get(path)["status"]
+        wanted = status["desiredNumberScheduled"]
+        return bool(
+            status.get("updatedNumberScheduled", 0) == wanted
+            and status.get("numberReady", 0) == (wanted if ready else 0)
+        )
+
+    wait_for(f"DaemonSet {name} {'ready' if ready else 'not ready'}", settled)
+
+
+def remove_daemonset(cluster: Cluster, name: str) -> None:
+    """Deletes a kube-system DaemonSet."""
+    cluster.api.call("DELETE", f"{_KUBE_SYSTEM}/{name}?propagationPolicy=Background")
+
+
+def change_version(cluster: Cluster, name: str, version: str) -> None:
+    """Gives a DaemonSet's images, or `lws`' controller, another tag."""
+    path = _LWS if name == "lws" else f"{_KUBE_SYSTEM}/{name}"
+    item = cluster.api.get(path)
+    spec = item["spec"]["template"]["spec"]
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        if "pause" not in container["image"]:
+            container["image"] = f"{container['image'].rpartition(':')[0]}:{version}"
+    cluster.api.call("PUT", path, item)
+
+
+def remove_csi_driver(cluster: Cluster) -> None:
+    """Deletes the registration of the GCS FUSE driver."""
+    cluster.api.call("DELETE", f"/apis/storage.k8s.io/v1/csidrivers/{gpu_hosts.CSI_DRIVER}")
+
+
+def heal(cluster: Cluster) -> None:
+    """Brings every object of `gpu_hosts`, and LWS, back to the healthy state.
+
+    Pods of tests stay, those of `occupy` go.
+    """
+    api = cluster.api
+    selector = "&".join(f"labelSelector={k}%3D{v}" for k, v in _BUSY.items())
+    api.call("DELETE", f"/api/v1/namespaces/default/pods?{selector}")
+    for item in gpu_hosts.nodes():
+        _reset(api, item)
+    for item in gpu_hosts.system_objects():
+        _reset(api, item)
+    for item in lws.deployment():
+        _reset(api, item)
+    gpu_hosts.install(api)
+    gpu_hosts.wait(api)
+    cluster.start_lws_controller()
+
+
+def _reset(api: Api, item: Object) -> None:
+    """Makes spec, labels and (of a node) capacity of the object exactly those of `item`."""
+    path = path_of(item)
+    try:
+        found = api.get(path)
+    except ClusterError:
+        api.apply(item)
+        return
+    if item["kind"] == "Namespace":
+        return
+    spec = {**found["spec"], **item["spec"]}
+    if item["kind"] == "Node":
+        spec["taints"] = item["spec"].get("taints", [])
+        spec["unschedulable"] = item["spec"].get("unschedulable", False)
+    metadata = {**found["metadata"], "labels": item["metadata"].get("labels", {})}
+    changed = {**found, "metadata": metadata, "spec": spec}
+    if changed != found:
+        api.call("PUT", path, changed)
+    if item["kind"] == "Node":
+        api.patch(f"{path}/status", {"status": {k: item["status"][k] for k in _AMOUNTS}})
+
+
+def _gone(api: Api, path: str) -> bool:
+    try:
+        api.get(path)
+    except ClusterError:
+        return True
+    return False

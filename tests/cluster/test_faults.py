@@ -1,0 +1,85 @@
+"""Each planted fault can be seen, and all of them heal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.cluster import Cluster, ClusterError, faults, gpu_hosts
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+NODE = gpu_hosts.HEALTHY[0]
+NETWORKS = "networks.networking.gke.io"
+PARAMETERS = "gkenetworkparamsets.networking.gke.io"
+
+
+def seen(cluster: Cluster) -> dict[str, str]:
+    """The facts that the faults change, as text."""
+
+    def ask(*args: str) -> str:
+        try:
+            return cluster.kubectl("get", *args)
+        except ClusterError as error:
+            return str(error)
+
+    path = "jsonpath={range .items[*]}{.metadata.name} {.spec.unschedulable} {.spec.taints} "
+    path += "{.metadata.labels} {.status.allocatable}{'\\n'}{end}"
+    ready = "jsonpath={range .items[*]}{.metadata.name} {.status.numberReady} "
+    ready += "{.spec.template.spec.initContainers[*].image}{'\\n'}{end}"
+    return {
+        "networks": ask(NETWORKS, "-o", "name"),
+        "parameters": ask(PARAMETERS, "-o", "jsonpath={.items[*].spec}"),
+        "nodes": ask("nodes", "-o", path),
+        "daemon sets": ask("daemonsets", "-n", "kube-system", "-o", ready),
+        "lws": ask("deployment", "-n", "lws-system", "-o", "jsonpath={..image}"),
+        "pods": ask("pods", "-o", "name"),
+        "drivers": ask("csidrivers", "-o", "name"),
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    found = Cluster("test-faults")
+    found.up(nodes=0, gpu_hosts=True)
+    yield found
+    found.down()
+
+
+FAULTS: dict[str, tuple[str, Callable[[Cluster], None]]] = {
+    "network removed": ("networks", lambda c: faults.remove_network(c, "vpc3")),
+    "parameters removed": ("parameters", lambda c: faults.remove_parameters(c, "vpc3")),
+    "other device mode": ("parameters", lambda c: faults.set_device_mode(c, "vpc3", "RDMA")),
+    "no network types": ("networks", faults.remove_network_types),
+    "cordoned": ("nodes", lambda c: faults.cordon(c, NODE)),
+    "node removed": ("nodes", lambda c: faults.remove_node(c, NODE)),
+    "label removed": ("nodes", lambda c: faults.set_label(c, NODE, gpu_hosts.ACCELERATOR, None)),
+    "tainted": ("nodes", lambda c: faults.add_taint(c, NODE, "broken", "yes", "NoSchedule")),
+    "GPUs lost": ("nodes", lambda c: faults.set_gpus(c, NODE, 7)),
+    "occupied": ("pods", lambda c: faults.occupy(c, NODE)),
+    "injector waits": (
+        "daemon sets",
+        lambda c: faults.set_daemonset_ready(c, "device-injector", ready=False),
+    ),
+    "installer removed": (
+        "daemon sets",
+        lambda c: faults.remove_daemonset(c, "nccl-tcpxo-installer"),
+    ),
+    "installer of another version": (
+        "daemon sets",
+        lambda c: faults.change_version(c, "nccl-tcpxo-installer", "v1.0.8-1"),
+    ),
+    "LWS of another version": ("lws", lambda c: faults.change_version(c, "lws", "v0.5.1")),
+    "no GCS FUSE": ("drivers", faults.remove_csi_driver),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_seen_and_healed(cluster: Cluster, name: str) -> None:
+    where, plant = FAULTS[name]
+    before = seen(cluster)
+    plant(cluster)
+    assert seen(cluster)[where] != before[where]
+    faults.heal(cluster)
+    after = seen(cluster)
+    assert after == before
