@@ -1,0 +1,190 @@
+"""Builds a vLLM folder that travels in small slices to a GPU machine without a package registry.
+
+    python build_site.py --vllm 0.26.0 --out /var/tmp/site-slices
+
+Everything comes from PyPI through `uv`. The other machine needs Linux on x86-64, the Python named
+by --python, a driver for CUDA 13 and PyTorch at the version that this vLLM pins; what it has
+already (PyTorch, its CUDA libraries, Triton, transformers) is left out here. Each slice is a folder
+of archives that unpack.py unpacks on their own. With a registry at hand none of this is needed:
+`pip install vllm` does the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+# Present on the other machine, or never imported by a text-only server on one CUDA architecture.
+LEFT_OUT = (
+    r"torch|torchaudio|torchvision|torchcodec|triton|nvidia-.*|cuda-.*|transformers|tokenizers|"
+    r"huggingface-hub|hf-xet|safetensors|sympy|networkx|mpmath|flashinfer-.*|tokenspeed-.*|"
+    r"pynvvideocodec|opencv-python-headless|fastsafetensors|tilelang|z3-solver|numba|llvmlite|"
+    r"quack-kernels|fastapi-cloud-cli|sentry-sdk|supervisor|anthropic|grpcio"
+)
+# pyroute2 makes the network of the second host (hosts.py).
+ADDED = ("nvidia-ml-py", "pyroute2", "psutil")
+# The A100 attention library, kernels of later GPUs, sources and data of other models.
+TRIMMED = (
+    "vllm/vllm_flash_attn/_vllm_fa2_C.abi3.so",
+    "vllm/third_party/fmha_sm100",
+    "vllm/third_party/deep_gemm/_C.cpython-31[!{digit}]*",
+    "vllm/third_party/deep_gemm/include",
+    "mistral_common/data/tekken_24*.json",
+    "pycountry/locales",
+    "*/**/tests",
+    "setuptools",
+    "bin",
+)
+# Only the n-gram proposer of vLLM imports numba at start, and nothing here runs it.
+NUMBA_STUB = '''"""Stands in for numba, which nothing in this folder calls."""
+
+
+def _unchanged(*args, **_):
+    return args[0] if args and callable(args[0]) else _unchanged
+
+
+jit = njit = _unchanged
+prange = range
+
+
+def get_num_threads():
+    return 1
+
+
+def set_num_threads(_):
+    pass
+'''
+LARGE = 20_000_000  # bytes; such a file is an archive of its own
+SHARES = 4  # archives that the other files are spread over
+FATBIN_MAGIC = 0xBA55ED50
+CUBIN = 2  # the entry kind of machine code
+
+
+def install(version: str, python: str, site: Path) -> None:
+    """Resolves vLLM for `python` (such as "3.12") and installs what has to travel."""
+    where = ["--python-version", python, "--python-platform", "x86_64-manylinux_2_35"]
+    resolved = subprocess.run(
+        ["uv", "pip", "compile", "-q", "--no-header", "--no-annotate", *where, "-"],
+        input=f"vllm=={version}\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    wanted = [line for line in resolved if not re.match(rf"(?:{LEFT_OUT})==", line)]
+    where += ["--only-binary", ":all:", "--target", str(site), "--no-deps", "--link-mode", "copy"]
+    subprocess.run(["uv", "pip", "install", "-q", *where, *wanted, *ADDED], check=True)
+
+
+def trim(site: Path, python: str) -> None:
+    """Removes what this measurement cannot reach: other Pythons' modules, tests, symbols."""
+    digit = python.rpartition(".")[2][-1]
+    for pattern in TRIMMED:
+        for path in site.glob(pattern.format(digit=digit)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+    small = [str(path) for path in site.rglob("*.so") if path.stat().st_size < LARGE]
+    subprocess.run(["strip", "--strip-unneeded", *small], check=False)
+    stub = site / "numba" / "__init__.py"
+    stub.parent.mkdir()
+    stub.write_text(NUMBA_STUB)
+
+
+def blank_other_architectures(library: Path, arch: int) -> int:
+    """Zeroes the GPU code in `library` that a GPU of compute capability arch/10 never loads.
+
+    Sizes and offsets stay, so the file remains valid and the zeros vanish in compression. Only
+    machine code for `arch` is kept; the driver loads a program when it is first called, so one
+    without such code is never read. Layout: container = magic, version, header size (u16), size
+    (u64); entry = kind (u16), header size (u32 at 4), payload size (u64 at 8), architecture (u32
+    at 28).
+
+    Returns:
+        Bytes zeroed.
+    """
+    data = bytearray(library.read_bytes())
+    blanked, at = 0, data.find(struct.pack("<I", FATBIN_MAGIC))
+    while at >= 0:
+        _, header, size = struct.unpack_from("<HHQ", data, at + 4)
+        entries, entry, end = [], at + header, at + header + size
+        while header == 16 and entry + 32 <= end <= len(data):
+            kind, _, entry_header, payload = struct.unpack_from("<HHIQ", data, entry)
+            (built_for,) = struct.unpack_from("<I", data, entry + 28)
+            entries.append((kind, built_for, entry + entry_header, payload))
+            entry += entry_header + payload
+        if entries and entry == end:
+            for kind, built_for, start, length in entries:
+                if (kind, built_for) != (CUBIN, arch):
+                    data[start : start + length] = bytes(length)
+                    blanked += length
+        at = data.find(struct.pack("<I", FATBIN_MAGIC), end if entries else at + 4)
+    if blanked:
+        library.write_bytes(data)
+    return blanked
+
+
+def pack(site: Path, out: Path, slice_bytes: int) -> list[Path]:
+    """Packs the tree into folders of archives, each folder of at most `slice_bytes`."""
+    zstd = ["nice", "-n", "10", "zstd", "-q", "-19", "-T2", "-c"]
+
+    def archive(files: list[Path]) -> bytes:
+        plain = io.BytesIO()
+        with tarfile.open(fileobj=plain, mode="w") as tar:
+            for file in files:
+                tar.add(file, arcname=str(file.relative_to(site)), recursive=False)
+        return subprocess.run(zstd, input=plain.getvalue(), capture_output=True, check=True).stdout
+
+    files = sorted(path for path in site.rglob("*") if path.is_file())
+    groups = [[file] for file in files if file.stat().st_size >= LARGE]
+    others = [file for file in files if file.stat().st_size < LARGE]
+    groups += [others[start::SHARES] for start in range(SHARES)]
+    packed = sorted((archive(group) for group in groups), key=len, reverse=True)
+    slices: list[list[bytes]] = []
+    for part in packed:
+        for held in slices:
+            if sum(map(len, held)) + len(part) <= slice_bytes:
+                held.append(part)
+                break
+        else:
+            slices.append([part])
+    written = []
+    for index, held in enumerate(slices):
+        folder = out / f"{index:02d}"
+        folder.mkdir(parents=True)
+        for number, part in enumerate(held):
+            (folder / f"{index:02d}{number:02d}.tar.zst").write_bytes(part)
+        written.append(folder)
+    return written
+
+
+def main() -> None:
+    """Reads the command line and builds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vllm", default="0.26.0")
+    parser.add_argument("--python", default="3.12")
+    parser.add_argument("--arch", type=int, default=90, help="compute capability times ten")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--slice-mb", type=int, default=60)
+    options = parser.parse_args()
+    site = options.out / "site"
+    shutil.rmtree(options.out, ignore_errors=True)
+    install(options.vllm, options.python, site)
+    trim(site, options.python)
+    for library in sorted(site.rglob("*.so")):
+        if blanked := blank_other_architectures(library, options.arch):
+            print(f"{library.relative_to(site)}: {blanked / 1e6:.1f} MB of other GPUs' code")
+    # Byte code travels along: the other machine would spend its first start compiling it.
+    modules = ["-m", "compileall", "-q", "-j", "2", "--invalidation-mode", "unchecked-hash"]
+    subprocess.run([sys.executable, *modules, str(site)], check=False)
+    for folder in pack(site, options.out, options.slice_mb * 1_000_000):
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        print(f"{folder.name}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Two hosts of one GPU each on one machine, started through the chart's own launch script."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import hosts
+
+PORT = 8000
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
+START_LIMIT_SECONDS = 300.0
+
+# What this machine needs whatever the recipe says. The first three leave TCP as the only way
+# between the GPUs, as between two hosts. NVLink multicast stays off: on shared machines it can
+# put GPUs out of service. DeepGEMM and FlashInfer would compile kernels at the first start.
+RIG_ENVIRONMENT = {
+    "NCCL_P2P_DISABLE": "1",
+    "NCCL_SHM_DISABLE": "1",
+    "NCCL_IB_DISABLE": "1",
+    "NCCL_SOCKET_IFNAME": hosts.LINK,
+    "GLOO_SOCKET_IFNAME": hosts.LINK,
+    "NCCL_DEBUG": "INFO",
+    "NCCL_NVLS_ENABLE": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "NVSHMEM_DISABLE_NVLS": "1",
+    "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
+    "VLLM_USE_DEEP_GEMM": "0",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def engine_flags(server_args: dict[str, Any]) -> list[str]:
+    """Turns `vllm.serverArgs` into flags by the chart's rules."""
+    flags = []
+    for name, value in server_args.items():
+        if value is True:
+            flags.append(f"--{name}")
+        elif value is False:
+            flags.append(f"--no-{name}")
+        elif isinstance(value, dict | list):
+            flags += [f"--{name}", json.dumps(value)]
+        else:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+def gpu_query(fields: str) -> list[str]:
+    """One line a GPU from nvidia-smi, such as `memory.used` in MiB."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    return done.stdout.strip().splitlines()
+
+
+class Rig:
+    """One server over two hosts: rank 0 in this network, rank 1 in a network of its own."""
+
+    def __init__(self, work: Path, launch: Path, engine: list[str], model: Path) -> None:
+        self.work = work
+        self.launch = launch
+        self.engine = engine
+        self.model = model
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.log = [work / "none"] * 2
+
+    def environment(self, rank: int, recipe: dict[str, str]) -> dict[str, str]:
+        """The chart's environment contract for one member, over this machine's needs."""
+        contract = {
+            "MANYHOST_ENGINE": "\n".join(self.engine),
+            "MANYHOST_EXECUTOR": "mp",
+            "MANYHOST_MODEL": str(self.model),
+            "MANYHOST_MODEL_PATH": str(self.model),
+            "MANYHOST_GPUS_PER_HOST": "1",
+            "MANYHOST_PORT": str(PORT),
+            "MANYHOST_MASTER_PORT": "29501",
+            "MANYHOST_RAY_PORT": "6379",
+            "MANYHOST_INTERFACE": hosts.LINK,
+            "MANYHOST_PROFILE": "",
+            "MANYHOST_PEER_WAIT_SECONDS": "60",
+            "MANYHOST_STARTUP_SECONDS": str(int(START_LIMIT_SECONDS)),
+            "MANYHOST_STALL_SECONDS": "120",
+            "MANYHOST_DRAIN_SECONDS": "10",
+            "MANYHOST_START_ATTEMPTS": "1",
+            "MANYHOST_STATE_DIR": str(self.work / f"state{rank}"),
+            "POD_IP": ADDRESSES[rank],
+            "LWS_LEADER_ADDRESS": ADDRESSES[0],
+            "LWS_GROUP_SIZE": "2",
+            "LWS_WORKER_INDEX": str(rank),
+        }
+        # A cache folder a host: compiled code names the device index of the rank that made it.
+        own = {
+            "CUDA_VISIBLE_DEVICES": str(rank),
+            "NCCL_HOSTID": f"host{rank}",
+            "VLLM_CACHE_ROOT": str(self.work / f"cache{rank}"),
+        }
+        # Where vLLM finds the plugin that fills the dummy weights.
+        path = [str(self.work / "plugin"), os.environ.get("PYTHONPATH", "")]
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+        return {**os.environ, **RIG_ENVIRONMENT, **recipe, **contract, **own}
+
+    def start(self, name: str, flags: list[str], recipe: dict[str, str]) -> None:
+        """Starts both hosts; the worker first, because it makes the link."""
+        # Two stages over two hosts as in the recipe, with one GPU where it has eight.
+        fixed = ["--tensor-parallel-size", "1", "--pipeline-parallel-size", "2"]
+        fixed += ["--load-format", "dummy"]
+        self.log = [self.work / f"{name}.host{rank}.log" for rank in range(2)]
+        self.processes = []
+        for rank in (1, 0):
+            peer = [ADDRESSES[0]] if rank else []
+            command = [sys.executable, hosts.__file__, f"host{rank}", ADDRESSES[rank], *peer, "--"]
+            command += ["bash", str(self.launch), *fixed, *flags]
+            with self.log[rank].open("wb") as out:
+                process = subprocess.Popen(
+                    command,
+                    env=self.environment(rank, recipe),
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            self.processes.insert(0, process)
+            if rank:
+                self.wait_for_link()
+
+    def wait_for_link(self) -> None:
+        """Waits until the worker's network is connected to this one.
+
+        Raises:
+            TimeoutError: it did not come up in 10 s.
+        """
+        state, end = Path(f"/sys/class/net/{hosts.LINK}/operstate"), time.monotonic() + 10
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if state.read_text().strip() == "up":
+                    return
+            time.sleep(0.02)
+        raise TimeoutError("no link to the second host")
+
+    def ended(self, rank: int) -> bool:
+        """Whether the member's launch script has ended."""
+        return self.processes[rank].poll() is not None
+
+    def health(self, timeout: float = 1.0) -> int:
+        """The HTTP status of /health; 0 when there is no answer."""
+        try:
+            url = f"http://127.0.0.1:{PORT}/health"
+            with urllib.request.urlopen(url, timeout=timeout) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def probe(self, rank: int, kind: str) -> bool:
+        """What the chart's probe script answers for one member."""
+        env = {**os.environ, "MANYHOST_STATE_DIR": str(self.work / f"state{rank}")}
+        command = ["bash", str(self.launch.with_name("probe.sh")), kind]
+        return subprocess.run(command, env=env, capture_output=True, check=False).returncode == 0
+
+    def wait_until_serving(self) -> dict[str, float]:
+        """Waits for the first answered token.
+
+        Returns:
+            Seconds from the process start: `health` to the first 200, `serving` to the launch
+            script's own phase line, which needs one generated token.
+
+        Raises:
+            RuntimeError: a member ended or held, or the limit passed.
+        """
+        began, times = time.monotonic(), dict[str, float]()
+        while (passed := time.monotonic() - began) < START_LIMIT_SECONDS:
+            if "health" not in times and self.health() == 200:
+                times["health"] = round(passed, 1)
+            text = self.log[0].read_text(errors="replace")
+            if "phase=serving role=leader" in text:
+                return {**times, "serving": round(passed, 1)}
+            if "phase=held" in text or self.ended(0) or self.ended(1):
+                raise RuntimeError("a member ended or gave up")
+            time.sleep(0.2)
+        raise RuntimeError("not serving in time")
+
+    def lose(self, how: str) -> None:
+        """Takes the second host away: `kill` ends all its processes, `cut` only its link."""
+        if how == "kill":
+            self.processes[1].kill()
+        else:
+            hosts.cut()
+
+    def stop(self) -> None:
+        """Ends both hosts and waits until their GPU memory is free."""
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+        self.processes = []
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            if max(int(used) for used in gpu_query("memory.used")) < 1500:
+                return
+            time.sleep(0.3)
