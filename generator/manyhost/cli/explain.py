@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from manyhost.catalog import Catalog
-from manyhost.catalog.settings import VARIABLES, known_keys
+from manyhost.catalog.settings import VARIABLES, keys, known_keys
 from manyhost.cli.options import output_option, pick, recipe_argument, settings_options
 from manyhost.errors import InvalidInput, nearest
 
@@ -44,7 +44,10 @@ def command(
         ]
         click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
         return
+    described = {entry.name: entry.description for entry in keys()}
     for k, entries in rows:
+        if text := described.get(k):
+            click.echo(f"# {text}")
         if not entries:
             click.echo(f"{k}: not set anywhere; the default applies")
             continue
