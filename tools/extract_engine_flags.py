@@ -36,7 +36,7 @@ UNNEEDED = re.compile(
 
 # Runs inside the throwaway environment; prints one YAML document.
 WORKER = """
-import inspect, json, sys
+import argparse, inspect, json, sys
 from pathlib import Path
 root = Path(sys.argv[1]) / "vllm"
 sys.path.insert(0, sys.argv[1])
@@ -61,7 +61,9 @@ rows = []
 for action in parser._actions:
     # Some spellings are registered but hidden from help, such as --no-enable-x.
     options = [o for o, a in parser._option_string_actions.items() if a is action]
-    rows.append({"options": options, "type": converter(action.type),
+    off = [o for o in options if o in getattr(action, "negative_option_strings", ())
+           or isinstance(action, argparse.BooleanOptionalAction) and o.startswith("--no-")]
+    rows.append({"options": options, "off": off, "type": converter(action.type),
                  "action": type(action).__name__, "nargs": action.nargs,
                  "choices": [c for c in action.choices if c is not None] if action.choices else None})
 print("ROWS" + json.dumps(rows))
@@ -130,11 +132,14 @@ def rows_by_reading(sources: Path) -> list[dict[str, Any]]:
                 continue
             options = [ast.literal_eval(a) for a in call.args if isinstance(a, ast.Constant)]
             words = {k.arg: k.value for k in call.keywords if k.arg}
+            action = action_name(words.get("action"))
             rows.append(
                 {
                     "options": options,
+                    # The action adds this spelling when it runs; the text does not show it.
+                    "off": [f"--no-{options[0][2:]}"] if "BooleanOptional" in action else [],
                     "type": ast.unparse(words["type"]) if "type" in words else "str",
-                    "action": action_name(words.get("action")),
+                    "action": action,
                     "nargs": ast.literal_eval(words["nargs"]) if "nargs" in words else None,
                     "choices": choices(words.get("choices"), names),
                 }
@@ -201,14 +206,13 @@ def action_name(node: ast.expr | None) -> str:
 
 def value_of(row: dict[str, Any], longs: list[str]) -> dict[str, Any]:
     """Return what may stand behind a flag: its type, and how it is switched off if it is a switch."""
-    action = row["action"]
+    action, name = row["action"], longs[0]
     if "BooleanOptional" in action or "EnableDisable" in action:
-        # Switches that were read from source do not list their other spelling.
-        spellings = [x for x in longs[1:] if x.startswith(("no-", "disable-"))] or [f"no-{longs[0]}"]
-        others = [x for x in spellings if x != f"no-{longs[0]}" and not x.startswith("no-disable-")]
+        off = [x.removeprefix("--") for x in row["off"]]
         found: dict[str, Any] = {"type": "bool"}
-        if f"no-{longs[0]}" in spellings:
+        if f"no-{name}" in off:
             found["negatable"] = True
+        others = sorted(x for x in off if x != f"no-{name}")
         return found | ({"negative": others} if others else {})
     if action == "_StoreTrueAction":
         return {"type": "bool"}

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from manyhost.checks.finding import Finding
 from manyhost.checks.objects import Container, Context, Group, Object, Pod, place
 
-# LWS adds -<group>-<worker>, StatefulSet a revision hash: above this the labels no longer fit.
+# LWS adds -<group>-<worker> for pod names, at most -999999-2147483646, and StatefulSet a hash of
+# about as many characters for a label: together they fit the 63 of a DNS label.
 MAX_LWS_NAME = 45
 _LABEL_LENGTH = 63
 
@@ -75,12 +76,11 @@ def _check_object(item: Object) -> Iterator[Finding]:
 
 def _check_group(group: Group) -> Iterator[Finding]:
     name = group.owner["metadata"]["name"]
-    longest = f"{name}-{max(group.replicas - 1, 0)}-{max(group.size - 1, 0)}"
-    if len(name) > MAX_LWS_NAME or len(longest) > _LABEL_LENGTH:
+    if len(name) > MAX_LWS_NAME:
         yield Finding(
             "name",
             f"{place(group.owner)} metadata.name",
-            f"{len(name)} characters, pods are called {longest}",
+            f"{len(name)} characters leave no room for what LWS adds to the names of pods",
             f"use at most {MAX_LWS_NAME}",
         )
 

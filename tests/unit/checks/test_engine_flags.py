@@ -116,14 +116,21 @@ def test_accepted(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--max-model-length", "1"], "--max-model-length is no flag of vLLM 0.26.0; did you mean --max-model-len?"),
+        (["--sed", "1"], "--sed is no flag of vLLM 0.26.0; did you mean --seed?"),
         (["--zzz"], "--zzz is no flag of vLLM 0.26.0; remove it"),
-        (["--no-disable-log-stats"], "--disable-log-stats cannot be switched off with --no-disable-log-stats in vLLM 0.26.0; leave the flag out"),
+        (
+            ["--no-disable-log-stats"],
+            "--disable-log-stats cannot be switched off with --no-disable-log-stats in vLLM 0.26.0;"
+            " leave the flag out",
+        ),
         (["--seed", "1.5"], "--seed takes a whole number, '1.5' was given"),
         (["--seed", "1e+06"], "--seed takes a whole number, '1e+06' was given"),
         (["--seed"], "--seed needs a value (int)"),
         (["--seed", "1", "2"], "--seed takes one value, 2 were given"),
-        (["--max-model-len", "1.5K"], "--max-model-len takes a whole number such as 32768 or 32k, or auto, '1.5K' was given"),
+        (
+            ["--max-model-len", "1.5K"],
+            "--max-model-len takes a whole number such as 32768 or 32k, or auto, '1.5K' was given",
+        ),
         (["--gpu-memory-utilization", "most"], "--gpu-memory-utilization takes a number, 'most' was given"),
         (["--trust-remote-code", "false"], "--trust-remote-code takes no value, 'false' was given"),
         (["--no-trust-remote-code=x"], "--no-trust-remote-code takes no value, 'x' was given"),
