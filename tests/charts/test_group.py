@@ -149,9 +149,7 @@ def test_members_prefer_near_hosts_and_the_nearest_most():
 
 def test_target_nodes_bind_the_pods():
     affinity = pod(render({"targetNodes": ["node-1", "node-2.example"]}))["spec"]["affinity"]
-    (term,) = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
-        "nodeSelectorTerms"
-    ]
+    (term,) = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert term["matchExpressions"] == [
         {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-1", "node-2.example"]}
     ]

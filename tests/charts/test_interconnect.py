@@ -107,9 +107,7 @@ def test_without_interconnect_nothing_is_added():
 def test_the_daemon_is_a_native_sidecar_with_two_capabilities():
     container = daemon()
     assert container["restartPolicy"] == "Always"
-    assert container["securityContext"] == {
-        "capabilities": {"add": ["NET_ADMIN", "NET_BIND_SERVICE"]}
-    }
+    assert container["securityContext"] == {"capabilities": {"add": ["NET_ADMIN", "NET_BIND_SERVICE"]}}
     assert container["command"] == ["/bin/sh", "/opt/manyhost/tcpxo-daemon.sh"]
     variables = {item["name"]: item["value"] for item in container["env"]}
     assert container["startupProbe"]["exec"]["command"] == [
@@ -197,9 +195,7 @@ def test_plugin_of_its_own_image_is_installed_before_the_daemon_starts():
     install = init_containers(values)["tcpxo-install"]
     assert install["image"].endswith("nccl-plugin-gpudirecttcpx-dev:v1.0.15")
     mounts = [m for m in engine_container(objects)["volumeMounts"] if m["name"] == "nccl-plugin"]
-    assert mounts == [
-        {"name": "nccl-plugin", "mountPath": "/usr/local/nccl-plugin", "readOnly": True}
-    ]
+    assert mounts == [{"name": "nccl-plugin", "mountPath": "/usr/local/nccl-plugin", "readOnly": True}]
 
 
 @pytest.mark.parametrize(

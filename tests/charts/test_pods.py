@@ -46,9 +46,7 @@ def test_the_engine_container_is_the_default_one_and_runs_the_launch_script():
     assert annotations["kubectl.kubernetes.io/default-container"] == "vllm"
     container = engine_container(objects)
     assert container["command"] == ["bash", "/opt/manyhost/launch.sh"]
-    assert {"name": "scripts", "mountPath": "/opt/manyhost", "readOnly": True} in container[
-        "volumeMounts"
-    ]
+    assert {"name": "scripts", "mountPath": "/opt/manyhost", "readOnly": True} in container["volumeMounts"]
 
 
 def test_the_pod_is_left_alone_by_kubernetes():

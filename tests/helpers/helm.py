@@ -69,9 +69,7 @@ def render_text(
             files = _load(chart).render(values or {}, name=release, namespace=namespace)
         except HelmError as error:
             raise RenderError(str(error)) from None
-        return "\n---\n".join(
-            text for name, text in sorted(files.items()) if not name.endswith("NOTES.txt")
-        )
+        return "\n---\n".join(text for name, text in sorted(files.items()) if not name.endswith("NOTES.txt"))
     command = [str(helm_binaries()[engine]), "template", release, str(chart)]
     command += ["--namespace", namespace, "--values", "-", *options]
     done = subprocess.run(
@@ -120,9 +118,7 @@ def kinds(objects: list[Object]) -> list[str]:
 
 def pod(objects: list[Object], role: str = "leader") -> Object:
     """Return the pod template of a role."""
-    template: Object = find(objects, "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"][
-        f"{role}Template"
-    ]
+    template: Object = find(objects, "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"][f"{role}Template"]
     return template
 
 

@@ -142,7 +142,7 @@ JSON prints a large whole number with all its digits. */}}
 {{- end }}
 {{- end }}
 {{- range $name, $value := $env }}
-- name: {{ $name }}
+- name: {{ quote $name }}
   value: {{ $value | replace "$" "$$" | quote }}
 {{- end }}
 {{- end }}

@@ -7,6 +7,7 @@ Names, labels and the image reference.
   manyhost.image               reference of the engine image (root context)
   manyhost.networks            names of the Network objects in NIC order, as JSON (root context)
   manyhost.ranksPerHost        GPUs of one host; a host without GPUs counts as one rank
+  manyhost.strings             a map of strings, each line after a line end (takes the map)
   manyhost.amount              a count or a percentage (takes the value)
 */}}
 
@@ -59,4 +60,11 @@ leaderworkerset.sigs.k8s.io/worker-index: "0"
 {{- /* A count, or a percentage in quotes. */}}
 {{- define "manyhost.amount" -}}
 {{ if kindIs "string" . }}{{ quote . }}{{ else }}{{ int64 . }}{{ end }}
+{{- end }}
+
+{{- /* Not toYaml: it gives nothing at all for a map in which one string holds a control character. */}}
+{{- define "manyhost.strings" -}}
+{{- range $key, $value := . }}
+{{ quote $key }}: {{ quote $value }}
+{{- end }}
 {{- end }}

@@ -13,7 +13,7 @@ metadata:
     app.kubernetes.io/component: {{ .role }}
     role: {{ .role }}
     {{- with .root.Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
+    {{- include "manyhost.strings" . | nindent 4 }}
     {{- end }}
   annotations:
     {{- .annotations | nindent 4 }}
@@ -39,9 +39,14 @@ the chart that changes nothing for the engine. */}}
 {{- $_ := set $set "networking.gke.io/interfaces" (toJson $interfaces) }}
 {{- end }}
 {{- end }}
-{{- merge $set .Values.podAnnotations
+{{- $own := merge $set
   (include (printf "manyhost.interconnect.%s.annotations" $network.interconnect) . | fromYaml)
-  (include "manyhost.storage.annotations" . | fromYaml) | toYaml }}
+  (include "manyhost.storage.annotations" . | fromYaml) }}
+{{- range $key, $_ := .Values.podAnnotations }}
+{{- $_ := unset $own $key }}
+{{- end }}
+{{- toYaml $own }}
+{{- include "manyhost.strings" .Values.podAnnotations }}
 {{- end }}
 
 {{- /* A change of a script restarts the groups: a running pod keeps the launch script it started. */}}
@@ -72,7 +77,7 @@ securityContext:
 {{- end }}
 {{- with $values.host.nodeSelector }}
 nodeSelector:
-  {{- toYaml . | nindent 2 }}
+  {{- include "manyhost.strings" . | nindent 2 }}
 {{- end }}
 {{- with $values.host.tolerations }}
 tolerations:

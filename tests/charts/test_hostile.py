@@ -1,0 +1,153 @@
+"""Hostile text in any string value: refused, or carried as it is. It never becomes YAML or a template."""
+
+import copy
+import json
+
+import pytest
+import yaml
+import yaml12
+
+from tests.helpers.helm import CHART, RenderError, args, env, expand, merge, nest, render, render_text
+
+HOSTILE = [
+    "a: b\n- c\n---\nkind: Pod",
+    "quote \" and ' and \\ end",
+    '{{ fail "executed" }}{{- .Values }}',
+    "$(HOME) $$(HOME) $$ $x ${y} `id`; $(id) | & > /dev/null $",
+    "[1, {2: # comment",
+    "&anchor *alias !!tag %YAML",
+    "null",
+    "yes",
+    "0o17",
+    "1e3",
+    " tab\tand\r\nline ends\n ",
+    "snowman ☃ emoji 🚀 nel \x85 sep \u2028 bom \ufeff bell \x07 del \x7f",
+]
+
+# Every string that a user can set, lists included.
+BASE = merge(
+    yaml.safe_load((CHART / "values.yaml").read_text()),
+    {
+        "clusterName": "x",
+        "queue": "x",
+        "targetNodes": ["x"],
+        "recipe": "x/y",
+        "exclusiveTopologyKey": "x",
+        "model": {"path": "/x", "servedName": "x"},
+        "host": {"nodeSelector": {"key": "x"}, "tolerations": [{"key": "x", "value": "x"}]},
+        "network": {"interconnect": "tcpxo", "ncclSettings": [{"name": "X", "value": "x"}]},
+        "gpuPlatformSettings": {"useHostPlugin": False},
+        "volumes": {
+            "ssdHostPath": "/x",
+            "gcsMounts": [{"bucketName": "xyz", "mountPath": "/x", "onlyDir": "x"}],
+            "hostMounts": [{"name": "x", "hostPath": "/x", "mountPath": "/host"}],
+        },
+        "vllm": {
+            "command": ["x"],
+            "serverArgs": {"text": "x", "list": ["x"], "map": {"x": "y"}},
+            "env": [{"name": "X", "value": "x"}],
+            "service": {"annotations": {"key": "x"}},
+        },
+        "serviceAccount": {"name": "x", "annotations": {"key": "x"}},
+        "podDisruptionBudget": {"enabled": True},
+        "networkPolicy": {"enabled": True, "allowedNamespaces": ["x"]},
+        "autoscaling": {"enabled": True},
+        "podAnnotations": {"key": "x"},
+        "podLabels": {"key": "x"},
+    },
+)
+ARGUMENTS = ["vllm.serverArgs.text", "vllm.serverArgs.list.0", "vllm.serverArgs.map.x"]
+
+
+def strings(node, path=()):
+    if isinstance(node, str):
+        yield path
+    elif isinstance(node, dict):
+        for key, inner in node.items():
+            yield from strings(inner, (*path, key))
+    elif isinstance(node, list):
+        for index, inner in enumerate(node):
+            yield from strings(inner, (*path, index))
+
+
+LEAVES = {".".join(map(str, path)): path for path in strings(BASE)}
+
+
+def replaced(path, value):
+    result = copy.deepcopy(BASE)
+    node = result
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    return result
+
+
+def attempt(path, value):
+    try:
+        return render(replaced(path, value))
+    except RenderError as error:
+        assert "executed" not in str(error).partition("): ")[2].partition('"')[0]
+        return None
+
+
+def compare(actual, expected, marker, value, expanded=False):
+    """The render with the value is the render with the marker, but for the text itself."""
+    assert type(actual) is type(expected)
+    if isinstance(expected, dict):
+        assert list(actual) == list(expected)
+        for key in expected:
+            inside = expanded or key in ("env", "args")
+            compare(actual[key], expected[key], marker, value, inside)
+    elif isinstance(expected, list):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
+            compare(one, other, marker, value, expanded)
+    elif isinstance(expected, str) and marker in expected:
+        assert (expand(actual) if expanded else actual) == expected.replace(marker, value)
+    else:
+        assert actual == expected
+
+
+@pytest.mark.parametrize("name", [name for name in LEAVES if name not in (*ARGUMENTS, "vllm.env.0.name")])
+def test_text_stays_text(name):
+    path = LEAVES[name]
+    for form in ("{}", "/{}", "image/{}:v1"):
+        reference = attempt(path, form.format("marker"))
+        for text in HOSTILE if reference else HOSTILE[:1]:
+            found = attempt(path, form.replace("{}", text))
+            if found is not None:
+                compare(found, reference, "marker", text)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("text", [*HOSTILE, "", "-x", "--port=1"])
+def test_arguments_stay_one_word(name, text):
+    given = args(attempt(LEAVES[name], text))
+    flag = name.split(".")[2]
+    if flag == "text" and text.startswith("-"):
+        assert f"--text={text}" in given
+    else:
+        word = given[given.index(f"--{flag}") + 1]
+        assert word == text if flag == "text" else json.loads(word) in ([text], {"x": text})
+
+
+def test_old_and_new_yaml_readers_agree():
+    text = render_text(replaced(LEAVES["vllm.env.0.value"], "yes: 0o17 ~"))
+    new = [item for item in yaml12.parse_yaml(text, multi=True) if item]
+    old = [item for item in yaml.safe_load_all(text) if item]
+    assert new == old
+
+
+@pytest.mark.parametrize("key", ["true", "null", "yes", "1", "1e3", "0x1"])
+def test_keys_that_yaml_could_take_for_something_else(key):
+    maps = ("podLabels", "podAnnotations", "host.nodeSelector", "vllm.service.annotations")
+    maps += ("serviceAccount.annotations", "host.resources.limits")
+    objects = render(merge(*(nest(path, {key: "1"}) for path in maps)))
+    assert sum(text.count(f"'{key}': ") for text in map(str, objects)) == 2 * 4 + 2
+
+
+@pytest.mark.parametrize("name", ["true", "NULL", "Yes", "n", "_"])
+def test_names_of_variables_that_yaml_could_take_for_something_else(name):
+    variables = [{"name": name, "value": "1"}]
+    found = env(render({"vllm": {"env": variables}, "network": {"ncclSettings": variables}}))
+    assert found[name] == found[f"MANYHOST_SET_{name}"] == "1"

@@ -1,0 +1,111 @@
+"""Writes the table of values in a chart's README.md from the comments in its values.yaml.
+
+    python tools/chart_readme.py            write it
+    python tools/chart_readme.py --check    exit 1 when it is out of date
+
+The schema says where a value ends: what it describes by `properties` is a block, the rest is a value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).resolve().parents[1] / "charts" / "llm-multihost"
+BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
+LINE = re.compile(r"( *)(?:# ?(?P<comment>.*)|(?P<key>[\w-]+):.*)")
+WIDEST = 60  # a longer default is given by its first characters
+
+
+def comments(text: str) -> dict[str, str]:
+    """Return the comment above each key of a YAML text, by dotted path."""
+    found: dict[str, str] = {}
+    stack: list[tuple[int, str]] = []
+    block: list[str] = []
+    for line in text.splitlines():
+        match = LINE.fullmatch(line)
+        if not match:
+            block = []
+        elif match["key"] is None:
+            block.append(match["comment"])
+        else:
+            indent = len(match[1])
+            stack = [item for item in stack if item[0] < indent]
+            stack.append((indent, match["key"]))
+            found[".".join(key for _, key in stack)] = " ".join(block)
+            block = []
+    return found
+
+
+def leaves(values: dict[str, Any], schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted path and the default of every value, in the order of values.yaml."""
+    for key, value in values.items():
+        inner = schema["properties"][key]
+        if "properties" in inner:
+            yield from leaves(value, inner, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def cell(text: str) -> str:
+    """Escape what would end a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def default(value: Any) -> str:
+    """Return a default as one short line of code."""
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) > WIDEST:
+        text = f"{text[:WIDEST]}..."
+    return f"`{cell(text)}`"
+
+
+def table(chart: Path) -> str:
+    """Return the table of values.
+
+    Raises:
+        SystemExit: a value has no comment.
+    """
+    text = (chart / "values.yaml").read_text(encoding="utf-8")
+    schema = json.loads((chart / "values.schema.json").read_text(encoding="utf-8"))
+    said = comments(text)
+    rows = ["| Key | Default | Meaning |", "|---|---|---|"]
+    for path, value in leaves(yaml.safe_load(text), schema):
+        if not said.get(path):
+            sys.exit(f"values.yaml: {path} has no comment; say above it what it does")
+        rows.append(f"| `{path}` | {default(value)} | {cell(said[path])} |")
+    return "\n".join(rows)
+
+
+def main() -> int:
+    """Write or check the table; return the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, say if it is old")
+    check = parser.parse_args().check
+    readme = CHART / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        sys.exit(f"{readme.name}: the lines {BEGIN} and {END} are missing; put them back")
+    new = f"{before}{BEGIN}\n{table(CHART)}\n{END}{after}"
+    if new == old:
+        return 0
+    if check:
+        print(f"{readme.name}: the table of values is old; run python tools/chart_readme.py")
+        return 1
+    temporary = readme.with_suffix(".md.tmp")
+    temporary.write_text(new, encoding="utf-8")
+    temporary.replace(readme)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
