@@ -1,0 +1,1 @@
+"""Kubernetes and Cloud Storage: preflight, releases, roll-outs, chat and removal."""

@@ -1,0 +1,405 @@
+"""The connection to one Kubernetes cluster: bounded, retried, and with errors of one sentence."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from manyhost.errors import NotReady, RemoteError
+
+T = TypeVar("T")
+Object = dict[str, Any]
+
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 15.0
+PAGE = 500  # objects per list call: what kubectl uses (--chunk-size)
+_METADATA = "application/json;as={kind};g=meta.k8s.io;v=v1"
+
+
+class Unreachable(RemoteError):
+    """The API server did not answer."""
+
+
+class Refused(RemoteError):
+    """The API server answered with an error.
+
+    Attributes:
+        status: The HTTP status.
+    """
+
+    def __init__(self, message: str, *, status: int, where: str = "", fix: str = "") -> None:
+        super().__init__(message, where=where, fix=fix)
+        self.status = status
+
+
+class Missing(Refused):
+    """The object or the resource type does not exist."""
+
+
+class Forbidden(Refused):
+    """The user may not do this (403) or is not known to the cluster (401)."""
+
+
+class Connection:
+    """One cluster, as the current user sees it. Safe to use from several threads.
+
+    Attributes:
+        context: Name of the kubeconfig context in use.
+        cluster: Name of the kubeconfig's cluster entry.
+        namespace: The context's default namespace.
+    """
+
+    def __init__(self, client: Any, configuration: Any, context: str, cluster: str, namespace: str) -> None:
+        self._client = client
+        self._configuration = configuration
+        self._auth = threading.Lock()  # an exec plugin refreshes the token in place
+        self.context = context
+        self.cluster = cluster
+        self.namespace = namespace
+
+    @property
+    def client(self) -> Any:
+        """The kubernetes.client.ApiClient, for what has no plain HTTP form (port-forward)."""
+        return self._client
+
+    def get(self, path: str, *, query: Mapping[str, Any] | None = None, metadata: bool = False) -> Object:
+        """Return one object, or one list, as JSON.
+
+        Args:
+            path: For example path_of("v1", "pods", "default", "name").
+            query: Query parameters; None values are left out.
+            metadata: Ask for the metadata only.
+
+        Raises:
+            Missing: It does not exist.
+            Forbidden: No permission.
+            Refused: Any other refusal.
+            Unreachable: No answer.
+        """
+        accept = _METADATA.format(kind="PartialObjectMetadata") if metadata else "application/json"
+        found: Object = msgspec.json.decode(self._request("GET", path, query=query, accept=accept))
+        return found
+
+    def find(self, path: str, *, metadata: bool = False) -> Object | None:
+        """Return one object, or None when there is none (or no such resource type)."""
+        try:
+            return self.get(path, metadata=metadata)
+        except Missing:
+            return None
+
+    def pages(
+        self,
+        path: str,
+        kind: type[T],
+        *,
+        labels: str = "",
+        fields: str = "",
+        metadata: bool = False,
+    ) -> Iterator[T]:
+        """Yield the objects of a list, page by page, decoded into a struct with the wanted fields only.
+
+        Args:
+            path: The collection.
+            kind: What each item is decoded to; dict for all of it.
+            labels: Label selector.
+            fields: Field selector.
+            metadata: Ask for the metadata only.
+        """
+        accept = _METADATA.format(kind="PartialObjectMetadataList") if metadata else "application/json"
+        decoder = msgspec.json.Decoder(_page_of(kind))
+        query: dict[str, Any] = {
+            "labelSelector": labels or None,
+            "fieldSelector": fields or None,
+            "limit": PAGE,
+        }
+        while True:
+            page = decoder.decode(self._request("GET", path, query=query, accept=accept))
+            yield from page.items or ()
+            if not page.metadata.next:
+                return
+            query["continue"] = page.metadata.next
+
+    def create(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
+        """Create an object in a collection; with dry_run the server only says whether it would."""
+        return self._write("POST", path, body, dry_run)
+
+    def apply(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
+        """Apply an object server-side."""
+        query = {"fieldManager": "manyhost", "force": "true"}
+        return self._write("PATCH", path, body, dry_run, "application/apply-patch+yaml", query)
+
+    def replace(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
+        """Replace an object."""
+        return self._write("PUT", path, body, dry_run)
+
+    def delete(self, path: str) -> bool:
+        """Delete an object with everything it owns; False when it did not exist."""
+        try:
+            self._request("DELETE", path, query={"propagationPolicy": "Background"})
+        except Missing:
+            return False
+        return True
+
+    def text(self, path: str, *, query: Mapping[str, Any] | None = None) -> str:
+        """Return a plain text answer (container logs)."""
+        return self._request("GET", path, query=query, accept="*/*").decode(errors="replace")
+
+    def stream(self, path: str, *, query: Mapping[str, Any] | None = None) -> Iterator[bytes]:
+        """Yield an endless answer (followed logs) in the pieces it comes in."""
+        response = self._open("GET", path, query=query, accept="*/*", read_seconds=None, preload=False)
+        import urllib3
+
+        try:
+            yield from response.stream(65536, decode_content=True)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from None
+        finally:
+            response.close()
+
+    # ------------------------------------------------------------------ inside
+    def _write(
+        self,
+        method: str,
+        path: str,
+        body: Object,
+        dry_run: bool,
+        kind: str = "application/json",
+        query: Mapping[str, Any] | None = None,
+    ) -> Object:
+        query = {**(query or {}), "dryRun": "All" if dry_run else None}
+        data = self._request(method, path, query=query, body=msgspec.json.encode(body), kind=kind)
+        answer: Object = msgspec.json.decode(data)
+        return answer
+
+    def _request(self, method: str, path: str, **options: Any) -> bytes:
+        data: bytes = self._open(method, path, **options).data
+        return data
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: bytes | None = None,
+        kind: str = "",
+        accept: str = "application/json",
+        read_seconds: float | None = READ_SECONDS,
+        preload: bool = True,
+    ) -> Any:
+        import urllib3
+
+        safe = method == "GET"
+        retries = urllib3.Retry(
+            connect=2,
+            read=1 if safe else 0,
+            status=3,
+            other=0,
+            total=4,
+            redirect=0,
+            allowed_methods=None,  # a write is repeated only when it was not sent, or refused as too many
+            status_forcelist=(429, 503) if safe else (429,),
+            respect_retry_after_header=False,  # a server may ask for an hour
+            backoff_factor=0.2,
+            raise_on_status=False,
+        )
+        parameters = [(name, str(value)) for name, value in (query or {}).items() if value is not None]
+        headers = {"Accept": accept, "User-Agent": "manyhost", **({"Content-Type": kind} if kind else {})}
+        with self._auth:
+            self._authenticate(headers)
+        from urllib.parse import urlencode
+
+        url = self._configuration.host + path + (f"?{urlencode(parameters)}" if parameters else "")
+        try:
+            response = self._client.rest_client.pool_manager.request(
+                method,
+                url,
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+                retries=retries,
+                preload_content=preload,
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from None
+        if response.status >= 400:
+            raise self._refused(method, path, response.status, response.data)
+        return response
+
+    def _authenticate(self, headers: dict[str, str]) -> None:
+        from kubernetes.config import ConfigException
+
+        try:
+            for setting in self._configuration.auth_settings().values():
+                if setting["in"] == "header" and setting["value"]:
+                    headers[setting["key"]] = setting["value"]
+        except (ConfigException, OSError, ValueError) as error:
+            raise NotReady(
+                f"the credentials of context {self.context} cannot be renewed: {_line(error)}",
+                where="kubeconfig",
+                fix="log in again, for example: gcloud auth login",
+            ) from None
+
+    def _unreachable(self, error: BaseException) -> Unreachable:
+        host = self._configuration.host
+        reason = getattr(error, "reason", None) or error
+        name = type(reason).__name__
+        text = str(reason)
+        if "CERTIFICATE_VERIFY_FAILED" in text or name == "SSLError":
+            why = "its certificate is not the one in the kubeconfig: probably another cluster now has this address"
+        elif "Timeout" in name or "timed out" in text:
+            why = "no answer in time"
+        elif "NameResolution" in name or "Name or service not known" in text or "getaddrinfo" in text:
+            why = "its name is not known: the cluster may be gone"
+        elif "refused" in text:
+            why = "connection refused: the cluster may be gone or stopped"
+        elif "unreachable" in text or "No route" in text:
+            why = "no route to it: a private cluster needs its VPN or bastion"
+        else:
+            why = _line(reason)
+        return Unreachable(
+            f"the Kubernetes API at {host} cannot be reached: {why}",
+            fix="kubectl cluster-info --context " + self.context,
+        )
+
+    def _refused(self, method: str, path: str, status: int, body: bytes) -> Refused:
+        try:
+            message = str(msgspec.json.decode(body)["message"])
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+            message = body.decode(errors="replace")
+        message = _line(message) or f"{method} {path} failed with HTTP status {status}"
+        if status == 401:
+            return Forbidden(
+                f"the cluster does not accept the credentials of context {self.context}",
+                status=status,
+                fix="log in again (they may have expired), for example: gcloud auth login",
+            )
+        if status == 403 and "admission webhook" not in message:
+            return Forbidden(message, status=status, fix="ask for this permission; kubectl auth can-i --list")
+        if status == 404:
+            return Missing(message, status=status)
+        return Refused(message, status=status)
+
+
+class _PageMeta(msgspec.Struct, frozen=True):
+    next: str | None = msgspec.field(name="continue", default=None)
+
+
+def _page_of(kind: Any) -> Any:
+    return msgspec.defstruct(
+        "Page", [("items", list[kind] | None, None), ("metadata", _PageMeta, _PageMeta())]
+    )
+
+
+def path_of(version: str, plural: str, namespace: str = "", name: str = "", part: str = "") -> str:
+    """Return the path of a collection, an object or a subresource.
+
+    Args:
+        version: apiVersion, "v1" or "<group>/<version>".
+        plural: The resource, lower case.
+        namespace: Empty for cluster-scoped resources and for all namespaces.
+        name: Empty for the collection.
+        part: A subresource such as "log".
+    """
+    base = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    parts = [base, *(["namespaces", quote(namespace, safe="")] if namespace else []), plural]
+    parts += [quote(item, safe="") for item in (name, part) if item]
+    return "/".join(parts)
+
+
+def connect(context: str = "") -> Connection:
+    """Open the cluster of a kubeconfig context; nothing is sent yet.
+
+    The kubeconfig is $KUBECONFIG, else ~/.kube/config.
+
+    Raises:
+        NotReady: There is no kubeconfig, it is broken, or it has no such context.
+    """
+    # The import alone takes half a second: only commands that talk to a cluster pay for it.
+    import yaml
+    from kubernetes.client import ApiClient, Configuration
+    from kubernetes.config import ConfigException, kube_config
+
+    files = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    if not any(Path(item).expanduser().is_file() for item in files.split(os.pathsep) if item):
+        raise NotReady(
+            "there is no kubeconfig",
+            where=files,
+            fix="gcloud container clusters get-credentials CLUSTER --region REGION, or set KUBECONFIG",
+        )
+    configuration = type.__call__(Configuration)  # not the process-wide default
+    try:
+        reader: Any = kube_config  # the module has no types
+        contexts, current = reader.list_kube_config_contexts(config_file=files)
+        known = {item["name"]: item for item in contexts or ()}
+        chosen = known.get(context) if context else current
+        if chosen is None:
+            raise NotReady(
+                f"there is no context {context!r}; it has {', '.join(sorted(known)) or 'none'}",
+                where=files,
+                fix="kubectl config get-contexts",
+            )
+        reader.load_kube_config(config_file=files, context=chosen["name"], client_configuration=configuration)
+    except (
+        ConfigException,
+        yaml.YAMLError,
+        OSError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+    ) as error:
+        raise NotReady(
+            f"the kubeconfig cannot be used: {_line(error)}", where=files, fix="kubectl config view"
+        ) from None
+    details = chosen.get("context") or {}
+    return Connection(
+        ApiClient(configuration=configuration),
+        configuration,
+        chosen["name"],
+        str(details.get("cluster", "")),
+        str(details.get("namespace") or "default"),
+    )
+
+
+def check_cluster(connection: Connection, name: str, project: str = "") -> None:
+    """Refuse a cluster that is not the one that the settings name.
+
+    GKE's contexts are called gke_<project>_<location>_<name>; other contexts must carry the name itself.
+
+    Args:
+        connection: The cluster in use.
+        name: The cluster that is meant; empty means any.
+        project: Its Google Cloud project; empty means any.
+
+    Raises:
+        NotReady: It is another one.
+    """
+    if not name:
+        return
+    seen = [connection.context, connection.cluster]
+    for entry in seen:
+        parts = entry.split("_")
+        if parts[0] == "gke" and len(parts) == 4:
+            if parts[3] == name and (not project or parts[1] == project):
+                return
+        elif entry == name:
+            return
+    raise NotReady(
+        f"the settings mean cluster {name}, the current context is {connection.context}",
+        where="cluster_name",
+        fix=f"gcloud container clusters get-credentials {name} --region REGION"
+        f"{f' --project {project}' if project else ''}, or kubectl config use-context CONTEXT",
+    )
+
+
+def _line(text: object) -> str:
+    """The first line of a message, without its class prefix and not endless."""
+    first = next((line.strip() for line in str(text).splitlines() if line.strip()), "")
+    return first if len(first) <= 400 else first[:397] + "..."

@@ -1,0 +1,136 @@
+"""Installing or upgrading a release."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from manyhost.cluster.connection import Connection
+from manyhost.cluster.release import Change, Releases, changes, is_ours, newest, rehearse
+from manyhost.cluster.rollout import Report, Wait
+from manyhost.cluster.target import Target
+from manyhost.errors import InvalidInput
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deployment would do.
+
+    Attributes:
+        release: The release.
+        namespace: Its namespace.
+        action: install, upgrade or nothing.
+        revision: The revision in place; 0 when there is none.
+        changes: Object by object.
+    """
+
+    release: str
+    namespace: str
+    action: str
+    revision: int
+    changes: list[Change]
+
+
+class Deployed(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment that has become ready.
+
+    Attributes:
+        release: The release.
+        namespace: Its namespace.
+        revision: The Helm revision in force.
+        groups: Groups that answer.
+        hosts: Hosts of all groups.
+        install_seconds: What the installation took.
+        ready_seconds: From the end of the installation until all was ready.
+    """
+
+    release: str
+    namespace: str
+    revision: int
+    groups: int
+    hosts: int
+    install_seconds: float
+    ready_seconds: float
+
+
+def propose(connection: Connection, target: Target) -> Proposal:
+    """Compare a target with what is installed, and let the API server rehearse it; nothing is changed.
+
+    Raises:
+        InvalidInput: The server or an admission webhook would refuse it, or the release is another chart's.
+        NotReady: The namespace or the LeaderWorkerSet API is missing.
+    """
+    current = newest(connection, target.namespace, target.release)
+    live = []
+    if current:
+        releases = Releases(connection, target.namespace)
+        chart = releases.chart(target.release)
+        if not is_ours(chart):
+            raise InvalidInput(
+                f"release {target.release} exists and is of chart {chart or 'unknown'}",
+                where="release",
+                fix="choose another name with --release",
+            )
+        live = releases.manifest(target.release)
+    rehearse(connection, target)
+    found = changes(live, target.objects)
+    settled = current is not None and current.status == "deployed"
+    action = "install" if not current else "nothing" if settled and not found else "upgrade"
+    return Proposal(
+        release=target.release,
+        namespace=target.namespace,
+        action=action,
+        revision=current.revision if current else 0,
+        changes=found,
+    )
+
+
+def apply(connection: Connection, target: Target, proposal: Proposal) -> int:
+    """Do what was proposed; return the revision now in force.
+
+    Raises:
+        InvalidInput: An admission webhook refuses an object after all.
+        RemoteError: Helm fails.
+    """
+    if proposal.action == "nothing":
+        return proposal.revision
+    releases = Releases(connection, target.namespace)
+    return releases.install(target) if proposal.action == "install" else releases.upgrade(target)
+
+
+def deploy(
+    connection: Connection, target: Target, proposal: Proposal, *, timeout: float, report: Report
+) -> Deployed:
+    """Do what was proposed and wait until every host answers.
+
+    Args:
+        connection: The cluster.
+        target: What to install.
+        proposal: From propose().
+        timeout: Seconds to wait for the groups.
+        report: Receives the events of the wait.
+
+    Raises:
+        Failed: A host gave up, a group keeps crashing, or time is up.
+        NotReady: The cluster has no place for it.
+        InvalidInput: An object is refused.
+        RemoteError: Helm fails.
+    """
+    begin = time.monotonic()
+    revision = apply(connection, target, proposal)
+    installed = time.monotonic()
+    look = Wait(connection, target.namespace, target.release, timeout=timeout, report=report).run()
+    return Deployed(
+        release=target.release,
+        namespace=target.namespace,
+        revision=revision,
+        groups=look.replicas,
+        hosts=len(look.hosts),
+        install_seconds=round(installed - begin, 2),
+        ready_seconds=round(time.monotonic() - installed, 2),
+    )
+
+
+def patience(target: Target) -> float:
+    """Seconds to wait when nobody says how long: the plan's cold start, plus ten minutes for images and nodes."""
+    return float(target.plan.startup_seconds + 600)

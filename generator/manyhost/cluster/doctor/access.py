@@ -1,0 +1,184 @@
+"""The API server, permissions, versions, the namespace and its limits."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+from manyhost.cluster.connection import Object, path_of
+from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
+from manyhost.cluster.quantity import parse, show
+from manyhost.cluster.target import KINDS
+
+# Native sidecars (interconnect daemon, GCS FUSE) are on by default since 1.29: kubernetes.io, "Sidecar Containers".
+_OLDEST = (1, 29)
+_REVIEW = path_of("authorization.k8s.io/v1", "selfsubjectaccessreviews")
+
+
+@check("api", "Does the Kubernetes API answer, with these credentials?", needs=(), cheap=True)
+def api(sight: Sight) -> Finding:
+    """One request that every authenticated user may make."""
+    version = _version(sight)
+    sight.connection.create(_REVIEW, _review("get", "", "pods", sight.target.namespace))
+    return passed(f"Kubernetes {version} answers as context {sight.connection.context}")
+
+
+@check("permissions", "May you do what deploy, status, logs, chat and teardown do?", cheap=True)
+def permissions(sight: Sight) -> Finding:
+    """SelfSubjectAccessReviews; one for everything first, which answers for administrators."""
+    namespace = sight.target.namespace
+    if _allowed(sight, ("*", "*", "*", namespace)):
+        return passed("everything in the namespace is allowed")
+    wanted = []
+    for item in {item["kind"] for item in sight.target.objects}:
+        version, plural = KINDS[item]
+        group = version.split("/")[0] if "/" in version else ""
+        wanted += [(verb, group, plural, namespace) for verb in ("get", "list", "create", "patch", "delete")]
+    wanted += [
+        (verb, "", "secrets", namespace) for verb in ("get", "list", "create", "update", "delete")
+    ]  # Helm's record
+    wanted += [
+        ("get", "", "pods", namespace),
+        ("list", "", "pods", namespace),
+        ("get", "", "pods/log", namespace),
+        ("create", "", "pods/portforward", namespace),
+        ("list", "", "events", namespace),
+    ]
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda item: _allowed(sight, item), wanted))
+    denied = [f"{verb} {plural}{f'.{group}' if group else ''}" for (verb, group, plural, _), yes in zip(wanted, answers, strict=True) if not yes]  # fmt: skip
+    if denied:
+        shown = ", ".join(sorted(denied)[:6]) + (f" and {len(denied) - 6} more" if len(denied) > 6 else "")
+        return failed(
+            f"you may not, in namespace {namespace}: {shown}",
+            f"kubectl create rolebinding manyhost --clusterrole admin --user YOU --namespace {namespace}"
+            " (run by an administrator, with the LeaderWorkerSet resources in that role)",
+        )
+    return passed(f"all {len(wanted)} permissions are there")
+
+
+@check("kubernetes-version", "Is Kubernetes new enough?")
+def kubernetes_version(sight: Sight) -> Finding:
+    """Native sidecars are the floor."""
+    version = _version(sight)
+    match = re.match(r"v(\d+)\.(\d+)", version)
+    if not match:
+        return warned(f"version {version!r} is not understood")
+    if (int(match[1]), int(match[2])) < _OLDEST:
+        return failed(
+            f"Kubernetes {version} is older than {_OLDEST[0]}.{_OLDEST[1]}: it has no native sidecars",
+            "gcloud container clusters upgrade CLUSTER --region REGION --master",
+        )
+    return passed(f"Kubernetes {version}")
+
+
+@check("namespace", "Does the namespace exist, and does it admit such pods?", cheap=True)
+def namespace(sight: Sight) -> Finding:
+    """Existence, and Pod Security admission."""
+    name = sight.target.namespace
+    found = sight.once("namespace", lambda: sight.find("v1", "namespaces", name))
+    if found is None:
+        return failed(f"namespace {name} does not exist", f"kubectl create namespace {name}")
+    if (found.get("status") or {}).get("phase") == "Terminating":
+        return failed(f"namespace {name} is being deleted", "use another --namespace")
+    enforced = (found["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce", "privileged")
+    order = ("restricted", "baseline", "privileged")
+    level = sight.target.plan.environment.security.level
+    if enforced in order and order.index(level) > order.index(enforced):
+        return failed(
+            f"namespace {name} enforces the Pod Security level {enforced}; "
+            f"pods of {sight.target.plan.environment.name} need {level}",
+            f"kubectl label namespace {name} pod-security.kubernetes.io/enforce={level} --overwrite",
+        )
+    return passed(f"namespace {name} admits {level} pods")
+
+
+@check("quota", "Does the namespace's quota allow the groups?", needs=("api", "namespace"))
+def quota(sight: Sight) -> Finding | list[Finding]:
+    """Every ResourceQuota against what all groups request."""
+    target = sight.target
+    quotas = sight.list("v1", "resourcequotas", target.namespace)
+    if not quotas:
+        return passed("the namespace has no quota")
+    needed = _needed(sight)
+    own = sum(1 for pod in _own_pods(sight))
+    share = own / max(1, target.groups * target.size)  # an upgrade reuses what the release has now
+    findings: list[Finding] = []
+    for item in quotas:
+        status = item.get("status") or {}
+        hard, used = status.get("hard") or item["spec"].get("hard") or {}, status.get("used") or {}
+        for key, limit in hard.items():
+            amount = needed.get(key, 0.0)
+            resource = key.removeprefix("requests.").removeprefix("limits.")
+            taken = parse(used.get(key, "0")) - share * amount
+            if amount and taken + amount > parse(limit):
+                findings.append(
+                    failed(
+                        f"quota {item['metadata']['name']} allows {show(resource, parse(limit))} {key}, "
+                        f"{show(resource, taken)} are used and {show(resource, amount)} are needed",
+                        f"kubectl edit resourcequota {item['metadata']['name']} --namespace {target.namespace}",
+                    )
+                )
+    return findings or passed(f"{len(quotas)} quota{'s' * (len(quotas) != 1)} leave room")
+
+
+@check("queue", "Does the Kueue queue exist?", needs=("api", "namespace"))
+def queue(sight: Sight) -> Finding:
+    """Only when the values name one."""
+    name = str(sight.target.effective.get("queue") or "")
+    if not name:
+        return skipped("no queue is set")
+    known = sight.list("kueue.x-k8s.io/v1beta1", "localqueues", sight.target.namespace)
+    names = sorted(item["metadata"]["name"] for item in known)
+    if name not in names:
+        return failed(
+            f"namespace {sight.target.namespace} has no LocalQueue {name}; it has {', '.join(names) or 'none'}",
+            "kubectl get localqueues --all-namespaces",
+        )
+    return passed(f"LocalQueue {name} exists")
+
+
+def _version(sight: Sight) -> str:
+    return str(sight.once("version", lambda: sight.connection.get("/version"))["gitVersion"])
+
+
+def _review(verb: str, group: str, plural: str, namespace: str) -> Object:
+    resource, _, part = plural.partition("/")
+    attributes = {
+        "verb": verb,
+        "group": group,
+        "resource": resource,
+        "subresource": part,
+        "namespace": namespace,
+    }
+    return {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": attributes},
+    }
+
+
+def _allowed(sight: Sight, item: tuple[str, str, str, str]) -> bool:
+    answer = sight.connection.create(_REVIEW, _review(*item))
+    return bool((answer.get("status") or {}).get("allowed"))
+
+
+def _own_pods(sight: Sight) -> list[Object]:
+    labels = f"leaderworkerset.sigs.k8s.io/name={sight.target.release}"
+    return sight.list("v1", "pods", sight.target.namespace, labels=labels, metadata=True)
+
+
+def _needed(sight: Sight) -> dict[str, float]:
+    """What all groups request, under the names that quotas use."""
+    from manyhost.cluster.doctor.hosts import requests_of
+
+    target = sight.target
+    total: dict[str, float] = {"pods": 0.0, "services": 2.0, "configmaps": 1.0, "count/pods": 0.0}
+    for role, count in (("leader", 1), ("worker", target.size - 1)):
+        pods = count * target.groups
+        total["pods"] += pods
+        total["count/pods"] += pods
+        for name, amount in requests_of(target.pod(role)["spec"]).items():
+            for key in (name, f"requests.{name}"):
+                total[key] = total.get(key, 0.0) + amount * pods
+    return total

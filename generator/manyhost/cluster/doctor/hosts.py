@@ -1,0 +1,275 @@
+"""Enough free hosts of the right type, and why the others are not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from manyhost.cluster.connection import path_of
+from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
+from manyhost.cluster.phases import NAME
+from manyhost.cluster.quantity import parse, show
+
+Amounts = dict[str, float]
+_SHOWN = 4  # hosts named in a message
+
+
+# Only what is looked at is decoded: a thousand nodes and five thousand pods stay small.
+class _Meta(msgspec.Struct):
+    name: str = ""
+    namespace: str = ""
+    labels: dict[str, str] | None = None
+
+
+class _Taint(msgspec.Struct):
+    key: str
+    effect: str
+    value: str = ""
+
+
+class _NodeSpec(msgspec.Struct):
+    unschedulable: bool = False
+    taints: list[_Taint] | None = None
+
+
+class _Condition(msgspec.Struct):
+    type: str
+    status: str
+
+
+class _NodeStatus(msgspec.Struct):
+    allocatable: dict[str, str] | None = None
+    conditions: list[_Condition] | None = None
+
+
+class _Node(msgspec.Struct):
+    metadata: _Meta
+    spec: _NodeSpec
+    status: _NodeStatus
+
+
+class _Resources(msgspec.Struct):
+    requests: dict[str, str] | None = None
+
+
+class _Container(msgspec.Struct):
+    resources: _Resources | None = None
+    restart_policy: str = msgspec.field(name="restartPolicy", default="")
+
+
+class _PodSpec(msgspec.Struct):
+    containers: list[_Container]
+    init: list[_Container] | None = msgspec.field(name="initContainers", default=None)
+    node: str = msgspec.field(name="nodeName", default="")
+    overhead: dict[str, str] | None = None
+
+
+class _Pod(msgspec.Struct):
+    metadata: _Meta
+    spec: _PodSpec
+
+
+@check("hosts", "Are enough free hosts of the right type there?")
+def hosts(sight: Sight) -> Finding:
+    """Allocatable minus what running pods request, for each host that the pods could go to."""
+    target = sight.target
+    spec = target.pod("leader")["spec"]
+    selector = spec.get("nodeSelector") or {}
+    labels = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+    nodes = list(sight.connection.pages(path_of("v1", "nodes"), _Node, labels=labels))
+    if not nodes:
+        return failed(
+            f"no node carries {labels}{_others(sight, selector)}" if labels else "the cluster has no node",
+            f"manyhost discover {target.plan.environment.name}, or add a node pool of "
+            f"{target.plan.environment.host.machine_type}",
+        )
+    wanted = target.groups * target.size
+    request = requests_of(spec)
+    request["pods"] = 1.0
+    used, by = _usage(sight)
+    spread = bool(spec.get("topologySpreadConstraints"))
+    free, blocked = 0, []
+    for node in nodes:
+        reason = _closed(node, spec)
+        if not reason:
+            room, reason = _room(node, request, used.get(node.metadata.name, {}))
+            room = min(room, target.groups) if spread else room
+            free += room
+            if room:
+                continue
+            others = by.get(node.metadata.name)
+            reason += f", used by {', '.join(others[:2])}" if others else ""
+        blocked.append((node.metadata.name, reason))
+    needs = f"{wanted} hosts are needed ({target.groups} group{'s' * (target.groups != 1)} of {target.size})"
+    if free >= wanted:
+        return passed(f"{needs}, {free} are free")
+    shown = "; ".join(f"{name}: {reason}" for name, reason in blocked[:_SHOWN])
+    more = f"; and {len(blocked) - _SHOWN} more" if len(blocked) > _SHOWN else ""
+    return failed(
+        f"{needs}, {free} of {len(nodes)} {'is' if free == 1 else 'are'} free"
+        + (f": {shown}{more}" if blocked else ""),
+        _fix(blocked, target.plan.environment.host.machine_type),
+    )
+
+
+def requests_of(spec: dict[str, Any]) -> Amounts:
+    """Return what a pod requests of a host: containers and sidecars together, or its largest init container.
+
+    Args:
+        spec: A pod's spec, as in a manifest; limits count where requests are missing.
+    """
+    pod = msgspec.convert(
+        {
+            "containers": [_with_requests(item) for item in spec.get("containers") or []],
+            "initContainers": [_with_requests(item) for item in spec.get("initContainers") or []],
+            "overhead": spec.get("overhead"),
+        },
+        _PodSpec,
+    )
+    return _requests(pod)
+
+
+def _with_requests(container: dict[str, Any]) -> dict[str, Any]:
+    resources = container.get("resources") or {}
+    merged = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    texts = {name: str(value) for name, value in merged.items()}
+    return {"resources": {"requests": texts}, "restartPolicy": container.get("restartPolicy", "")}
+
+
+def _requests(pod: _PodSpec) -> Amounts:
+    total: Amounts = {}
+    peak: Amounts = {}
+    for item in pod.init or ():
+        amounts = _amounts(item)
+        if item.restart_policy == "Always":
+            _add(total, amounts)
+            continue
+        for name, amount in amounts.items():
+            peak[name] = max(peak.get(name, 0.0), amount + total.get(name, 0.0))
+    for item in pod.containers:
+        _add(total, _amounts(item))
+    for name, amount in peak.items():
+        total[name] = max(total.get(name, 0.0), amount)
+    _add(total, {name: parse(value) for name, value in (pod.overhead or {}).items()})
+    return total
+
+
+def _amounts(container: _Container) -> Amounts:
+    requests = (container.resources.requests if container.resources else None) or {}
+    return {name: parse(value) for name, value in requests.items()}
+
+
+def _add(total: Amounts, more: Amounts) -> None:
+    for name, amount in more.items():
+        total[name] = total.get(name, 0.0) + amount
+
+
+def _usage(sight: Sight) -> tuple[dict[str, Amounts], dict[str, list[str]]]:
+    """Return what running pods of others request on each node, and who holds its GPUs."""
+    target = sight.target
+    used: dict[str, Amounts] = {}
+    by: dict[str, list[str]] = {}
+    fields = "status.phase!=Succeeded,status.phase!=Failed,spec.nodeName!="
+    for pod in sight.connection.pages(path_of("v1", "pods"), _Pod, fields=fields):
+        meta = pod.metadata
+        if meta.namespace == target.namespace and (meta.labels or {}).get(NAME) == target.release:
+            continue  # an upgrade replaces them
+        amounts = _requests(pod.spec)
+        amounts["pods"] = 1.0
+        _add(used.setdefault(pod.spec.node, {}), amounts)
+        if any("/gpu" in name for name in amounts):
+            by.setdefault(pod.spec.node, []).append(f"{meta.namespace}/{meta.name}")
+    return used, by
+
+
+def _closed(node: _Node, spec: dict[str, Any]) -> str:
+    """Why nothing new goes to a node; empty when something may."""
+    ready = next((c.status for c in node.status.conditions or () if c.type == "Ready"), "Unknown")
+    if ready != "True":
+        return "not ready"
+    if node.spec.unschedulable:
+        return "cordoned"
+    for taint in node.spec.taints or ():
+        if taint.effect != "PreferNoSchedule" and not any(
+            _tolerates(t, taint) for t in spec.get("tolerations") or []
+        ):
+            value = f"={taint.value}" if taint.value else ""
+            return f"taint {taint.key}{value}:{taint.effect} is not tolerated"
+    if not _affine(node.metadata.labels or {}, spec):
+        return "not among the target nodes"
+    return ""
+
+
+def _tolerates(toleration: dict[str, Any], taint: _Taint) -> bool:
+    if toleration.get("effect") and toleration["effect"] != taint.effect:
+        return False
+    if not toleration.get("key"):
+        return toleration.get("operator") == "Exists"
+    if toleration["key"] != taint.key:
+        return False
+    return toleration.get("operator") == "Exists" or str(toleration.get("value", "")) == taint.value
+
+
+def _affine(labels: dict[str, str], spec: dict[str, Any]) -> bool:
+    """Required node affinity with the operators that the chart uses (In, Exists)."""
+    affinity = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ) or {}
+    terms = affinity.get("nodeSelectorTerms") or []
+    return not terms or any(
+        all(
+            item["key"] in labels
+            and (item["operator"] == "Exists" or labels[item["key"]] in item.get("values", []))
+            for item in term.get("matchExpressions") or []
+        )
+        for term in terms
+    )
+
+
+def _room(node: _Node, request: Amounts, used: Amounts) -> tuple[int, str]:
+    """How many pods fit on a node, and what is short when none does."""
+    allocatable = {name: parse(value) for name, value in (node.status.allocatable or {}).items()}
+    fewest, short = 1 << 30, ""
+    for name, amount in request.items():
+        if amount <= 0:
+            continue
+        left = allocatable.get(name, 0.0) - used.get(name, 0.0)
+        if left < amount and not short:
+            total = allocatable.get(name, 0.0)
+            short = f"{show(name, max(left, 0.0))} of {show(name, total)} {name} free, {show(name, amount)} needed"
+        fewest = min(fewest, max(0, int((left + 1e-6) // amount)))
+    return fewest, short
+
+
+def _others(sight: Sight, selector: dict[str, str]) -> str:
+    """Which values the first label of a selector has instead."""
+    if not selector:
+        return ""
+    key = next((key for key in selector if "accelerator" in key), next(iter(selector)))
+    seen: Counter[str] = Counter()
+    for item in sight.connection.pages(path_of("v1", "nodes"), _NodeLabels, labels=key, metadata=True):
+        seen[(item.metadata.labels or {}).get(key, "")] += 1
+    if not seen:
+        return f"; no node has the label {key}"
+    return "; there are " + ", ".join(f"{count} with {value}" for value, count in seen.most_common(4))
+
+
+class _NodeLabels(msgspec.Struct):
+    metadata: _Meta
+
+
+def _fix(blocked: list[tuple[str, str]], machine: str) -> str:
+    reasons = [reason for _, reason in blocked]
+    cordoned = [name for name, reason in blocked if reason == "cordoned"]
+    if cordoned:
+        return f"kubectl uncordon {' '.join(cordoned[:_SHOWN])}"
+    tainted = next(((name, reason) for name, reason in blocked if reason.startswith("taint ")), None)
+    if tainted:
+        return f"kubectl taint nodes {tainted[0]} {tainted[1].split()[1]}-"
+    if any(reason.startswith("not ready") for reason in reasons):
+        return "kubectl describe node " + next(
+            name for name, reason in blocked if reason.startswith("not ready")
+        )
+    return f"free the hosts, or add nodes of {machine} to the node pool"

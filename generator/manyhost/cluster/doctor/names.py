@@ -1,0 +1,87 @@
+"""Names: the release, and objects that are in its way."""
+
+from __future__ import annotations
+
+from manyhost.cluster.connection import path_of
+from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
+from manyhost.cluster.release import Releases, is_ours, newest
+from manyhost.cluster.target import KINDS
+
+_LONGEST = 45  # pod names and StatefulSet labels add suffixes to it; labels end at 63 characters
+
+
+@check(
+    "release",
+    "Is the release's name free, or an older revision of the same?",
+    needs=("api", "namespace"),
+    cheap=True,
+)
+def release(sight: Sight) -> Finding:
+    """Helm's record of it."""
+    target = sight.target
+    if len(target.release) > _LONGEST:
+        return failed(f"{target.release} has more than {_LONGEST} characters", "choose a shorter --release")
+    found = newest(sight.connection, target.namespace, target.release)
+    if found is None:
+        return passed(f"{target.release} is free")
+    chart = Releases(sight.connection, target.namespace).chart(target.release)
+    if chart and not is_ours(chart):
+        return failed(f"release {target.release} exists and is of chart {chart}", "choose another --release")
+    if found.status.startswith(("pending", "uninstalling")):
+        return failed(
+            f"release {target.release} is {found.status}: an operation runs or was cut off",
+            f"helm rollback {target.release} --namespace {target.namespace}, or manyhost teardown {target.recipe}",
+        )
+    if found.status == "failed":
+        return warned(f"revision {found.revision} of {target.release} has failed; this would be the next", "")
+    return passed(f"{target.release} is there as revision {found.revision}: it would be upgraded")
+
+
+@check(
+    "conflicts", "Is anything of the same name in the way?", needs=("api", "namespace", "lws-api"), cheap=True
+)
+def conflicts(sight: Sight) -> Finding | list[Finding]:
+    """Objects of the names that the chart uses and that Helm does not own for this release."""
+    target, wrong = sight.target, []
+    for item in target.objects:
+        version, plural = KINDS[item["kind"]]
+        name = item["metadata"]["name"]
+        found = sight.connection.find(path_of(version, plural, target.namespace, name), metadata=True)
+        if found is None:
+            continue
+        owner = (found["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", "")
+        if owner != target.release:
+            wrong.append(
+                failed(
+                    f"{item['kind']} {name} exists and belongs to {f'release {owner}' if owner else 'no release'}",
+                    f"choose another --release, or: kubectl delete {plural} {name} --namespace {target.namespace}",
+                )
+            )
+    return wrong or passed(f"all {len(target.objects)} names are free or its own")
+
+
+@check("hf-secret", "Is the Hugging Face token there, when it is needed?", needs=("api", "namespace"))
+def hf_secret(sight: Sight) -> Finding:
+    """The Secret and its key; the value is looked at only for being there."""
+    target = sight.target
+    settings = target.effective["huggingface"]
+    name, key = settings["secretName"], settings["secretData"]["token"]
+    gated = target.plan.model.gated
+    if target.plan.weights_source != "hub":
+        return skipped("weights do not come from the hub")
+    if not name:
+        return failed(f"{target.plan.model.hub_id} is gated and no Secret is set", "set huggingface.secretName") if gated else skipped("no Secret is set")  # fmt: skip
+    fix = (
+        f"kubectl create secret generic {name} --namespace {target.namespace} --from-literal={key}=$HF_TOKEN"
+    )
+    found = sight.find("v1", "secrets", name, target.namespace)
+    problem = ""
+    if found is None:
+        problem = f"Secret {name} does not exist in namespace {target.namespace}"
+    elif not (found.get("data") or {}).get(key):
+        problem = f"Secret {name} has no key {key}"
+    if not problem:
+        return passed(f"Secret {name} has its key {key}")
+    if gated:
+        return failed(f"{problem}, and {target.plan.model.hub_id} is gated", fix)
+    return warned(f"{problem}: the download would be anonymous and may be throttled", fix)

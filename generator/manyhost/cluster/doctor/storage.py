@@ -1,0 +1,143 @@
+"""The bucket: its driver, its place, who may use it, and the weights in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from manyhost.cluster import gcs
+from manyhost.cluster.connection import Connection
+from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
+from manyhost.errors import NotReady, RemoteError
+
+_DRIVER = "gcsfuse.csi.storage.gke.io"
+
+
+@check("gcs-driver", "Is the Cloud Storage FUSE driver there?")
+def gcs_driver(sight: Sight) -> Finding:
+    """Only when a bucket is mounted."""
+    if not _mounts(sight):
+        return skipped("no bucket is mounted")
+    if sight.find("storage.k8s.io/v1", "csidrivers", _DRIVER) is None:
+        return failed(
+            f"the cluster has no CSI driver {_DRIVER}",
+            "gcloud container clusters update CLUSTER --region REGION --update-addons GcsFuseCsiDriver=ENABLED",
+        )
+    return passed(f"{_DRIVER} is there")
+
+
+@check("bucket", "Does the bucket exist, near the cluster?", needs=())
+def bucket(sight: Sight) -> Finding | list[Finding]:
+    """Existence and location of every mounted bucket."""
+    if not _mounts(sight):
+        return skipped("no bucket is mounted")
+    region = _region(sight)
+    findings: list[Finding] = []
+    for name in sorted({mount["bucketName"] for mount in _mounts(sight)}):
+        try:
+            found = _bucket(sight, name)
+        except NotReady as error:
+            findings.append(warned(f"could not look at gs://{name}: {error.message}", error.fix))
+            continue
+        except RemoteError as error:
+            findings.append(failed(error.message, error.fix))
+            continue
+        if region and found.location.lower() != region:
+            make = f"gcloud storage buckets create gs://NAME --location={region} --uniform-bucket-level-access --enable-hierarchical-namespace"  # noqa: E501
+            text = f"gs://{name} is in {found.location.lower()}, the cluster in {region}: every start would read far and pay for it"
+            findings.append(failed(text, make) if found.kind == "region" else warned(text, make))
+    return findings or passed(
+        f"{', '.join(sorted({m['bucketName'] for m in _mounts(sight)}))} exist in the region"
+    )
+
+
+@check("bucket-access", "May the workload's identity use the bucket?", needs=("bucket",))
+def bucket_access(sight: Sight) -> Finding | list[Finding]:
+    """The bucket's policy, for the pods' Kubernetes ServiceAccount."""
+    if not _mounts(sight):
+        return skipped("no bucket is mounted")
+    target = sight.target
+    findings: list[Finding] = []
+    for mount in _mounts(sight):
+        name, write = mount["bucketName"], not mount.get("readOnly")
+        role = "roles/storage.objectUser" if write else "roles/storage.objectViewer"
+        project = target.plan.settings.site.project_id or "PROJECT"
+        fix = (
+            f"gcloud storage buckets add-iam-policy-binding gs://{name} --role {role} --member "
+            f'"principal://iam.googleapis.com/projects/PROJECT_NUMBER/locations/global/workloadIdentityPools/'
+            f'{project}.svc.id.goog/subject/ns/{target.namespace}/sa/{target.service_account}"'
+        )
+        try:
+            access = gcs.access_of(_store(sight), name, target.namespace, target.service_account)
+        except (NotReady, RemoteError) as error:
+            findings.append(warned(f"could not read the policy of gs://{name}: {error.message}", fix))
+            continue
+        if not access.read or (write and not access.write):
+            what = "read" if not access.read else "write to"
+            findings.append(
+                failed(
+                    f"ServiceAccount {target.namespace}/{target.service_account} may not {what} gs://{name}",
+                    fix,
+                )
+            )
+    return findings or passed(f"ServiceAccount {target.namespace}/{target.service_account} may use it")
+
+
+@check("weights", "Are the model's weights staged?", needs=("bucket",))
+def weights(sight: Sight) -> Finding:
+    """config.json and as many safetensors files as the model has."""
+    target = sight.target
+    if target.plan.weights_source != "bucket":
+        return skipped("weights do not come from a bucket")
+    path = target.plan.weights_path
+    mount = next(
+        (m for m in _mounts(sight) if path.startswith(f"{(m.get('mountPath') or '/gcs').rstrip('/')}/")), None
+    )
+    if mount is None:
+        return failed(f"no mounted bucket holds {path}", "manyhost explain weights.path")
+    below = path[len((mount.get("mountPath") or "/gcs").rstrip("/")) :].strip("/")
+    prefix = "/".join(part for part in (str(mount.get("onlyDir") or "").strip("/"), below) if part)
+    place = f"gs://{mount['bucketName']}/{prefix}"
+    try:
+        names = gcs.names(_store(sight), mount["bucketName"], f"{prefix}/")
+    except NotReady as error:
+        return warned(f"could not look into {place}: {error.message}", error.fix)
+    except RemoteError as error:
+        return failed(error.message, error.fix)
+    count = sum(name.endswith(".safetensors") for name in names)
+    wanted = target.plan.model.weights_files
+    stage = (
+        f"hf download {target.plan.model.hub_id} --local-dir model && gcloud storage cp -r model/* {place}/"
+    )
+    if f"{prefix}/config.json" not in names:
+        return failed(f"{place} has no config.json: nothing is staged there", stage)
+    if count != wanted:
+        return failed(f"{place} has {count} of {wanted} safetensors files", stage)
+    return passed(f"{place} has config.json and {count} safetensors files")
+
+
+def _mounts(sight: Sight) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = sight.target.effective["volumes"]["gcsMounts"]
+    return mounts
+
+
+def _store(sight: Sight) -> gcs.Store:
+    store: gcs.Store = sight.once("gcs", lambda: gcs.open_store(sight.target.plan.settings.site.project_id))
+    return store
+
+
+def _bucket(sight: Sight, name: str) -> gcs.Bucket:
+    found: gcs.Bucket = sight.once(f"bucket {name}", lambda: gcs.bucket_of(_store(sight), name))
+    return found
+
+
+def _region(sight: Sight) -> str:
+    site = sight.target.plan.settings.site
+    return (site.cluster_region or site.region or _region_of(sight.connection)).lower()
+
+
+def _region_of(connection: Connection) -> str:
+    """The region in a GKE context's name (gke_<project>_<location>_<name>), from a zone's too."""
+    parts = connection.context.split("_")
+    if parts[0] != "gke" or len(parts) != 4:
+        return ""
+    return "-".join(parts[2].split("-")[:2])

@@ -1,0 +1,182 @@
+"""One look at a release: its LeaderWorkerSet, its pods, and what their launch scripts say."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from manyhost.cluster.connection import Connection, Missing, Object, Refused, path_of
+from manyhost.cluster.phases import (
+    ENGINE_CONTAINER,
+    NAME,
+    Host,
+    Problem,
+    ScriptLine,
+    event_problem,
+    host_of,
+    last_script_line,
+    timestamp,
+)
+from manyhost.cluster.target import LWS
+
+_LOGS_AT_ONCE = 8
+_LOGS_A_LOOK = 32  # with more hosts than that starting, a look shows the logs of the first ones
+_LOG_BYTES = 1 << 20
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """A release at one moment.
+
+    Attributes:
+        exists: Whether its LeaderWorkerSet exists.
+        replicas: Groups wanted.
+        size: Hosts of a group.
+        ready_groups: Groups that the controller counts as ready.
+        updated_groups: Groups that run the newest template.
+        settled: Whether the controller has seen the newest specification; None when its version does not say.
+        hosts: Every host that should exist or does, by group and host.
+    """
+
+    exists: bool
+    replicas: int = 0
+    size: int = 0
+    ready_groups: int = 0
+    updated_groups: int = 0
+    settled: bool | None = None
+    hosts: tuple[Host, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all groups run the newest template and every host is ready."""
+        return (
+            self.exists
+            and self.settled is not False
+            and self.ready_groups == self.updated_groups == self.replicas
+            and len(self.hosts) == self.replicas * self.size
+            and all(host.phase == "ready" for host in self.hosts)
+        )
+
+
+class Observer:
+    """Looks at one release again and again; remembers how far it has read the logs.
+
+    Args:
+        connection: The cluster.
+        namespace: The release's namespace.
+        release: Its name.
+    """
+
+    def __init__(self, connection: Connection, namespace: str, release: str) -> None:
+        self._connection = connection
+        self._namespace = namespace
+        self._release = release
+        self._lines: dict[str, ScriptLine] = {}  # by pod uid
+        self._read: set[str] = set()
+
+    def look(self, *, logs: bool = True) -> Look:
+        """Look once.
+
+        Args:
+            logs: Also read the launch scripts' lines of hosts that run and are not ready.
+
+        Raises:
+            Unreachable: The API server does not answer.
+            Refused: It refuses.
+        """
+        lws = self._connection.find(path_of(*LWS, self._namespace, self._release))
+        if lws is None:
+            return Look(exists=False)
+        pods = list(
+            self._connection.pages(
+                path_of("v1", "pods", self._namespace), dict[str, Any], labels=f"{NAME}={self._release}"
+            )
+        )
+        if logs:
+            self._read_logs([pod for pod in pods if _talks(pod)])
+        known = {}
+        for pod in pods:
+            host = host_of(pod, self._lines.get(pod["metadata"]["uid"]))
+            known[host.group, host.host] = host
+        status, spec = lws.get("status") or {}, lws["spec"]
+        replicas = int(spec.get("replicas", 1))
+        size = int(spec["leaderWorkerTemplate"].get("size", 1))
+        for group in range(replicas):
+            for index in range(size):
+                suffix = f"-{index}" if index else ""
+                name = f"{self._release}-{group}{suffix}"
+                known.setdefault((group, index), Host(group=group, host=index, pod=name))
+        seen = status.get("observedGeneration")
+        return Look(
+            exists=True,
+            replicas=replicas,
+            size=size,
+            ready_groups=int(status.get("readyReplicas", 0)),
+            updated_groups=int(status.get("updatedReplicas", 0)),
+            settled=None if seen is None else seen >= lws["metadata"]["generation"],
+            hosts=tuple(known[key] for key in sorted(known)),
+        )
+
+    def events(self, since: float) -> list[Problem]:
+        """Explain the namespace's recent Warning events about this release's objects.
+
+        Args:
+            since: Only events last seen at or after this time, seconds since the epoch.
+        """
+        path = path_of("v1", "events", self._namespace)
+        found = []
+        for event in self._connection.pages(path, dict[str, Any], fields="type=Warning"):
+            name = (event.get("involvedObject") or {}).get("name", "")
+            if name != self._release and not name.startswith(f"{self._release}-"):
+                continue
+            last = event.get("lastTimestamp") or event.get("eventTime") or ""
+            if timestamp(last) + 1 < since:  # timestamps have whole seconds
+                continue
+            problem = event_problem(event)
+            if problem:
+                found.append(problem)
+        return found
+
+    def tail(self, pod: str, lines: int = 8) -> list[str]:
+        """Return the last lines of the engine container's log, of its former life when it has just ended."""
+        path = path_of("v1", "pods", self._namespace, pod, "log")
+        for previous in ("true", None):
+            query = {"container": ENGINE_CONTAINER, "tailLines": lines, "previous": previous}
+            try:
+                text = self._connection.text(path, query=query)
+            except Refused:
+                continue
+            if text.strip():
+                return text.rstrip().splitlines()
+        return []
+
+    def _read_logs(self, pods: list[Object]) -> None:
+        if not pods:
+            return
+        with ThreadPoolExecutor(_LOGS_AT_ONCE) as pool:
+            list(pool.map(self._read_log, pods[:_LOGS_A_LOOK]))
+
+    def _read_log(self, pod: Object) -> None:
+        uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
+        query: dict[str, Any] = {"container": ENGINE_CONTAINER, "limitBytes": _LOG_BYTES}
+        if uid in self._read:
+            query["sinceSeconds"] = 10  # read before: only what is new; a look comes every second or two
+        try:
+            text = self._connection.text(path_of("v1", "pods", self._namespace, name, "log"), query=query)
+        except (Missing, Refused):
+            return  # the container has gone, or its node does not answer
+        self._read.add(uid)
+        line = last_script_line(text.splitlines())
+        if line:
+            self._lines[uid] = line
+
+
+def _talks(pod: Object) -> bool:
+    """Whether the engine container runs and the pod is not ready yet."""
+    from manyhost.cluster.phases import is_ready
+
+    if is_ready(pod) or pod["metadata"].get("deletionTimestamp"):
+        return False
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    return any(s["name"] == ENGINE_CONTAINER and "running" in (s.get("state") or {}) for s in statuses)

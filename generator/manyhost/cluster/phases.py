@@ -1,0 +1,325 @@
+"""Where every host of a release stands, read from pod objects and the launch script's phase lines.
+
+Pure functions: what goes in are API objects and log texts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+Pod = dict[str, Any]
+Phase = Literal[
+    "absent", "pending", "scheduled", "image", "sidecar", "weights", "load", "ready", "draining", "failed"
+]
+
+NAME = "leaderworkerset.sigs.k8s.io/name"
+GROUP = "leaderworkerset.sigs.k8s.io/group-index"
+WORKER = "leaderworkerset.sigs.k8s.io/worker-index"
+REVISION = "leaderworkerset.sigs.k8s.io/template-revision-hash"
+ENGINE_CONTAINER = "vllm"
+
+# launch.sh's phases as the phases of a host; the others say nothing about how far it is.
+_SCRIPT_PHASES: dict[str, Phase] = {
+    "start": "weights",
+    "profile": "weights",
+    "weights": "weights",
+    "peers": "load",
+    "attempt": "load",
+    "engine": "load",
+    "serving": "load",  # until the readiness probe agrees
+    "draining": "draining",
+    "held": "failed",
+    "end": "failed",
+}
+_LINE = re.compile(r"^(?:(?P<time>\S+Z) )?manyhost phase=(?P<phase>[a-z]+) (?P<rest>.*)$")
+_PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
+_IMAGE_ERRORS = {
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable",
+    "ImageInspectError",
+}  # fmt: skip
+_CONFIG_ERRORS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+
+
+class ScriptLine(msgspec.Struct, frozen=True):
+    """One phase line of the launch script.
+
+    Attributes:
+        phase: start, profile, weights, peers, engine, serving, draining, attempt, held or end.
+        seconds: Since the script's start.
+        reason: Why; empty for most.
+        fields: All key=value pairs of the line.
+    """
+
+    phase: str
+    seconds: float
+    reason: str
+    fields: dict[str, str]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why a host does not come up.
+
+    Attributes:
+        kind: unschedulable, image, config, crash, held, denied, network, volume or lost.
+        message: One sentence.
+        fix: What to do about it.
+        patience: Seconds after which waiting is pointless; None when it may still cure itself.
+    """
+
+    kind: str
+    message: str
+    fix: str
+    patience: float | None
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """One host (pod) of a group."""
+
+    group: int
+    host: int
+    pod: str
+    uid: str = ""
+    node: str = ""
+    address: str = ""
+    phase: Phase = "absent"
+    detail: str = ""
+    restarts: int = 0
+    revision: str = ""
+    problem: Problem | None = None
+
+    @property
+    def role(self) -> str:
+        """The leader is host 0 of its group."""
+        return "leader" if self.host == 0 else "worker"
+
+
+def script_line(text: str) -> ScriptLine | None:
+    """Parse a line of a container's log; None when it is not a phase line."""
+    match = _LINE.match(text.rstrip())
+    if not match:
+        return None
+    fields = {key: value.strip('"') for key, value in _PAIR.findall(match["rest"])}
+    try:
+        seconds = float(fields.get("seconds", "0"))
+    except ValueError:
+        seconds = 0.0
+    return ScriptLine(match["phase"], seconds, fields.get("reason", ""), fields)
+
+
+def last_script_line(lines: Iterable[str]) -> ScriptLine | None:
+    """Return the last phase line of a log."""
+    last = None
+    for text in lines:
+        last = script_line(text) or last
+    return last
+
+
+def host_of(pod: Pod, line: ScriptLine | None = None) -> Host:
+    """Return how far a pod is.
+
+    Args:
+        pod: The pod object.
+        line: The last phase line of its engine container, when the log was read.
+    """
+    labels = pod["metadata"].get("labels") or {}
+    status = pod.get("status") or {}
+    containers = status.get("containerStatuses") or []
+    inits = status.get("initContainerStatuses") or []
+    phase, detail = _phase(pod, containers, inits, line)
+    return Host(
+        group=int(labels.get(GROUP, 0)),
+        host=int(labels.get(WORKER, 0)),
+        pod=pod["metadata"]["name"],
+        uid=pod["metadata"].get("uid", ""),
+        node=(pod.get("spec") or {}).get("nodeName", ""),
+        address=status.get("podIP", ""),
+        phase=phase,
+        detail=detail,
+        restarts=sum(int(item.get("restartCount", 0)) for item in [*containers, *inits]),
+        revision=labels.get(REVISION, ""),
+        problem=_problem(pod, containers, inits, line),
+    )
+
+
+def is_ready(pod: Pod) -> bool:
+    """Whether a pod is Ready and not on its way out."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    return (_condition(pod, "Ready") or {}).get("status") == "True"
+
+
+def _phase(
+    pod: Pod, containers: list[dict[str, Any]], inits: list[dict[str, Any]], line: ScriptLine | None
+) -> tuple[Phase, str]:
+    if pod["metadata"].get("deletionTimestamp"):
+        return "draining", "is being removed"
+    status = pod.get("status") or {}
+    if status.get("phase") == "Failed":
+        return "failed", status.get("reason", "")
+    if is_ready(pod):
+        return "ready", ""
+    if not (pod.get("spec") or {}).get("nodeName"):
+        return "pending", ""
+    if not containers and not inits:
+        return "scheduled", ""
+    engine = _named(containers, ENGINE_CONTAINER)
+    state = engine.get("state") or {}
+    if "running" in state:
+        if line is None:
+            return "load", ""
+        return _SCRIPT_PHASES.get(line.phase, "load"), _detail(line)
+    if "terminated" in state:
+        return "failed", f"ended with code {state['terminated'].get('exitCode')}"
+    return _before_start(inits)
+
+
+def _before_start(inits: list[dict[str, Any]]) -> tuple[Phase, str]:
+    """The step between scheduling and the engine's start: which init container it hangs on."""
+    for item in inits:
+        state = item.get("state") or {}
+        if "waiting" in state and not item.get("imageID"):
+            return "image", item["name"]
+        if "terminated" in state:
+            continue
+        if not item.get("started", False) or "running" not in state:
+            return "sidecar", item["name"]
+    return "image", ENGINE_CONTAINER
+
+
+def _detail(line: ScriptLine) -> str:
+    if line.phase == "peers":
+        return "waits for the other hosts"
+    if line.phase == "attempt":
+        return line.reason
+    return line.reason or {"engine": "engine starts", "serving": "engine answers"}.get(line.phase, "")
+
+
+def _problem(
+    pod: Pod, containers: list[dict[str, Any]], inits: list[dict[str, Any]], line: ScriptLine | None
+) -> Problem | None:
+    name = pod["metadata"]["name"]
+    if pod["metadata"].get("deletionTimestamp"):
+        return None
+    status = pod.get("status") or {}
+    scheduled = _condition(pod, "PodScheduled") or {}
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        return unschedulable(name, scheduled.get("message", ""))
+    if status.get("reason") in {"NodeLost", "NodeAffinity", "UnexpectedAdmissionError", "Evicted"}:
+        return Problem("lost", f"{name}: {status['reason']}: {status.get('message', '')}", "", None)
+    for item in [*inits, *containers]:
+        problem = _container_problem(name, item)
+        if problem:
+            return problem
+    if line and line.phase == "held":
+        return Problem(
+            "held",
+            f"{name} gave up: {line.reason or 'no reason given'}",
+            f"kubectl logs {name} -c {ENGINE_CONTAINER}; correct the recipe and deploy again",
+            0,
+        )
+    ready = _condition(pod, "Ready") or {}
+    if ready.get("status") == "Unknown" or ready.get("reason") == "NodeNotReady":
+        node = (pod.get("spec") or {}).get("nodeName", "")
+        return Problem("lost", f"{name}: node {node} does not answer", f"kubectl describe node {node}", None)
+    return None
+
+
+def _container_problem(pod: str, item: dict[str, Any]) -> Problem | None:
+    state = item.get("state") or {}
+    waiting = state.get("waiting") or {}
+    reason, message = waiting.get("reason", ""), _short(waiting.get("message", ""))
+    if reason in _IMAGE_ERRORS:
+        image = item.get("image", "")
+        return Problem(
+            "image",
+            f"{pod}: image {image} of {item['name']} cannot be pulled: {message or reason}",
+            "check the image's name and tag, and that the nodes may read the registry",
+            5 if reason in {"InvalidImageName", "ErrImageNeverPull"} else 120,
+        )
+    if reason in _CONFIG_ERRORS:
+        return Problem(
+            "config", f"{pod}: container {item['name']} cannot be created: {message or reason}",
+            f"kubectl describe pod {pod}", 60,
+        )  # fmt: skip
+    ended = state.get("terminated") or (item.get("lastState") or {}).get("terminated") or {}
+    crashed = ended.get("exitCode", 0) != 0 and ("terminated" in state or reason == "CrashLoopBackOff")
+    if crashed:
+        why = ended.get("reason", "Error")
+        code = ended.get("exitCode")
+        text = _short(ended.get("message", ""))
+        return Problem(
+            "crash",
+            f"{pod}: container {item['name']} ended with code {code} ({why}){f': {text}' if text else ''}",
+            f"kubectl logs {pod} -c {item['name']} --previous",
+            None,
+        )
+    return None
+
+
+def unschedulable(pod: str, message: str) -> Problem:
+    """Explain the scheduler's sentence ("0/4 nodes are available: ...")."""
+    reasons = message.split(" preemption:", maxsplit=1)[0].strip().rstrip(".")
+    fix = "kubectl describe nodes; free the hosts or add some"
+    if "Insufficient nvidia.com/gpu" in reasons:
+        fix = "free GPUs or add hosts: manyhost doctor lists what every host has left"
+    elif "untolerated taint" in reasons:
+        fix = "remove the taint, or add a toleration to the environment's file"
+    elif "node affinity/selector" in reasons:
+        fix = "no host carries the labels that the recipe selects: manyhost discover finds the right ones"
+    elif "Insufficient" in reasons:
+        fix = "free resources on the hosts, or lower resources in the environment's file"
+    return Problem("unschedulable", f"{pod} fits no host: {reasons}", fix, None)
+
+
+def event_problem(event: dict[str, Any]) -> Problem | None:
+    """Explain a Warning event that no pod status shows: denied pods, volumes, pod network."""
+    reason, message = event.get("reason", ""), _short(event.get("message", ""))
+    name = (event.get("involvedObject") or {}).get("name", "")
+    if reason in {"FailedCreate", "FailedCreatePodSandBox"} and "network" in message.lower():
+        return Problem(
+            "network", f"{name}: the pod network is not set up: {message}",
+            "kubectl get networks.networking.k8s.io,networks.networking.gke.io; manyhost doctor names the missing ones", None,
+        )  # fmt: skip
+    if reason == "FailedCreate":
+        denied = "denied" in message or "webhook" in message
+        return Problem(
+            "denied" if denied else "quota" if "quota" in message else "create",
+            f"{name}: the pod is not created: {message}",
+            "correct what the admission rule names"
+            if denied
+            else "raise the quota or free something"
+            if "quota" in message
+            else f"kubectl describe {name}",
+            60,
+        )
+    if reason in {"FailedMount", "FailedAttachVolume", "FailedMapVolume"}:
+        return Problem("volume", f"{name}: {message}", f"kubectl describe pod {name}", None)
+    if reason == "FailedCreatePodSandBox":
+        return Problem("network", f"{name}: {message}", f"kubectl describe pod {name}", None)
+    return None
+
+
+def timestamp(text: str) -> float:
+    """Return an API timestamp as seconds since the epoch; 0.0 for an empty one."""
+    if not text:
+        return 0.0
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def _condition(pod: Pod, kind: str) -> dict[str, Any] | None:
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return next((item for item in conditions if item["type"] == kind), None)
+
+
+def _named(items: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next((item for item in items if item["name"] == name), items[0] if items else {})
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else line[:297] + "..."

@@ -1,0 +1,241 @@
+"""Releases through Helm's own storage, so that helm list, rollback and uninstall work on them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import msgspec
+
+from manyhost.cluster.connection import Connection, Missing, Object, Refused, Unreachable, path_of
+from manyhost.cluster.target import CHART, KINDS, Target
+from manyhost.errors import InvalidInput, ManyhostError, NotReady, RemoteError
+from manyhost.render import parse_manifests
+
+_OWNER = "owner=helm"
+_SECONDS = 120  # Helm's own time limit of one action; it does not wait for groups
+
+
+class Revision(msgspec.Struct, frozen=True):
+    """The newest revision of a release.
+
+    Attributes:
+        name: The release.
+        revision: Its number.
+        status: deployed, failed, pending-install, uninstalling, ...
+    """
+
+    name: str
+    revision: int
+    status: str
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a deployment does to one object.
+
+    Attributes:
+        action: create, update or delete.
+        kind: The object's kind.
+        name: Its name.
+        diff: Unified diff of its YAML.
+    """
+
+    action: str
+    kind: str
+    name: str
+    diff: str
+
+
+def newest(connection: Connection, namespace: str, release: str) -> Revision | None:
+    """Return the newest revision of a release, from the labels of Helm's Secrets; None when there is none."""
+    path = path_of("v1", "secrets", namespace)
+    found = []
+    for item in connection.pages(path, dict[str, Any], labels=f"{_OWNER},name={release}", metadata=True):
+        labels = item["metadata"].get("labels") or {}
+        if labels.get("version", "").isdigit():
+            found.append(Revision(release, int(labels["version"]), labels.get("status", "")))
+    return max(found, key=lambda item: item.revision, default=None)
+
+
+class Releases:
+    """Helm in process, for one namespace.
+
+    Args:
+        connection: The cluster; Helm opens its own connection to the same context.
+        namespace: Where the releases are.
+    """
+
+    def __init__(self, connection: Connection, namespace: str) -> None:
+        import helm_python
+
+        self._helm = helm_python
+        self._connection = connection
+        self._namespace = namespace
+        try:
+            self._config = helm_python.Config(kube_context=connection.context, namespace=namespace)
+        except helm_python.HelmError as error:
+            raise _explain(error, connection) from None
+
+    def install(self, target: Target) -> int:
+        """Install a release; return its revision.
+
+        Raises:
+            InvalidInput: An admission webhook or the API's validation refuses an object.
+            RemoteError: Anything else that goes wrong on the way.
+        """
+        return self._act(
+            lambda: self._config.install(
+                str(target.chart), target.release, target.values, timeout=_SECONDS, namespace=self._namespace
+            )
+        )
+
+    def upgrade(self, target: Target) -> int:
+        """Upgrade a release to new values; return its revision. Raises as install does."""
+        return self._act(
+            lambda: self._config.upgrade(
+                str(target.chart),
+                target.release,
+                target.values,
+                timeout=_SECONDS,
+                namespace=self._namespace,
+                reset_values=True,
+                max_history=10,
+            )
+        )
+
+    def uninstall(self, release: str) -> bool:
+        """Uninstall a release; False when there was none."""
+        try:
+            self._act(lambda: self._config.uninstall(release, timeout=_SECONDS))
+        except NotReady:
+            return False
+        return True
+
+    def chart(self, release: str) -> str:
+        """The name of the chart of an installed release; empty when there is no such release."""
+        try:
+            found = self._config.get_metadata(release)
+        except self._helm.HelmNotFoundError:
+            return ""
+        except self._helm.HelmError as error:
+            raise _explain(error, self._connection) from None
+        chart = found.get("chart") or found.get("name") or ""
+        return str(chart)
+
+    def manifest(self, release: str) -> list[Object]:
+        """The objects of the installed revision; empty when there is none."""
+        try:
+            return parse_manifests(self._config.status(release).get("manifest", ""))
+        except self._helm.HelmNotFoundError:
+            return []
+        except self._helm.HelmError as error:
+            raise _explain(error, self._connection) from None
+
+    def _act(self, action: Any) -> int:
+        try:
+            answer = action()
+        except self._helm.HelmError as error:
+            raise _explain(error, self._connection) from None
+        return int((answer or {}).get("version") or (answer or {}).get("revision") or 0)
+
+
+def changes(old: list[Object], new: list[Object]) -> list[Change]:
+    """Compare two renderings, object by object."""
+    before, after = {_key(item): item for item in old}, {_key(item): item for item in new}
+    found = []
+    for key in sorted({*before, *after}):
+        left, right = before.get(key), after.get(key)
+        if left == right:
+            continue
+        action = "update" if left and right else "create" if right else "delete"
+        diff = difflib.unified_diff(_lines(left), _lines(right), "live", "new", n=2, lineterm="")
+        found.append(Change(action, key[0], key[1], "\n".join(diff)))
+    return found
+
+
+def rehearse(connection: Connection, target: Target) -> None:
+    """Ask the API server, without changing anything, whether it would take every object.
+
+    Raises:
+        InvalidInput: It refuses one: the sentence is the server's or the webhook's own.
+        NotReady: The namespace or a resource type is missing, or no webhook answers.
+    """
+    for item in target.objects:
+        version, plural = KINDS[item["kind"]]
+        name = item["metadata"]["name"]
+        where = f"{item['kind']} {name}"
+        try:
+            connection.apply(path_of(version, plural, target.namespace, name), item, dry_run=True)
+        except Missing as error:
+            if "namespaces" in error.message:
+                raise NotReady(
+                    f"namespace {target.namespace} does not exist",
+                    where="namespace",
+                    fix=f"kubectl create namespace {target.namespace}",
+                ) from None
+            raise NotReady(
+                f"the cluster knows no {item['kind']}",
+                where=where,
+                fix="manyhost doctor says what is missing",
+            ) from None
+        except Refused as error:
+            raise _refusal(error.message, where, target) from None
+
+
+def _refusal(message: str, where: str, target: Target) -> ManyhostError:
+    if "failed calling webhook" in message:
+        return NotReady(
+            f"its admission webhook does not answer: {message}",
+            where=where,
+            fix="kubectl get pods -n lws-system; manyhost doctor",
+        )
+    if "immutable" in message or "may not change" in message or "forbidden: updates to" in message:
+        return InvalidInput(
+            f"this change cannot be made in place: {message}",
+            where=where,
+            fix=f"manyhost teardown {target.recipe} --release {target.release}, then deploy again; "
+            "or deploy beside it with another --release",
+        )
+    if "exceeded quota" in message:
+        return NotReady(message, where=where, fix="raise the quota or free something")
+    return InvalidInput(message, where=where, fix="correct the recipe or its settings")
+
+
+def _explain(error: Exception, connection: Connection) -> ManyhostError:
+    """One sentence for a Helm error."""
+    text = " ".join(str(error).split())
+    if type(error).__name__ == "HelmNotFoundError" or "release: not found" in text:
+        return NotReady("there is no such release", where="helm", fix="helm list --all-namespaces")
+    if "another operation (install/upgrade/rollback) is in progress" in text:
+        return NotReady(
+            "another Helm operation on this release is in progress, or one was cut off",
+            where="helm",
+            fix="wait for it, or: helm rollback RELEASE",
+        )
+    if "cannot re-use a name that is still in use" in text:
+        return NotReady("a release of this name exists already", where="helm", fix="use another --release")
+    if "connection refused" in text or "i/o timeout" in text or "no such host" in text or "EOF" in text:
+        return Unreachable(
+            f"the Kubernetes API cannot be reached: {text[:200]}",
+            fix=f"kubectl cluster-info --context {connection.context}",
+        )
+    if "admission webhook" in text and "denied the request" in text:
+        return InvalidInput(text[text.index("admission webhook") :], where="helm")
+    return RemoteError(text[:500], where="helm")
+
+
+def _key(item: Object) -> tuple[str, str]:
+    return item["kind"], item["metadata"]["name"]
+
+
+def _lines(item: Object | None) -> list[str]:
+    if item is None:
+        return []
+    import yaml
+
+    return yaml.dump(item, Dumper=yaml.CSafeDumper, sort_keys=True, width=10_000).splitlines()
+
+
+def is_ours(chart: str) -> bool:
+    """Whether an installed release is one of this tool's: its chart's name, with or without version."""
+    return chart == CHART or chart.startswith(f"{CHART}-")

@@ -1,0 +1,277 @@
+"""Waiting for a release until every host answers, and saying why one does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from manyhost.cluster.connection import Connection, Forbidden, Refused, Unreachable
+from manyhost.cluster.observe import Look, Observer
+from manyhost.cluster.phases import Host, Problem
+from manyhost.errors import Failed, NotReady
+
+_LOOK_SECONDS = 1.0  # between two looks
+_EVENTS_AFTER = 4.0  # without progress, before the namespace's events are read
+_EVENTS_EVERY = 5.0
+_SCHEDULER_SECONDS = 3.0  # a pod may be unschedulable for a moment while another one leaves
+_RECREATIONS = 3  # of one group without it ever having been ready: it will not get better
+_CONTROLLER_SECONDS = 5.0  # LWS before v0.9 does not say whether it has seen a change
+_DENIED_SECONDS = 30.0  # an API server that has just come back knows no permissions yet
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that happened while waiting.
+
+    Attributes:
+        event: phase, problem, recreated, lost, back or ready.
+        seconds: Since the wait began.
+        group: Which group; -1 when it is about none.
+        host: Which host of the group; -1 when it is about none.
+        pod: The host's pod.
+        node: The node it runs on.
+        phase: The phase it has reached.
+        text: More about it, or the problem in one sentence.
+        fix: What to do about a problem.
+        log: The last lines of a crashed engine.
+    """
+
+    event: str
+    seconds: float
+    group: int = -1
+    host: int = -1
+    pod: str = ""
+    node: str = ""
+    phase: str = ""
+    text: str = ""
+    fix: str = ""
+    log: list[str] = []
+
+
+Report = Callable[[Event], None]
+
+
+class Wait:
+    """One wait for one release.
+
+    Args:
+        connection: The cluster.
+        namespace: The release's namespace.
+        release: Its name.
+        timeout: Seconds until it gives up.
+        report: Receives every event as it happens.
+    """
+
+    def __init__(
+        self, connection: Connection, namespace: str, release: str, *, timeout: float, report: Report
+    ) -> None:
+        self._observer = Observer(connection, namespace, release)
+        self._release = release
+        self._timeout = timeout
+        self._report = report
+        self._begin = time.monotonic()
+        self._wall = time.time()
+        self._known: dict[str, Host] = {}
+        self._problems: dict[tuple[str, str], tuple[float, Problem]] = {}
+        self._recreations: dict[int, int] = {}
+        self._warnings: list[Problem] = []
+        self._lost = False
+        self._seen = False
+        self._denied_at: float | None = None
+        self._moved = 0.0
+        self._events_read = 0.0
+
+    def run(self) -> Look:
+        """Wait until every host of every group is ready with the newest template.
+
+        Raises:
+            Failed: A host has given up, or a group keeps crashing, or time is up.
+            NotReady: Time is up and the cluster has no place, or it cannot be reached any more.
+        """
+        look = Look(exists=False)
+        while True:
+            seen = self._look()
+            if seen is not None:
+                look = seen
+                self._follow(look)
+                if self._done(look):
+                    self._say("ready")
+                    return look
+                self._explain(look)
+                self._give_up()
+            if self._seconds() >= self._timeout:
+                raise self._late(look)
+            time.sleep(_LOOK_SECONDS if seen is not None else 2 * _LOOK_SECONDS)
+
+    # ------------------------------------------------------------------ inside
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._begin, 1)
+
+    def _look(self) -> Look | None:
+        """Look once; None while the API server does not answer."""
+        try:
+            look = self._observer.look()
+        except (Unreachable, Refused) as error:
+            if not self._passes(error):
+                raise
+            if not self._lost:
+                self._lost = True
+                self._say("lost", text=f"{error.message}; still waiting")
+            return None
+        self._seen, self._denied_at = True, None
+        if self._lost:
+            self._lost = False
+            self._say("back", text="the Kubernetes API answers again")
+        return look
+
+    def _passes(self, error: Unreachable | Refused) -> bool:
+        """Whether an error may be over soon: no answer, a server in trouble, permissions not loaded yet."""
+        if isinstance(error, Unreachable):
+            return True
+        if isinstance(error, Forbidden):
+            self._denied_at = self._seconds() if self._denied_at is None else self._denied_at
+            return self._seen and self._seconds() - self._denied_at < _DENIED_SECONDS
+        return error.status >= 500 or error.status == 429
+
+    def _done(self, look: Look) -> bool:
+        if not look.complete:
+            return False
+        return look.settled is not None or self._seconds() >= _CONTROLLER_SECONDS
+
+    def _follow(self, look: Look) -> None:
+        """Report the hosts that have moved, and the groups that were made anew."""
+        anew: dict[int, Host] = {}
+        for host in look.hosts:
+            before = self._known.get(host.pod)
+            self._known[host.pod] = host
+            if before and before.uid and host.uid and before.uid != host.uid:
+                anew.setdefault(host.group, before)
+            if before is None or (before.phase, before.detail, before.uid) != (
+                host.phase,
+                host.detail,
+                host.uid,
+            ):
+                self._moved = self._seconds()
+                if host.phase != "absent":
+                    self._say("phase", host, phase=host.phase, text=host.detail)
+        for group, before in anew.items():
+            self._recreations[group] = self._recreations.get(group, 0) + 1
+            cause = next((p for (_, name), (_, p) in self._problems.items() if name == before.pod), None)
+            self._say("recreated", before, text=cause.message if cause else "the group was made anew")
+            self._forget(group)
+        for group in {host.group for host in look.hosts}:
+            if all(host.phase == "ready" for host in look.hosts if host.group == group):
+                self._recreations.pop(group, None)
+
+    def _forget(self, group: int) -> None:
+        names = {host.pod for host in self._known.values() if host.group == group}
+        self._problems = {key: value for key, value in self._problems.items() if key[1] not in names}
+
+    def _explain(self, look: Look) -> None:
+        now = self._seconds()
+        current: dict[tuple[str, str], Problem] = {}
+        for host in look.hosts:
+            if host.problem:
+                current[host.problem.kind, host.pod] = host.problem
+        stalled = now - self._moved >= _EVENTS_AFTER
+        if stalled and now - self._events_read >= _EVENTS_EVERY:
+            self._events_read = now
+            self._warnings = self._warned()
+        if stalled:
+            for problem in self._warnings:
+                current.setdefault((problem.kind, problem.message.split(":")[0]), problem)
+        hosts = {host.pod: host for host in look.hosts}
+        for key, problem in current.items():
+            first, said = self._problems.get(key, (now, None))
+            if problem.kind == "unschedulable" and now - first < _SCHEDULER_SECONDS:
+                self._problems[key] = (first, problem if said else _SILENT)
+                continue
+            if (
+                said is None
+                or said is _SILENT
+                or (said.kind != "unschedulable" and said.message != problem.message)
+            ):
+                log = self._observer.tail(key[1]) if problem.kind in {"crash", "held"} else []
+                self._say("problem", hosts.get(key[1]), text=problem.message, fix=problem.fix, log=log)
+            self._problems[key] = (first, problem)
+        for key in [key for key in self._problems if key not in current and key[0] != "crash"]:
+            del self._problems[key]
+
+    def _warned(self) -> list[Problem]:
+        try:
+            return self._observer.events(self._wall)
+        except (Unreachable, Refused):
+            return []  # an explanation less; the next look tells whether the server is there
+
+    def _give_up(self) -> None:
+        now = self._seconds()
+        for first, problem in self._problems.values():
+            if problem.patience is not None and now - first >= problem.patience:
+                raise Failed(problem.message, where=f"release {self._release}", fix=problem.fix)
+        for group, times in self._recreations.items():
+            if times >= _RECREATIONS:
+                cause = next((p for _, p in self._problems.values() if p.kind == "crash"), None)
+                raise Failed(
+                    f"group {group} was made anew {times} times without becoming ready"
+                    f"{f': {cause.message}' if cause else ''}",
+                    where=f"release {self._release}",
+                    fix=f"manyhost logs shows the engine's last words; group {group}, --previous",
+                )
+
+    def _late(self, look: Look) -> NotReady | Failed:
+        where = f"release {self._release}"
+        if self._lost:
+            return NotReady(
+                f"the Kubernetes API does not answer; gave up after {self._timeout:.0f} s", where=where
+            )
+        if not look.exists:
+            return NotReady(f"its LeaderWorkerSet does not exist after {self._timeout:.0f} s", where=where)
+        problem = next((p for _, p in self._problems.values() if p is not _SILENT), None)
+        if problem:
+            kind = (
+                NotReady
+                if problem.kind in {"unschedulable", "quota", "network", "volume", "lost"}
+                else Failed
+            )
+            return kind(
+                f"not ready after {self._timeout:.0f} s: {problem.message}", where=where, fix=problem.fix
+            )
+        slow = [host for host in look.hosts if host.phase != "ready"]
+        text = (
+            ", ".join(f"{host.pod} in {host.phase}" for host in slow[:4])
+            or "its controller has not caught up"
+        )
+        return Failed(
+            f"not ready after {self._timeout:.0f} s: {text}",
+            where=where,
+            fix="wait longer with --timeout, or look at manyhost logs",
+        )
+
+    def _say(
+        self,
+        event: str,
+        host: Host | None = None,
+        *,
+        phase: str = "",
+        text: str = "",
+        fix: str = "",
+        log: list[str] | None = None,
+    ) -> None:
+        self._report(
+            Event(
+                event=event,
+                seconds=self._seconds(),
+                group=host.group if host else -1,
+                host=host.host if host else -1,
+                pod=host.pod if host else "",
+                node=host.node if host else "",
+                phase=phase,
+                text=text,
+                fix=fix,
+                log=log or [],
+            )
+        )
+
+
+_SILENT = Problem("", "", "", None)  # seen, not yet worth a word

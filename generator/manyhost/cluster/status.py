@@ -1,0 +1,90 @@
+"""What runs of a release, and why something of it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from manyhost.cluster.connection import Connection, Missing, path_of
+from manyhost.cluster.observe import Observer
+from manyhost.cluster.phases import Host
+from manyhost.cluster.release import newest
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """A release at one moment.
+
+    Attributes:
+        release: The release.
+        namespace: Its namespace.
+        installed: Whether its LeaderWorkerSet exists.
+        revision: Helm's newest revision; 0 when Helm knows no such release.
+        helm: Helm's status of it: deployed, failed, ...
+        groups: Groups wanted.
+        ready_groups: Groups whose hosts are all ready.
+        updated_groups: Groups that run the newest template.
+        hosts: Every host.
+        service: Name of the Service.
+        endpoints: Addresses behind the Service that take requests.
+    """
+
+    release: str
+    namespace: str
+    installed: bool
+    revision: int = 0
+    helm: str = ""
+    groups: int = 0
+    ready_groups: int = 0
+    updated_groups: int = 0
+    hosts: tuple[Host, ...] = ()
+    service: str = ""
+    endpoints: list[str] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether every group answers."""
+        return self.installed and self.groups > 0 and self.ready_groups == self.groups
+
+
+def status(connection: Connection, namespace: str, release: str) -> Status:
+    """Look at a release once.
+
+    Raises:
+        Unreachable: No answer.
+        Refused: No permission, or another refusal.
+    """
+    look = Observer(connection, namespace, release).look()
+    revision = newest(connection, namespace, release)
+    ready = {host.group: True for host in look.hosts if host.group < look.replicas}
+    for host in look.hosts:
+        if host.phase != "ready" and host.group in ready:
+            ready[host.group] = False
+    return Status(
+        release=release,
+        namespace=namespace,
+        installed=look.exists,
+        revision=revision.revision if revision else 0,
+        helm=revision.status if revision else "",
+        groups=look.replicas,
+        ready_groups=sum(ready.values()),
+        updated_groups=look.updated_groups,
+        hosts=look.hosts,
+        service=f"{release}-svc" if look.exists else "",
+        endpoints=_endpoints(connection, namespace, f"{release}-svc") if look.exists else [],
+    )
+
+
+def _endpoints(connection: Connection, namespace: str, service: str) -> list[str]:
+    path = path_of("discovery.k8s.io/v1", "endpointslices", namespace)
+    found = []
+    try:
+        slices = list(connection.pages(path, dict[str, Any], labels=f"kubernetes.io/service-name={service}"))
+    except Missing:
+        return []
+    for item in slices:
+        ports = [port.get("port") for port in item.get("ports") or []]
+        for endpoint in item.get("endpoints") or []:
+            if (endpoint.get("conditions") or {}).get("ready", True):
+                found += [f"{address}:{port}" for address in endpoint["addresses"] for port in ports]
+    return sorted(set(found))
