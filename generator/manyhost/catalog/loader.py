@@ -63,7 +63,7 @@ class Catalog:
         key = ("recipes", name)
         if key not in self._kept:
             path = self.root / "recipes" / name / "recipe.yaml"
-            if not path.is_file():
+            if name not in self.recipes():
                 raise InvalidInput(
                     f"unknown recipe {name!r}", where="recipe", fix=nearest(name, self.recipes())
                 )
@@ -119,7 +119,7 @@ class Catalog:
         key = (folder, name)
         if key not in self._kept:
             path = self.root / "values" / folder / f"{name}.yaml"
-            if not path.is_file() or "/" in name:
+            if name not in self.names(folder):
                 raise InvalidInput(
                     f"unknown {word} {name!r}", where=word, fix=nearest(name, self.names(folder))
                 )

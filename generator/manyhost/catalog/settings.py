@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -32,6 +32,8 @@ VARIABLES = {
 LOCAL_FILE = "values/local.yaml"
 # Keys below these are names that people choose; they may contain dots (node labels) or dashes (flags).
 _OPEN = ("arguments", "variables", "node_selector", "network.nccl")
+
+_NOTHING = object()
 
 Origins = dict[str, list[tuple[str, Any]]]
 
@@ -85,6 +87,7 @@ def resolve(
         layers.append((LOCAL_FILE, yaml_reader.read_mapping(local_file, LOCAL_FILE)))
     for variable, key in VARIABLES.items():
         if value := (variables or {}).get(variable, ""):
+            yaml_reader.check_plain(value, f"environment variable {variable}")
             layers.append((f"environment variable {variable}", _nest(key, value)))
     layers += [("--set", _assignment(text)) for text in assignments]
     layers = _defaults(catalog, layers) + layers
@@ -97,7 +100,7 @@ def resolve(
         recipe = msgspec.convert(merged, Recipe)
     except msgspec.ValidationError as error:
         key, message = yaml_reader.explain(error)
-        raise _invalid(key, message, origins, layers) from None
+        raise _invalid(key, message, layers) from None
     return Resolved(name=name, recipe=recipe, origins=origins)
 
 
@@ -110,6 +113,14 @@ def _defaults(catalog: Catalog, layers: list[tuple[str, dict[str, Any]]]) -> lis
         model = layer.get("model", model)
     if not isinstance(version, str) or not isinstance(model, str):
         return []  # the conversion says what is wrong
+    for key, known in (
+        ("model", catalog.names("models")),
+        ("engine.version", catalog.names("engines/vllm")),
+    ):
+        name = model if key == "model" else version
+        if name not in known:
+            where = f"{_set_by(layers, key)}: {key}"
+            raise InvalidInput(f"unknown {key} {name[:80]!r}", where=where, fix=nearest(name, known))
     parser = catalog.model(model).reasoning_parser
     reasoning = {"reasoning-parser": parser} if parser else {}
     return [
@@ -119,6 +130,20 @@ def _defaults(catalog: Catalog, layers: list[tuple[str, dict[str, Any]]]) -> lis
             {"arguments": catalog.engine(version).default_arguments},
         ),
     ]
+
+
+def _set_by(layers: list[tuple[str, dict[str, Any]]], key: str) -> str:
+    """Return the strongest layer that has a dotted key, or else the nearest block above it."""
+    parts = key.split(".")
+    while parts:
+        for origin, layer in reversed(layers):
+            below: Any = layer
+            for part in parts:
+                below = below.get(part, _NOTHING) if isinstance(below, dict) else _NOTHING
+            if below is not _NOTHING:
+                return origin
+        parts.pop()
+    return next((origin for origin, _ in layers if origin.startswith("recipes/")), layers[0][0])
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -162,18 +187,27 @@ def known_keys() -> list[str]:
     return sorted({*names, *blocks})
 
 
-def _invalid(
-    key: str, message: str, origins: Origins, layers: list[tuple[str, dict[str, Any]]]
-) -> InvalidInput:
+def _invalid(key: str, message: str, layers: list[tuple[str, dict[str, Any]]]) -> InvalidInput:
     plain = re.sub(r"\[[^\]]*\]", "", key)
-    below = [k for k in origins if k.startswith(f"{plain}.")]
-    origin = next((origins[k][-1][0] for k in (plain, *below) if k in origins), layers[0][0])
+    origin = _set_by(layers, plain)
     fix = ""
     if message == "unknown key":
         fix = nearest(plain, known_keys()) if "." in plain else nearest(plain, _top_level())
         if "token" in plain.lower():
             fix = "secrets are never settings; create the Kubernetes Secret hf-secret instead"
-    return InvalidInput(message, where=f"{origin}: {key}", fix=fix)
+    if message.startswith("invalid enum value"):
+        fix = f"choose one of: {', '.join(_choices(plain))}"
+    if len(key) > 200:
+        key = f"{key[:80]}..."
+    return InvalidInput(message, where=f"{origin}: {key}", fix=fix[:300])
+
+
+def _choices(key: str) -> list[str]:
+    """Return the words that a key of a closed choice takes."""
+    kind: Any = Recipe
+    for part in key.split("."):
+        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
+    return list(get_args(getattr(kind, "__origin__", kind)) or get_args(kind))
 
 
 def _top_level() -> list[str]:
@@ -183,7 +217,7 @@ def _top_level() -> list[str]:
 def _assignment(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise WrongUsage(f"{text!r} is not of the form key=value", where="--set")
+        raise WrongUsage(f"{text[:80]!r} is not of the form key=value", where="--set")
     key = VARIABLES.get(key.strip(), key.strip())
     return _nest(key, yaml_reader.parse(value, f"--set {key}"))
 

@@ -289,13 +289,6 @@ class Site(Struct, frozen=True):
     ] = ""
 
 
-class Disaggregated(Struct, frozen=True):
-    """Prefill and decode engines apart."""
-
-    prefill_groups: Annotated[int, Meta(ge=1, description="Groups that prefill.")] = 1
-    decode_groups: Annotated[int, Meta(ge=1, description="Groups that decode.")] = 1
-
-
 class Recipe(Struct, frozen=True):
     """Environment + model + engine + parallelism + traffic + objectives.
 
@@ -347,6 +340,5 @@ class Recipe(Struct, frozen=True):
         int, Meta(ge=0, description="Start budget of the engine; 0 takes the plan's cold-start estimate.")
     ] = 0
     disaggregation: Annotated[
-        Disaggregated | None,
-        Meta(description="Prefill and decode engines apart, where the fabric can carry the KV cache."),
-    ] = None
+        bool, Meta(description="Prefill and decode in engines of their own; refused where it cannot work.")
+    ] = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ from manyhost.errors import InvalidInput
 
 T = TypeVar("T")
 _SIZE_LIMIT_BYTES = 1 << 20  # a recipe is a few KiB; more is a wrong file
+_VALUE_LIMIT = 20_000  # a recipe has some fifty; aliases can unfold a small file into millions
+_DEPTH_LIMIT = 50
 
 
 class _StrictLoader(yaml.CSafeLoader):
@@ -38,10 +41,11 @@ def parse(text: str, where: str) -> Any:
         where: How errors name it, usually a path relative to the checkout.
 
     Raises:
-        InvalidInput: When it is not YAML, or a mapping has a key twice.
+        InvalidInput: When it is not YAML, a mapping has a key twice, or a value is none that JSON has:
+            a date, binary data, a name that is no text, NaN, endless nesting.
     """
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  a SafeLoader with one more rule
+        document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  a SafeLoader with one more rule
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -49,6 +53,47 @@ def parse(text: str, where: str) -> Any:
         raise InvalidInput(f"not valid YAML: {problem}", where=f"{where}{line}") from None
     except (ValueError, RecursionError) as error:  # dates like 2026-99-99, absurd nesting
         raise InvalidInput(f"not valid YAML: {error}", where=where) from None
+    check_plain(document, where)
+    return document
+
+
+def check_plain(document: Any, where: str) -> None:
+    """Check that a value can be written as JSON and YAML alike, and handed to a process.
+
+    Raises:
+        InvalidInput: Naming the first value that cannot.
+    """
+    left = _VALUE_LIMIT
+
+    def walk(value: Any, key: str, depth: int) -> None:
+        nonlocal left
+        left -= 1
+        problem = ""
+        if left < 0 or depth > _DEPTH_LIMIT:
+            problem = "too deep or too many values; are there aliases?"
+        elif isinstance(value, str):
+            if "\0" in value or not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
+                problem = "contains a character that is no text"
+        elif isinstance(value, float):
+            problem = "" if math.isfinite(value) else "is not a finite number"
+        elif not isinstance(value, (dict, list, int, type(None))):
+            problem = f"a {type(value).__name__} is no setting; put it in quotes"
+        if problem:
+            raise InvalidInput(problem, where=f"{where}: {key}" if key else where)
+        if isinstance(value, dict):
+            for name, below in value.items():
+                if not isinstance(name, str):
+                    raise InvalidInput(
+                        f"the name {name!r} is no text; put it in quotes",
+                        where=f"{where}: {key}".rstrip(": "),
+                    )
+                walk(name, key, depth)
+                walk(below, f"{key}.{name}".lstrip("."), depth + 1)
+        elif isinstance(value, list):
+            for index, below in enumerate(value):
+                walk(below, f"{key}[{index}]", depth + 1)
+
+    walk(document, "", 0)
 
 
 def parse_stream(text: str, where: str) -> list[dict[str, Any]]:
@@ -93,7 +138,7 @@ def read_mapping(path: Path, where: str) -> dict[str, Any]:
     document = parse(text, where)
     if document is None:
         return {}
-    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+    if not isinstance(document, dict):
         raise InvalidInput("must be a mapping of names to values", where=where)
     return document
 
