@@ -15,6 +15,7 @@ from tests.cluster.system import wait_for
 _NETWORKING = "/apis/networking.gke.io/v1"
 _KUBE_SYSTEM = "/apis/apps/v1/namespaces/kube-system/daemonsets"
 _BUSY = {"testcluster.manyhost.dev/busy": "true"}
+_CONTROLLERS = "node.kubernetes.io/"  # taints that the control plane puts and takes itself
 _AMOUNTS = ("capacity", "allocatable")
 _LWS = "/apis/apps/v1/namespaces/lws-system/deployments/lws-controller-manager"
 
@@ -132,13 +133,9 @@ def heal(cluster: Cluster) -> None:
     api = cluster.api
     selector = "&".join(f"labelSelector={k}%3D{v}" for k, v in _BUSY.items())
     api.call("DELETE", f"/api/v1/namespaces/default/pods?{selector}")
-    for item in gpu_hosts.nodes():
+    for item in [*gpu_hosts.nodes(), *gpu_hosts.system_objects(), *lws.deployment()]:
         _reset(api, item)
-    for item in gpu_hosts.system_objects():
-        _reset(api, item)
-    for item in lws.deployment():
-        _reset(api, item)
-    gpu_hosts.install(api)
+    gpu_hosts.install_networks(api)
     gpu_hosts.wait(api)
     cluster.start_lws_controller()
 
@@ -155,7 +152,8 @@ def _reset(api: Api, item: Object) -> None:
         return
     spec = {**found["spec"], **item["spec"]}
     if item["kind"] == "Node":
-        spec["taints"] = item["spec"].get("taints", [])
+        kept = [t for t in found["spec"].get("taints", []) if t["key"].startswith(_CONTROLLERS)]
+        spec["taints"] = [*item["spec"].get("taints", []), *kept]
         spec["unschedulable"] = item["spec"].get("unschedulable", False)
     metadata = {**found["metadata"], "labels": item["metadata"].get("labels", {})}
     changed = {**found, "metadata": metadata, "spec": spec}

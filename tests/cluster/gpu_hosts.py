@@ -248,8 +248,15 @@ def system_objects() -> list[Object]:
 
 
 def install(api: Api) -> None:
-    """Creates everything; what is there already is made so."""
-    for item in [*nodes(), *crds(), *system_objects()]:
+    """Creates everything."""
+    for item in [*nodes(), *system_objects()]:
+        api.apply(item)
+    install_networks(api)
+
+
+def install_networks(api: Api) -> None:
+    """Creates the network types and objects; what is there already is made so."""
+    for item in crds():
         api.apply(item)
     for plural in ("networks", "gkenetworkparamsets"):
         wait_for(f"API {plural}", lambda p=plural: api.get(f"/apis/{_GROUP}/v1/{p}"))  # type: ignore[misc]
@@ -259,15 +266,18 @@ def install(api: Api) -> None:
 
 def wait(api: Api) -> None:
     """Waits until the hosts are Ready and the DaemonSets complete, the healthy state."""
-    for name in [item["metadata"]["name"] for item in nodes()]:
-        wait_for(f"kwok node {name}", lambda n=name: _is_ready(api, n))  # type: ignore[misc]
+    for item in nodes():
+        name, taints = item["metadata"]["name"], 1 + item["spec"].get("unschedulable", False)
+        wait_for(f"kwok node {name}", lambda n=name, t=taints: _is_ready(api, n, t))  # type: ignore[misc]
     for name in DAEMON_SETS:
         wait_for(f"DaemonSet {name}", lambda n=name: daemon_set_complete(api, n))  # type: ignore[misc]
 
 
-def _is_ready(api: Api, name: str) -> bool:
-    conditions = api.get(f"/api/v1/nodes/{name}")["status"].get("conditions", [])
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+def _is_ready(api: Api, name: str, taints: int) -> bool:
+    item = api.get(f"/api/v1/nodes/{name}")
+    conditions = item["status"].get("conditions", [])
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return ready and len(item["spec"].get("taints", [])) == taints
 
 
 def daemon_set_complete(api: Api, name: str) -> bool:

@@ -9,6 +9,7 @@ comparing log-probabilities between layouts compares all of them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -114,7 +115,7 @@ def successors(ids: list[int], random: torch.Generator) -> torch.Tensor:
     """A permutation of the vocabulary that leads along `ids`."""
     if len(set(ids)) != len(ids):
         raise SystemExit(f"a token occurs twice in {ids}")
-    after = dict(zip(ids, ids[1:], strict=False))
+    after = dict(itertools.pairwise(ids))
     rest = [i for i in range(VOCABULARY) if i not in set(ids[1:])]
     order = torch.randperm(len(rest), generator=random).tolist()
     free = iter(rest[i] for i in order)
