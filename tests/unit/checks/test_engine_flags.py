@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from manyhost.checks import FlagTable
+from manyhost.checks.engine_flags import RESERVED
 
-from tests.helpers.helm import ROOT
+from tests.helpers.helm import CHART, ROOT
 from tests.helpers.sample import container, findings, flags, pods, sample
 from tests.helpers.shared import shared_dir
 
@@ -87,6 +88,14 @@ def test_facts_about_versions() -> None:
     assert current["max-model-len"]["type"] == "human_int_or_auto"
     assert current["gpu-memory-utilization"]["type"] == "float"
     assert "-tp" in current["tensor-parallel-size"]["aliases"]
+
+
+@pytest.mark.parametrize("version", [v for v in VERSIONS if v != "0.7.3"])
+def test_engines_know_the_flags_of_the_launch_script(version: str) -> None:
+    script = (CHART / "scripts" / "launch.sh").read_text()
+    for name in RESERVED - {"model"}:
+        assert f"--{name} " in script.replace("\n", " ").replace(")", " "), name
+        assert name in flags(version).flags
 
 
 # ------------------------------------------------------------------------------- check
