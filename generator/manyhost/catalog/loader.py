@@ -65,7 +65,7 @@ class Catalog:
             path = self.root / "recipes" / name / "recipe.yaml"
             if name not in self.recipes():
                 raise InvalidInput(
-                    f"unknown recipe {name!r}", where="recipe", fix=nearest(name, self.recipes())
+                    f"unknown recipe {name[:80]!r}", where="recipe", fix=nearest(name, self.recipes())
                 )
             self._kept[key] = yaml_reader.read_mapping(path, f"recipes/{name}/recipe.yaml")
         kept: dict[str, Any] = self._kept[key]
@@ -101,7 +101,7 @@ class Catalog:
             if name not in self.recipes():
                 own = [r.split("/")[1] for r in self.recipes() if r.startswith(f"{environment}/")]
                 raise InvalidInput(
-                    f"environment {environment} has no recipe {recipe!r}",
+                    f"environment {environment} has no recipe {recipe[:80]!r}",
                     where="RECIPE",
                     fix=nearest(recipe, own),
                 )
@@ -121,7 +121,7 @@ class Catalog:
             path = self.root / "values" / folder / f"{name}.yaml"
             if name not in self.names(folder):
                 raise InvalidInput(
-                    f"unknown {word} {name!r}", where=word, fix=nearest(name, self.names(folder))
+                    f"unknown {word} {name[:80]!r}", where=word, fix=nearest(name, self.names(folder))
                 )
             where = f"values/{folder}/{name}.yaml"
             self._kept[key] = yaml_reader.convert(yaml_reader.read_mapping(path, where), kind, where)

@@ -33,8 +33,6 @@ LOCAL_FILE = "values/local.yaml"
 # Keys below these are names that people choose; they may contain dots (node labels) or dashes (flags).
 _OPEN = ("arguments", "variables", "node_selector", "network.nccl")
 
-_NOTHING = object()
-
 Origins = dict[str, list[tuple[str, Any]]]
 
 
@@ -132,15 +130,20 @@ def _defaults(catalog: Catalog, layers: list[tuple[str, dict[str, Any]]]) -> lis
     ]
 
 
+def _has(layer: Any, parts: list[str]) -> bool:
+    for part in parts:
+        if not isinstance(layer, dict) or part not in layer:
+            return False
+        layer = layer[part]
+    return True
+
+
 def _set_by(layers: list[tuple[str, dict[str, Any]]], key: str) -> str:
     """Return the strongest layer that has a dotted key, or else the nearest block above it."""
     parts = key.split(".")
     while parts:
         for origin, layer in reversed(layers):
-            below: Any = layer
-            for part in parts:
-                below = below.get(part, _NOTHING) if isinstance(below, dict) else _NOTHING
-            if below is not _NOTHING:
+            if _has(layer, parts):
                 return origin
         parts.pop()
     return next((origin for origin, _ in layers if origin.startswith("recipes/")), layers[0][0])

@@ -72,20 +72,20 @@ def check_plain(document: Any, where: str) -> None:
         if left < 0 or depth > _DEPTH_LIMIT:
             problem = "too deep or too many values; are there aliases?"
         elif isinstance(value, str):
-            if "\0" in value or not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
+            if "\0" in value or (not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value)):
                 problem = "contains a character that is no text"
         elif isinstance(value, float):
             problem = "" if math.isfinite(value) else "is not a finite number"
         elif not isinstance(value, (dict, list, int, type(None))):
-            problem = f"a {type(value).__name__} is no setting; put it in quotes"
+            problem = f"a value of type {type(value).__name__} is no setting; put it in quotes"
         if problem:
-            raise InvalidInput(problem, where=f"{where}: {key}" if key else where)
+            raise InvalidInput(problem, where=f"{where}: {key[:80]}" if key else where)
         if isinstance(value, dict):
             for name, below in value.items():
                 if not isinstance(name, str):
                     raise InvalidInput(
-                        f"the name {name!r} is no text; put it in quotes",
-                        where=f"{where}: {key}".rstrip(": "),
+                        f"the name {str(name)[:80]!r} is no text; put it in quotes",
+                        where=f"{where}: {key[:80]}".rstrip(": "),
                     )
                 walk(name, key, depth)
                 walk(below, f"{key}.{name}".lstrip("."), depth + 1)

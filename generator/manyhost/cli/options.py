@@ -11,6 +11,7 @@ import click
 
 from manyhost.catalog import Catalog, Resolved, resolve
 from manyhost.catalog.settings import LOCAL_FILE
+from manyhost.errors import InvalidInput
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,5 +56,14 @@ def pick(catalog: Catalog, recipe: str, model: str, assignments: tuple[str, ...]
 
 
 def local_file(catalog: Catalog) -> Path:
-    """Return where the site's settings file is; MANYHOST_LOCAL names another one."""
-    return Path(os.environ.get("MANYHOST_LOCAL") or catalog.root / LOCAL_FILE)
+    """Return where the site's settings file is; MANYHOST_LOCAL names another one, which must exist.
+
+    Raises:
+        InvalidInput: When MANYHOST_LOCAL names no file.
+    """
+    other = os.environ.get("MANYHOST_LOCAL")
+    if not other:
+        return catalog.root / LOCAL_FILE
+    if not os.path.exists(other):  # noqa: PTH110  Path.exists raises for a name that is too long
+        raise InvalidInput("file not found", where=f"MANYHOST_LOCAL: {other[:200]}")
+    return Path(other)

@@ -8,7 +8,7 @@ import msgspec
 
 from manyhost.catalog.settings import Resolved
 from manyhost.catalog.types import Engine, Environment, Interconnect, Model, Recipe
-from manyhost.errors import InvalidInput, nearest
+from manyhost.errors import InvalidInput
 from manyhost.plan import memory, parallelism, startup
 
 # Flags that the launch script or the chart sets itself, and where users set them instead.
@@ -109,7 +109,7 @@ def make_plan(
         _check_executor(recipe, engine)
         _check_arguments(recipe)
         _check_disaggregation(recipe, interconnect)
-        networks = _networks(recipe, environment, interconnect)
+        networks = _networks(recipe, environment)
         parallelism.check_model_fits_ranks(recipe.parallelism, model.architecture)
         hosts = parallelism.hosts_per_group(recipe.parallelism, environment.host)
         if recipe.context > model.max_context_tokens:
@@ -199,6 +199,9 @@ def _check_executor(recipe: Recipe, engine: Engine) -> None:
 
 
 def _check_arguments(recipe: Recipe) -> None:
+    seats = recipe.arguments.get("max-num-seqs", 1)
+    if isinstance(seats, int) and (seats < 1 or seats is True):
+        raise InvalidInput("must be a whole number from 1", where="arguments.max-num-seqs")
     for name in recipe.arguments:
         plain = name.removeprefix("no-")
         if plain in RESERVED:
@@ -224,13 +227,7 @@ def _check_disaggregation(recipe: Recipe, interconnect: Interconnect) -> None:
     )
 
 
-def _networks(recipe: Recipe, environment: Environment, interconnect: Interconnect) -> tuple[str, ...]:
-    if interconnect.name not in environment.interconnects:
-        raise InvalidInput(
-            f"environment {environment.name} has no interconnect {interconnect.name!r}",
-            where="network.interconnect",
-            fix=nearest(interconnect.name, environment.interconnects),
-        )
+def _networks(recipe: Recipe, environment: Environment) -> tuple[str, ...]:
     names = recipe.network.subnetworks or environment.networks
     if len(names) != len(environment.networks):
         raise InvalidInput(

@@ -11,7 +11,7 @@ import yaml12
 
 from manyhost import checks
 from manyhost.catalog import Catalog, Engine, Environment, Resolved, resolve
-from manyhost.errors import InvalidInput
+from manyhost.errors import InvalidInput, nearest
 from manyhost.plan import Plan, make_plan, table
 from manyhost.render.helm import HelmEngine, InProcess
 from manyhost.render.topology import topology_svg
@@ -78,17 +78,25 @@ class Renderer:
     def plan(self, resolved: Resolved) -> Plan:
         """Return the plan of a resolved recipe; InvalidInput when it cannot work."""
         recipe = resolved.recipe
-        environment = self.catalog.environment(recipe.environment)
         folder = resolved.name.split("/", 1)[0]
         if folder != recipe.environment:
             raise InvalidInput(
-                f"the recipe lies under {folder!r} but names {recipe.environment!r}",
-                where=f"recipes/{resolved.name}/recipe.yaml: environment",
+                f"the recipe lies under {folder!r} but {recipe.environment[:80]!r} is named",
+                where=f"{resolved.origin('environment')}: environment",
+                fix="choose another recipe: manyhost list",
+            )
+        environment = self.catalog.environment(recipe.environment)
+        fabric = recipe.network.interconnect or environment.interconnects[0]
+        if fabric not in environment.interconnects:
+            raise InvalidInput(
+                f"environment {environment.name} has no interconnect {fabric[:80]!r}",
+                where=f"{resolved.origin('network.interconnect')}: network.interconnect",
+                fix=nearest(fabric, environment.interconnects),
             )
         return make_plan(
             resolved,
             environment,
-            self.catalog.interconnect(recipe.network.interconnect or environment.interconnects[0]),
+            self.catalog.interconnect(fabric),
             self.catalog.model(recipe.model),
             self.catalog.engine(recipe.engine.version),
         )

@@ -12,7 +12,9 @@ import msgspec
 from manyhost.errors import InvalidInput, NotReady
 
 RELEASE_NAME = re.compile(r"^[a-z]([a-z0-9-]{0,43}[a-z0-9])?$")
+_NAMESPACE = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")  # an RFC 1123 label
 _TIMEOUT_SECONDS = 60
+_SENTENCE_LIMIT = 1500
 
 
 class HelmEngine(Protocol):
@@ -23,16 +25,21 @@ class HelmEngine(Protocol):
         ...
 
 
-def check_release_name(name: str) -> None:
-    """Check a release name before anything uses it.
+def check_names(name: str, namespace: str) -> None:
+    """Check a release name and a namespace before anything uses them.
 
     Raises:
-        InvalidInput: When Kubernetes would refuse the names built from it.
+        InvalidInput: When Kubernetes would refuse the namespace, or the names built from the release.
     """
+    if not _NAMESPACE.fullmatch(namespace):
+        raise InvalidInput(
+            f"{namespace[:80]!r} must be at most 63 of a-z, 0-9 and -, with a letter or digit at both ends",
+            where="namespace",
+        )
     if not RELEASE_NAME.fullmatch(name):
         valid = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:45].strip("-")
         raise InvalidInput(
-            f"{name!r} must be at most 45 of a-z, 0-9 and -, starting with a letter",
+            f"{name[:80]!r} must be at most 45 of a-z, 0-9 and -, starting with a letter",
             where="release name",
             fix=f"use {valid or 'llm'!r}",
         )
@@ -52,7 +59,7 @@ class InProcess:
 
     def render(self, values: dict[str, Any], *, release: str, namespace: str) -> str:
         """Render; InvalidInput carries the chart's own sentence when it refuses the values."""
-        check_release_name(release)
+        check_names(release, namespace)
         try:
             files = self._chart.render(values, name=release, namespace=namespace)
         except self._errors as error:
@@ -72,7 +79,7 @@ class Binary:
         import subprocess  # noqa: PLC0415  rendering in process does not pay for these two
         import tempfile  # noqa: PLC0415
 
-        check_release_name(release)
+        check_names(release, namespace)
         with tempfile.NamedTemporaryFile("wb", suffix=".json") as file:
             file.write(msgspec.json.encode(values))
             file.flush()
@@ -122,10 +129,12 @@ def _stream(files: dict[str, str]) -> str:
 def _sentence(message: str) -> str:
     """Cut Helm's call chain off: what the chart's own `fail` or the schema said is enough."""
     message = message.strip()
+    if len(message) > _SENTENCE_LIMIT:  # it quotes a value that nobody meant
+        message = message[:_SENTENCE_LIMIT] + "..."
     if "error calling fail: " in message:
         return message.rsplit("error calling fail: ", 1)[1].strip()
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    lines = [line.strip(" ") for line in message.splitlines() if line.strip()]
+    if any("the specifications of the schema" in line for line in lines):
+        return "; ".join(line.removeprefix("- ") for line in lines if line.startswith("- "))
     lines = [line for line in lines if not line.startswith(("Use --debug", "level="))]
-    text = "; ".join(lines)
-    text = re.sub(r"^Error: ", "", text)
-    return re.sub(r"values don't meet the specifications of the schema\(s\)[^;:]*[:;] ?", "", text)
+    return re.sub(r"^(Error: )?(execution error at \([^)]*\): )?", "", "; ".join(lines))
