@@ -53,9 +53,7 @@ def _up(cluster: Cluster, args: argparse.Namespace, begin: float) -> None:
     archives = list(args.image)
     if args.standin:
         archives += [images.standin(cluster.programs), images.standin_host(cluster.programs)]
-    started = cluster.up(
-        nodes=args.nodes, gpus=args.gpus, gpu_hosts=args.gpu_hosts, images=archives
-    )
+    started = cluster.up(nodes=args.nodes, gpus=args.gpus, gpu_hosts=args.gpu_hosts, images=archives)
     said = f"is up ({time.monotonic() - begin:.1f} s)" if started else "is already up and healthy"
     print(f"cluster {args.name} {said}\nexport KUBECONFIG={cluster.kubeconfig}")
 

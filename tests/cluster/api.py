@@ -36,9 +36,7 @@ class Api:
         self._tls = ssl.create_default_context(cafile=str(cluster.pki / "ca.crt"))
         self._headers = {"Authorization": f"Bearer {pki.token(pki.ADMIN)}"}
 
-    def call(
-        self, method: str, path: str, body: object = None, *, kind: str = "application/json"
-    ) -> bytes:
+    def call(self, method: str, path: str, body: object = None, *, kind: str = "application/json") -> bytes:
         """One request, 10 s at most.
 
         Raises:

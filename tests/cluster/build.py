@@ -77,9 +77,7 @@ def programs() -> Path:
 def _go(*args: str) -> str:
     env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
     command = ["go", *args]
-    done = subprocess.run(
-        command, cwd=SOURCE, env=env, stdout=subprocess.PIPE, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=SOURCE, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise ClusterError(f"go {args[0]} failed in {SOURCE} (its own lines are above)")
     return done.stdout
@@ -102,9 +100,7 @@ def _build(target: Path) -> None:
             "gitTreeState": "clean",
             "gitCommit": "unknown",
         }
-        flags = "-s -w " + " ".join(
-            f"-X k8s.io/component-base/version.{k}={v}" for k, v in stamps.items()
-        )
+        flags = "-s -w " + " ".join(f"-X k8s.io/component-base/version.{k}={v}" for k, v in stamps.items())
         common = ("build", "-trimpath", "-ldflags", flags)
         _go(*common, "-o", f"{work}/", *_PACKAGES)
         for name, package in _RENAMED.items():

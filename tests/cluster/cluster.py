@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -19,7 +20,13 @@ from tests.cluster.layout import MAX_INDEX, MAX_NODES, Layout, cache_dir, state_
 from tests.cluster.machine import label, remains
 from tests.cluster.system import kill, run, succeeds, wait_for
 
-_PROGRAMS = {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "openssl": "openssl", "tar": "tar"}  # fmt: skip
+_PROGRAMS = {  # program: the Debian package that has it
+    "ip": "iproute2",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "openssl": "openssl",
+    "tar": "tar",
+}
 _HIDDEN = ("/run", "/var/run", "/var/lib", "/var/log")  # machines have their own of these
 
 
@@ -140,9 +147,7 @@ class Cluster:
         with build.locked(f"cluster-{self.name}"):
             if self.healthy():
                 if self.options() != options:
-                    raise ClusterError(
-                        f"cluster {self.name} is up with {self.options()}: take it down first"
-                    )
+                    raise ClusterError(f"cluster {self.name} is up with {self.options()}: take it down first")
                 for archive in images:
                     self.import_image(archive)
                 return False
@@ -162,9 +167,7 @@ class Cluster:
         with build.locked(f"cluster-{self.name}"):
             self._down()
 
-    def _up(
-        self, layout: Layout, options: Options, programs: Path, archives: Sequence[Path]
-    ) -> None:
+    def _up(self, layout: Layout, options: Options, programs: Path, archives: Sequence[Path]) -> None:
         pki.create(layout)
         run("ip", "link", "add", layout.bridge, "type", "bridge")
         run("ip", "link", "set", layout.bridge, "alias", label(layout.state))
@@ -202,12 +205,11 @@ class Cluster:
             wait_for("LeaderWorkerSet Deployment", lambda: lws.available(api), seconds=90)
 
     def _down(self) -> None:
-        pids, indexes = remains(self.state)
-        try:
+        _, indexes = remains(self.state)
+        with suppress(ClusterError):
             indexes.add(self._layout().index)
-        except ClusterError:
-            pass
-        kill(pids)
+        while pids := remains(self.state)[0]:  # a start that was killed may have one more under way
+            kill(pids)
         for index in indexes:
             layout = Layout(self.name, index)
             for link in _ports_of(layout.bridge):
@@ -215,7 +217,7 @@ class Cluster:
             succeeds("ip", "link", "del", layout.bridge)
             cgroups.remove(layout.cgroup)
         if self.state.is_dir():
-            shutil.rmtree(self.state)
+            run("rm", "-rf", self.state)
 
     def _keep_logs(self) -> None:
         """Copies the logs of a start that failed, the last one only."""
@@ -231,14 +233,16 @@ class Cluster:
         with build.locked("index"):
             for index in range(MAX_INDEX + 1):
                 layout = Layout(self.name, index)
-                taken = {s.parent.name for s in self.state.parent.glob("*/state.json")
-                         if json.loads(s.read_text())["index"] == index}  # fmt: skip
+                notes = [json.loads(s.read_text()) for s in self.state.parent.glob("*/state.json")]
+                taken = index in {note["index"] for note in notes}
                 if not taken and not cgroups.exists(layout.cgroup) and _addresses_free(layout):
                     self.state.mkdir(parents=True)
                     state = {"index": index, "options": asdict(options)}
                     (self.state / "state.json").write_text(json.dumps(state) + "\n")
                     return layout
-        raise ClusterError(f"no free subnet in 10.99.0.0/16: {MAX_INDEX + 1} clusters, or other networks there")
+        raise ClusterError(
+            f"no free subnet in 10.99.0.0/16: {MAX_INDEX + 1} clusters, or other networks there"
+        )
 
     # Parts
 

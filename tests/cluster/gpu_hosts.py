@@ -108,8 +108,9 @@ def node(
         allocatable |= offered
     else:
         # where real nodes run beside these, pods of tests belong on the real ones
-        spec["taints"] = [{"key": "components.gke.io/gke-managed-components", "value": "true",
-                           "effect": "NoSchedule"}]  # fmt: skip
+        spec["taints"] = [
+            {"key": "components.gke.io/gke-managed-components", "value": "true", "effect": "NoSchedule"}
+        ]
     info = {"kubeletVersion": GKE_VERSION, "architecture": "amd64", "operatingSystem": "linux"}
     info["osImage"] = "Container-Optimized OS from Google"
     return {
@@ -124,22 +125,40 @@ def node(
 def nodes() -> list[Object]:
     """Four healthy hosts, one cordoned, one too small, one of another type, one without GPUs."""
     healthy = [node(name, number=n) for n, name in enumerate(HEALTHY, 1)]
-    ultra = {"machine": "a3-ultragpu-8g", "accelerator": "nvidia-h200-141gb"}
+    ultra = node(
+        OTHER,
+        machine="a3-ultragpu-8g",
+        pool="a3-ultragpu-8g-a3-ultragpu-pool",
+        accelerator="nvidia-h200-141gb",
+        cpus=224,
+        memory_gib=2952,
+        ssd_gib=12000,
+        number=7,
+    )
+    system = node(
+        SYSTEM,
+        machine="e2-standard-8",
+        pool="system",
+        accelerator="",
+        cpus=8,
+        memory_gib=32,
+        ssd_gib=100,
+    )
     return [
         *healthy,
         node(CORDONED, number=5, cordoned=True),
         node(SMALL, number=6, gpus=4),
-        node(OTHER, number=7, pool="a3-ultragpu-8g-a3-ultragpu-pool", cpus=224,
-             memory_gib=2952, ssd_gib=12000, **ultra),  # fmt: skip
-        node(SYSTEM, machine="e2-standard-8", pool="system", accelerator="", cpus=8,
-             memory_gib=32, ssd_gib=100),  # fmt: skip
+        ultra,
+        system,
     ]
 
 
 def _crd(kind: str, plural: str, spec: Object, status: Object) -> Object:
     names = {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()}
-    properties = {"spec": {"type": "object", "properties": spec},
-                  "status": {"type": "object", "properties": status}}  # fmt: skip
+    properties = {
+        "spec": {"type": "object", "properties": spec},
+        "status": {"type": "object", "properties": status},
+    }
     version = {
         "name": "v1",
         "served": True,
@@ -162,8 +181,8 @@ def _crd(kind: str, plural: str, spec: Object, status: Object) -> Object:
 def crds() -> list[Object]:
     """The network types, with the fields that a serving cluster uses."""
     text: Object = {"type": "string"}
-    reference = {key: text for key in ("group", "kind", "name", "namespace")}
-    condition = {key: text for key in ("type", "status", "reason", "message", "lastTransitionTime")}
+    reference = dict.fromkeys(("group", "kind", "name", "namespace"), text)
+    condition = dict.fromkeys(("type", "status", "reason", "message", "lastTransitionTime"), text)
     conditions = {"type": "array", "items": {"type": "object", "properties": condition}}
     ranges = {"type": "object", "properties": {"rangeNames": {"type": "array", "items": text}}}
     network = {
@@ -203,7 +222,8 @@ def networks() -> list[Object]:
 
 def _daemon_set(name: str, image: str, *, installer: str = "") -> Object:
     labels = {"k8s-app": name}
-    gpu_pools = [
+    rolling: Object = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%"}}
+    gpu_pools: list[Object] = [
         {"key": ACCELERATOR, "operator": "In", "values": [MEGA]},
         {"key": "cloud.google.com/gke-nodepool", "operator": "Exists"},
     ]
@@ -223,10 +243,10 @@ def _daemon_set(name: str, image: str, *, installer: str = "") -> Object:
         "metadata": {"name": name, "namespace": "kube-system", "labels": labels},
         "spec": {
             "selector": {"matchLabels": labels},
-            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%"}},
+            "updateStrategy": rolling,
             "template": {"metadata": {"labels": labels}, "spec": pod},
         },
-    }  # fmt: skip
+    }
 
 
 def system_objects() -> list[Object]:
@@ -242,8 +262,12 @@ def system_objects() -> list[Object]:
         _daemon_set("device-injector", "gcr.io/gke-release/nri-device-injector:test"),
         _daemon_set("nccl-tcpxo-installer", "gke.gcr.io/pause:3.8", installer=plugin),
         _daemon_set("gcsfusecsi-node", "gke.gcr.io/gcs-fuse-csi-driver:test"),
-        {"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver",
-         "metadata": {"name": CSI_DRIVER}, "spec": driver},  # fmt: skip
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "CSIDriver",
+            "metadata": {"name": CSI_DRIVER},
+            "spec": driver,
+        },
     ]
 
 

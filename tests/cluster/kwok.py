@@ -35,16 +35,11 @@ def start(machine: Machine, programs: Path) -> None:
 
 def _stages(programs: Path) -> list[dict[str, Any]]:
     """kwok's own fast stages, of which a pod with the fault label gets another one."""
-    stages = [
-        yaml.safe_load(path.read_text())
-        for path in sorted((programs / "stages").rglob("*.yaml"))
-    ]
+    stages = [yaml.safe_load(path.read_text()) for path in sorted((programs / "stages").rglob("*.yaml"))]
     for stage in stages:
         if stage["metadata"]["name"] == "pod-ready":
             key = f'.metadata.labels["{FAULT}"]'
-            stage["spec"]["selector"]["matchExpressions"].append(
-                {"key": key, "operator": "DoesNotExist"}
-            )
+            stage["spec"]["selector"]["matchExpressions"].append({"key": key, "operator": "DoesNotExist"})
     return [*stages, _waiting()]
 
 

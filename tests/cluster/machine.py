@@ -8,9 +8,7 @@ and unmounts everything, whatever state they are in: there is nothing to clean u
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster.errors import ClusterError
@@ -126,11 +124,11 @@ class Machine:
         """The processes of `program` on this machine."""
         if (first := self.pid()) is None:
             return []
-        space = os.readlink(f"/proc/{first}/ns/pid")
+        space = Path(f"/proc/{first}/ns/pid").readlink()
         found = []
         for pid, words in processes():
             try:
-                here = words[0] == str(program) and os.readlink(f"/proc/{pid}/ns/pid") == space
+                here = words[0] == str(program) and Path(f"/proc/{pid}/ns/pid").readlink() == space
             except OSError:
                 continue  # it ended meanwhile
             if here:

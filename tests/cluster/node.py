@@ -161,7 +161,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
         }
 
     def _proxy(self) -> object:
-        keep = {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}  # fmt: skip
+        # the connection table is the whole kernel's
+        keep: dict[str, object] = {"maxPerCore": 0, "min": 0}
+        keep |= {"tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}
         return {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
@@ -169,7 +171,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
             "hostnameOverride": self.place.name,
             "clientConnection": {"kubeconfig": str(self.place.cluster.kubeconfig)},
             "clusterCIDR": self.place.cluster.pods,
-            "conntrack": keep,  # the connection table is the whole kernel's
+            "conntrack": keep,
             "healthzBindAddress": f"{self.place.address}:10256",
             "metricsBindAddress": "127.0.0.1:10249",
         }

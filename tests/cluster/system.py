@@ -18,9 +18,7 @@ def run(*args: str | Path, stdin: str | None = None) -> str:
     Raises:
         ClusterError: it ended with an error; the message has its last line.
     """
-    done = subprocess.run(
-        [str(a) for a in args], input=stdin, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([str(a) for a in args], input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
         words = " ".join(str(a) for a in args[:6])
@@ -34,9 +32,7 @@ def succeeds(*args: str | Path) -> bool:
     return done.returncode == 0
 
 
-def wait_for(
-    what: str, probe: Callable[[], object], *, seconds: float = 60, pause: float = 0.1
-) -> None:
+def wait_for(what: str, probe: Callable[[], object], *, seconds: float = 60, pause: float = 0.1) -> None:
     """Asks `probe` until it answers something other than False or None.
 
     Raises:
@@ -85,6 +81,4 @@ def kill(pids: list[int], *, how: signal.Signals = signal.SIGKILL, seconds: floa
             os.kill(pid, how)
         except ProcessLookupError:
             continue
-    wait_for(
-        f"end of processes {pids}", lambda: not any(map(alive, pids)), seconds=seconds, pause=0.02
-    )
+    wait_for(f"end of processes {pids}", lambda: not any(map(alive, pids)), seconds=seconds, pause=0.02)

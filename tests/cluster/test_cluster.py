@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +16,8 @@ import pytest
 
 from tests.cluster import Cluster, ClusterError, images
 from tests.cluster.layout import cache_dir
-from tests.cluster.system import processes, run, succeeds, wait_for
+from tests.cluster.machine import remains
+from tests.cluster.system import processes, run, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
@@ -63,41 +64,76 @@ spec:
 
 
 def traces(name: str) -> dict[str, list[str]]:
-    """Everything on this machine that a cluster of that name could leave behind."""
+    """Everything on this machine that tells of the cluster `name`.
+
+    Other clusters may come and go meanwhile, so what carries no name is looked at only where no
+    kubelet but ours runs.
+    """
     state = str(cache_dir() / "clusters" / name)
-    mine = [" ".join(words) for _, words in processes() if any(state in w for w in words)]
-    cgroups = sorted(str(p) for p in Path("/sys/fs/cgroup").glob("*/manyhost-*"))
-    cgroups += sorted(str(p) for p in Path("/sys/fs/cgroup").glob("manyhost-*"))
-    sysctls = ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
-               "net/ipv4/ip_forward", "kernel/keys/root_maxkeys", "net/netfilter/nf_conntrack_max",
-               "kernel/hostname"]  # fmt: skip
-    settings = [Path("/proc/sys") / s for s in sysctls]
-    namespaces = {
-        os.readlink(p)
-        for kind in ("pid", "net", "mnt", "uts", "ipc")
-        for pid, words in processes()
-        if any(state in w for w in words) and (p := f"/proc/{pid}/ns/{kind}")
-    }
-    folders = ("/var/lib/cni", "/var/lib/kubelet", "/var/log/pods", "/var/log/containers", "/run/netns",
-               "/run/containerd", "/etc/cni/net.d")  # fmt: skip
+    mine = {pid: words for pid, words in processes() if any(state in w for w in words)}
+    kinds = ("pid", "net", "mnt", "uts")
+    spaces = {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for pid in mine for kind in kinds}
+    spaces -= {str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in kinds}
+    notes = Path(state) / "state.json"
+    known = {json.loads(notes.read_text())["index"]} if notes.exists() else set()
+    indexes = SEEN.setdefault(name, set())
+    indexes |= known | remains(Path(state))[1]
+    links = [f"mh{n}" for n in indexes]
     return {
-        "processes": sorted(mine),
-        "namespaces": sorted(namespaces),
-        "mounts": [m for m in Path("/proc/mounts").read_text().splitlines() if "manyhost" in m],
-        "links": sorted(item["ifname"] for item in json.loads(run("ip", "-j", "link"))
-                        if item["ifname"].startswith("mh")),  # fmt: skip
-        "routes": sorted(r for r in run("ip", "route").splitlines() if " mh" in r),
-        "rules": run("iptables-save").splitlines() if succeeds("iptables-save") else [],
-        "cgroups": cgroups,
-        "settings": [f"{s} {s.read_text().strip()}" for s in settings if s.exists()],
-        "folders": [f"{f} {sorted(os.listdir(f))}" for f in folders if Path(f).is_dir()],
+        "processes": sorted(" ".join(words) for words in mine.values()),
+        "namespaces": sorted(spaces),
+        "mounts": [m for m in Path("/proc/mounts").read_text().splitlines() if state in m],
+        "links": [f.name for f in Path("/sys/class/net").iterdir() if f.name.partition("-")[0] in links],
+        "routes": [r for r in run("ip", "route").splitlines() if r.split(" dev ")[1].split()[0] in links],
+        "cgroups": [
+            str(c / f"manyhost-{n}") for n in indexes for c in hierarchies() if (c / f"manyhost-{n}").exists()
+        ],
         "state": [state] if Path(state).exists() else [],
+        "shared": [] if foreign_kubelet() else shared(),
     }
 
 
-def without_comments(found: dict[str, list[str]]) -> dict[str, list[str]]:
-    found["rules"] = [r for r in found["rules"] if not r.startswith(("#", ":"))]
-    return found
+SEEN: dict[str, set[int]] = {}  # the indexes that a cluster had, also once it is gone
+
+
+def hierarchies() -> list[Path]:
+    top = Path("/sys/fs/cgroup")
+    return [top, *(p for p in top.iterdir() if p.is_dir())]
+
+
+def foreign_kubelet() -> bool:
+    ours = str(cache_dir() / "cluster-")
+    return any(Path(words[0]).name == "kubelet" and not words[0].startswith(ours) for _, words in processes())
+
+
+def shared() -> list[str]:
+    """What the whole machine shares and a kubelet, containerd or kube-proxy usually changes."""
+    sysctls = [
+        "vm/overcommit_memory",
+        "vm/panic_on_oom",
+        "kernel/panic",
+        "kernel/panic_on_oops",
+        "kernel/keys/root_maxkeys",
+        "kernel/keys/root_maxbytes",
+        "kernel/hostname",
+        "net/ipv4/ip_forward",
+        "net/netfilter/nf_conntrack_max",
+    ]
+    settings = [Path("/proc/sys") / s for s in sysctls]
+    folders = [
+        "/var/lib/cni",
+        "/var/lib/kubelet",
+        "/var/lib/containerd",
+        "/var/log/pods",
+        "/var/log/containers",
+        "/run/netns",
+        "/run/containerd",
+        "/etc/cni",
+    ]
+    found = [f"{s} {s.read_text().strip()}" for s in settings if s.exists()]
+    found += [f"{f} {sorted(p.name for p in Path(f).iterdir())}" for f in folders if Path(f).is_dir()]
+    rules = run("iptables-save").splitlines() if shutil.which("iptables-save") else []
+    return found + [r for r in rules if r.startswith("-A")]
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +189,9 @@ def test_a_node_without_power_is_noticed_and_returns(cluster: Cluster) -> None:
 def test_nobody_may_do_nothing(cluster: Cluster) -> None:
     config = str(cluster.kubeconfig_for_nobody())
     kubectl = cluster.programs / "kubectl"
-    done = subprocess.run([kubectl, "--kubeconfig", config, "get", "pods"], capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [kubectl, "--kubeconfig", config, "get", "pods"], capture_output=True, text=True, check=False
+    )
     assert "forbidden" in done.stderr.lower()
 
 
@@ -166,7 +203,7 @@ def test_nothing_leaves_the_cluster(cluster: Cluster) -> None:
 
 
 def test_two_clusters_run_side_by_side_and_leave_alone(cluster: Cluster) -> None:
-    before = without_comments(traces("test-other"))
+    before = traces("test-other")
     other = Cluster("test-other")
     try:
         other.up(nodes=1, gpus=8, images=[images.standin(other.programs)])
@@ -175,10 +212,11 @@ def test_two_clusters_run_side_by_side_and_leave_alone(cluster: Cluster) -> None
         assert "g-0" not in other.kubectl("get", "pods")
         gpus = "jsonpath={.items[*].status.allocatable.nvidia\\.com/gpu}"
         assert other.kubectl("get", "nodes", "-o", gpus) == "8"
-        assert without_comments(traces("test-other")) != before
+        there = traces("test-other")
+        assert all(there[kind] for kind in ("processes", "namespaces", "links", "routes", "cgroups"))
     finally:
         other.down()
-    assert without_comments(traces("test-other")) == before
+    assert traces("test-other") == before
     other.down()  # twice is safe
     assert cluster.healthy()
     with urllib.request.urlopen(_leader(cluster) + "/health", timeout=5) as reply:
@@ -193,16 +231,17 @@ def _leader(cluster: Cluster) -> str:
 @pytest.mark.parametrize("moment", [0.3, 2.0, 6.0])
 def test_a_killed_start_is_cleaned_up(moment: float) -> None:
     name = "test-crash"
-    before = without_comments(traces(name))
+    before = traces(name)
     command = [sys.executable, "-m", "tests.cluster", "up", "--name", name, "--nodes", "1"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as start:
         wait_for("a beginning", (cache_dir() / "clusters" / name / "state.json").exists)
         time.sleep(moment)
         start.send_signal(signal.SIGKILL)
     crashed = Cluster(name)
+    traces(name)  # takes note of the index
     if moment == 2.0:  # what is left must be found without the notes, too
         (crashed.state / "state.json").unlink()
     crashed.down()
-    assert without_comments(traces(name)) == before
+    assert traces(name) == before
     crashed.down()
-    assert without_comments(traces(name)) == before
+    assert traces(name) == before
