@@ -37,10 +37,17 @@ class Host(Struct, frozen=True):
 
 
 class Violation(Struct, frozen=True):
-    """One departure from the Pod Security baseline, and why it is needed."""
+    """One departure from the Pod Security baseline, and why it is needed.
+
+    Attributes:
+        violation: In the words of checks.pod_security.violations.
+        reason: Why the pods need it.
+        when: The recipe key that must be set for it to be allowed; always allowed when empty.
+    """
 
     violation: str
     reason: Annotated[str, Meta(min_length=10)]
+    when: Literal["", "network.host_network", "ssd_host_path", "host_mounts"] = ""
 
 
 class Security(Struct, frozen=True):

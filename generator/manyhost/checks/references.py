@@ -62,7 +62,12 @@ def _check_pod_references(pod: Pod, context: Context) -> Iterator[Finding]:
         )
     for where, kind, name in _named(pod):
         known = config_maps if kind == "config map" else context.known_secrets
-        if name not in known:
+        if name in known:
+            continue
+        if kind == "secret":  # never among manifests: it holds a credential
+            message = f"secret {name} is not among the manifests"
+            yield Finding("reference", where, message, "it must exist in the cluster before", "warning")
+        else:
             fix = nearest(name, known) or f"use one of {', '.join(sorted(known)) or '(none)'}"
             yield _finding(where, f"{kind} {name} is not known", fix)
 

@@ -10,7 +10,7 @@ import msgspec
 import yaml12
 
 from manyhost import checks
-from manyhost.catalog import Catalog, Engine, Environment, Resolved, resolve
+from manyhost.catalog import Catalog, Engine, Environment, Recipe, Resolved, resolve
 from manyhost.errors import InvalidInput, nearest
 from manyhost.plan import Plan, make_plan, table
 from manyhost.render.helm import HelmEngine, InProcess
@@ -139,7 +139,7 @@ class Renderer:
         return checks.run(
             objects,
             flags=self.flag_table(plan.engine),
-            environment_level=allowance(plan.environment),
+            environment_level=allowance(plan.environment, plan.settings),
             shipped_scripts=self.shipped_scripts(),
         )
 
@@ -158,10 +158,26 @@ class Renderer:
         return self._scripts
 
 
-def allowance(environment: Environment) -> checks.Allowance:
-    """Return what an environment allows its pods, as the checks want it."""
-    security = environment.security
-    return checks.Allowance(security.level, frozenset(entry.violation for entry in security.violations))
+def allowance(environment: Environment, recipe: Recipe | None = None) -> checks.Allowance:
+    """Return what an environment allows its pods, as the checks want it.
+
+    Args:
+        environment: Lists the departures from the baseline.
+        recipe: Leaves out those that go with a setting which is off; None keeps them all.
+    """
+    allowed = [
+        entry.violation
+        for entry in environment.security.violations
+        if recipe is None or not entry.when or _is_set(recipe, entry.when)
+    ]
+    return checks.Allowance(environment.security.level, frozenset(allowed))
+
+
+def _is_set(recipe: Recipe, key: str) -> bool:
+    value: Any = recipe
+    for part in key.split("."):
+        value = getattr(value, part)
+    return bool(value)
 
 
 def release_name(recipe: str) -> str:
