@@ -6,7 +6,8 @@ import time
 
 import msgspec
 
-from manyhost.cluster.connection import Connection
+from manyhost.cluster.connection import Connection, path_of
+from manyhost.cluster.observe import Observer
 from manyhost.cluster.release import Change, Releases, changes, is_ours, newest, rehearse
 from manyhost.cluster.rollout import Report, Wait
 from manyhost.cluster.target import Target
@@ -117,7 +118,11 @@ def deploy(
         RemoteError: Helm fails.
     """
     begin = time.monotonic()
+    held = _held(connection, target) if proposal.action != "install" else []
     revision = apply(connection, target, proposal)
+    for pod in held:
+        # A group that gave up stays as it is for ever; deploying again is the request to try again.
+        connection.delete(path_of("v1", "pods", target.namespace, pod))
     installed = time.monotonic()
     look = Wait(connection, target.namespace, target.release, timeout=timeout, report=report).run()
     return Deployed(
@@ -129,6 +134,13 @@ def deploy(
         install_seconds=round(installed - begin, 2),
         ready_seconds=round(time.monotonic() - installed, 2),
     )
+
+
+def _held(connection: Connection, target: Target) -> list[str]:
+    """The pods of the groups that have given up."""
+    look = Observer(connection, target.namespace, target.release).look()
+    groups = {host.group for host in look.hosts if host.problem and host.problem.kind == "held"}
+    return [host.pod for host in look.hosts if host.group in groups and host.uid]
 
 
 def patience(target: Target) -> float:

@@ -171,7 +171,7 @@ def _phase(
     state = engine.get("state") or {}
     if "running" in state:
         if line is None:
-            return "load", ""
+            return "weights", ""
         return _SCRIPT_PHASES.get(line.phase, "load"), _detail(line)
     if "terminated" in state:
         return "failed", f"ended with code {state['terminated'].get('exitCode')}"
@@ -219,7 +219,7 @@ def _problem(
         return Problem(
             "held",
             f"{name} gave up: {line.reason or 'no reason given'}",
-            f"kubectl logs {name} -c {ENGINE_CONTAINER}; correct the recipe and deploy again",
+            "cure it and run manyhost deploy again: groups that gave up are started anew",
             0,
         )
     ready = _condition(pod, "Ready") or {}

@@ -156,6 +156,9 @@ class Wait:
                 if host.phase != "absent":
                     self._say("phase", host, phase=host.phase, text=host.detail)
         for group, before in anew.items():
+            if before.revision != self._known[before.pod].revision:
+                self._forget(group)  # the roll-out itself, no failure
+                continue
             self._recreations[group] = self._recreations.get(group, 0) + 1
             cause = next((p for (_, name), (_, p) in self._problems.items() if name == before.pod), None)
             self._say("recreated", before, text=cause.message if cause else "the group was made anew")

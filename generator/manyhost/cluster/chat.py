@@ -1,0 +1,185 @@
+"""Talking to a ready leader: a tunnel through the API server, and the answer as it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from manyhost.cluster.connection import Connection, Unreachable, path_of
+from manyhost.cluster.phases import ENGINE_CONTAINER, NAME, WORKER, is_ready
+from manyhost.errors import Failed, NotReady, RemoteError
+
+_ANSWER_SECONDS = 600.0  # without a byte of an answer: a long prompt is read before the first token
+_LINE_LIMIT = 1 << 20
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A piece of an answer.
+
+    Attributes:
+        kind: reasoning, answer, or end.
+        text: The text; of the end, why it ended (stop, length, ...).
+    """
+
+    kind: Literal["reasoning", "answer", "end"]
+    text: str
+
+
+class Leader(msgspec.Struct, frozen=True):
+    """A leader that takes requests."""
+
+    pod: str
+    port: int
+
+
+def ready_leader(connection: Connection, namespace: str, release: str) -> Leader:
+    """Return a ready leader of a release.
+
+    Raises:
+        NotReady: There is none.
+    """
+    pods = connection.pages(
+        path_of("v1", "pods", namespace), dict[str, Any], labels=f"{NAME}={release},{WORKER}=0"
+    )
+    for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
+        if is_ready(pod):
+            return Leader(pod["metadata"]["name"], _port(pod))
+    raise NotReady(f"no group of release {release} is ready", fix="manyhost status RECIPE says why")
+
+
+@contextlib.contextmanager
+def tunnel(connection: Connection, namespace: str, leader: Leader) -> Iterator[http.client.HTTPConnection]:
+    """Open one HTTP connection to a leader through the API server; no local port is opened.
+
+    Raises:
+        Unreachable: The API server or the host does not take the connection.
+    """
+    from kubernetes.client import ApiException, CoreV1Api
+    from kubernetes.stream import portforward
+
+    api = CoreV1Api(connection.client)
+    try:
+        forward = portforward(
+            api.connect_get_namespaced_pod_portforward, leader.pod, namespace, ports=str(leader.port)
+        )
+    except (ApiException, OSError) as error:
+        reason = " ".join(str(getattr(error, "reason", "") or error).split())[:200]
+        raise Unreachable(f"no tunnel to {leader.pod}: {reason}", fix="manyhost status RECIPE") from None
+    http_connection = http.client.HTTPConnection(leader.pod, leader.port)
+    socket = forward.socket(leader.port)
+    socket.setblocking(True)
+    socket.settimeout(_ANSWER_SECONDS)
+    http_connection.sock = socket
+    try:
+        yield http_connection
+    finally:
+        http_connection.close()
+        forward.close()
+
+
+def model_name(client: http.client.HTTPConnection) -> str:
+    """Return the model that a leader serves.
+
+    Raises:
+        RemoteError: It does not say.
+    """
+    try:
+        client.request("GET", "/v1/models")
+        answer = client.getresponse()
+        found = msgspec.json.decode(answer.read())
+        return str(found["data"][0]["id"])
+    except (OSError, http.client.HTTPException, msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
+        raise RemoteError(f"the engine does not say which model it serves: {type(error).__name__}") from None
+
+
+def ask(
+    client: http.client.HTTPConnection,
+    model: str,
+    messages: list[dict[str, str]],
+    *,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+) -> Iterator[Piece]:
+    """Send a conversation; yield the answer piece by piece, its reasoning apart.
+
+    Args:
+        client: From tunnel(), or any HTTP connection to the service.
+        model: The served model's name.
+        messages: role and content of each turn.
+        max_tokens: Limit of the answer; the engine's own when None.
+        temperature: The engine's own when None.
+
+    Raises:
+        Failed: The engine refuses the request; its own sentence.
+        RemoteError: The connection breaks off.
+    """
+    body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
+    body |= {"max_tokens": max_tokens} if max_tokens else {}
+    body |= {"temperature": temperature} if temperature is not None else {}
+    try:
+        client.request(
+            "POST",
+            "/v1/chat/completions",
+            body=msgspec.json.encode(body),
+            headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
+        )
+        answer = client.getresponse()
+        if answer.status != 200:
+            raise Failed(_sentence(answer.read(_LINE_LIMIT), answer.status), where="engine")
+        yield from _pieces(answer)
+    except (OSError, http.client.HTTPException) as error:
+        raise RemoteError(
+            f"the answer broke off: {str(error) or type(error).__name__}", fix="manyhost status RECIPE"
+        ) from None
+
+
+def _pieces(answer: http.client.HTTPResponse) -> Iterator[Piece]:
+    """Read the server-sent events of one answer (WHATWG HTML, "Server-sent events": only data lines are used)."""
+    ended = ""
+    for line in iter(lambda: answer.readline(_LINE_LIMIT), b""):
+        if not line.startswith(b"data:"):
+            continue
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            answer.read()
+            yield Piece("end", ended)
+            return
+        try:
+            event = msgspec.json.decode(data)
+        except msgspec.DecodeError:
+            raise RemoteError("the engine sent something that is no JSON") from None
+        if "error" in event:
+            raise Failed(_sentence(data, 500), where="engine")
+        for choice in event.get("choices") or ():
+            delta = choice.get("delta") or {}
+            # vLLM calls it reasoning since v0.12 and reasoning_content before.
+            reasoning = delta.get("reasoning") or delta.get("reasoning_content")
+            if reasoning:
+                yield Piece("reasoning", reasoning)
+            if delta.get("content"):
+                yield Piece("answer", delta["content"])
+            ended = choice.get("finish_reason") or ended
+    raise http.client.IncompleteRead(b"")
+
+
+def _sentence(body: bytes, status: int) -> str:
+    try:
+        found = msgspec.json.decode(body)
+        error = found.get("error", found)
+        text = str(error.get("message", "")) if isinstance(error, dict) else str(error)
+    except (msgspec.DecodeError, AttributeError):
+        text = body.decode(errors="replace")
+    return " ".join(text.split())[:400] or f"HTTP status {status}"
+
+
+def _port(pod: dict[str, Any]) -> int:
+    for container in pod["spec"]["containers"]:
+        if container["name"] == ENGINE_CONTAINER:
+            for port in container.get("ports") or ():
+                if port.get("name") == "http":
+                    return int(port["containerPort"])
+    return 8000
