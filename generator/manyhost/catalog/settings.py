@@ -142,7 +142,7 @@ def _set_by(layers: list[tuple[str, dict[str, Any]]], key: str) -> str:
     """Return the strongest layer that has a dotted key, or else the nearest block above it."""
     parts = key.split(".")
     while parts:
-        for origin, layer in reversed(layers):
+        for origin, layer in layers[::-1]:
             if _has(layer, parts):
                 return origin
         parts.pop()
