@@ -326,21 +326,25 @@ def test_probe_ports() -> None:
     assert {f.message for f in found(objects, "reference")} == {"port 8080 is not a port of the container"}
 
 
+_CONFIG_MAP = ("config map nope is not known", "error")
+# A Secret is never among the manifests, so that it is missing there is only worth a warning.
+_SECRET = ("secret nope is not among the manifests", "warning")
+
+
 @pytest.mark.parametrize(
-    ("field", "entry"),
+    ("field", "entry", "expected"),
     [
-        ("env", {"name": "X", "valueFrom": {"configMapKeyRef": {"name": "nope", "key": "k"}}}),
-        ("env", {"name": "X", "valueFrom": {"secretKeyRef": {"name": "nope", "key": "k"}}}),
-        ("envFrom", {"configMapRef": {"name": "nope"}}),
-        ("envFrom", {"secretRef": {"name": "nope"}}),
+        ("env", {"name": "X", "valueFrom": {"configMapKeyRef": {"name": "nope", "key": "k"}}}, _CONFIG_MAP),
+        ("env", {"name": "X", "valueFrom": {"secretKeyRef": {"name": "nope", "key": "k"}}}, _SECRET),
+        ("envFrom", {"configMapRef": {"name": "nope"}}, _CONFIG_MAP),
+        ("envFrom", {"secretRef": {"name": "nope"}}, _SECRET),
     ],
 )
-def test_references_by_environment(field: str, entry: Object) -> None:
+def test_references_by_environment(field: str, entry: Object, expected: tuple[str, str]) -> None:
     objects = sample()
     for template in pods(objects):
         container(template).setdefault(field, []).append(entry)
-    assert all("nope is not known" in f.message for f in found(objects, "reference"))
-    assert len(found(objects, "reference")) == 2
+    assert [(f.message, f.severity) for f in found(objects, "reference")] == [expected] * 2
 
 
 # ------------------------------------------------------------------------ pod security
