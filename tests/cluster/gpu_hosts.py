@@ -208,7 +208,7 @@ def networks() -> list[Object]:
     for number, name in enumerate(NETWORKS):
         if number:
             vpc = f"a3mega-gpunet-{number - 1}"
-            parameters = {"vpc": vpc, "vpcSubnet": f"{vpc}-subnet", "deviceMode": "NetDevice"}
+            parameters: Object = {"vpc": vpc, "vpcSubnet": f"{vpc}-subnet", "deviceMode": "NetDevice"}
         else:
             pods = {"rangeNames": ["pods"]}
             parameters = {"vpc": "a3mega-net", "vpcSubnet": "a3mega-sub", "podIPv4Ranges": pods}
