@@ -84,7 +84,7 @@ def check_plain(document: Any, where: str) -> None:
             for name, below in value.items():
                 if not isinstance(name, str):
                     raise InvalidInput(
-                        f"the name {str(name)[:80]!r} is no text; put it in quotes",
+                        f"the name {str(name)[:80]} is no text; put it in quotes",
                         where=f"{where}: {key[:80]}".rstrip(": "),
                     )
                 walk(name, key, depth)

@@ -1,0 +1,21 @@
+"""What holds for every test: settings of the person who runs the tests do not leak in."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+from manyhost.catalog.settings import VARIABLES
+
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def no_site_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide values/local.yaml and the published recipe's variables."""
+    for name in (*VARIABLES, "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MANYHOST_LOCAL", os.devnull)
