@@ -114,10 +114,12 @@ def test_text_stays_text(name):
     path = LEAVES[name]
     for form in ("{}", "/{}", "image/{}:v1"):
         reference = attempt(path, form.format("marker"))
-        for text in HOSTILE if reference else HOSTILE[:1]:
-            found = attempt(path, form.replace("{}", text))
-            if found is not None:
-                compare(found, reference, "marker", text)
+        found = {text: attempt(path, form.replace("{}", text)) for text in HOSTILE}
+        for text, objects in found.items():
+            if objects is not None:
+                compare(objects, reference, "marker", text)
+        if reference is not None:  # the other forms are for values of a narrower shape
+            break
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
