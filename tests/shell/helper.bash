@@ -11,7 +11,7 @@ setup() {
 import socket
 held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
 print(*(s.getsockname()[1] for s in held))')
-  export PATH=$BATS_TEST_DIRNAME/fakes:$PATH
+  export PATH=$BATS_TEST_DIRNAME/fakes:/usr/bin:$PATH # no slow shims of a version manager
   export MANYHOST_ENGINE=vllm MANYHOST_EXECUTOR=mp MANYHOST_MODEL=some/model MANYHOST_MODEL_PATH=
   export MANYHOST_GPUS_PER_HOST=8 MANYHOST_PORT=$http MANYHOST_MASTER_PORT=$master
   export MANYHOST_RAY_PORT=$master MANYHOST_BEACON_PORT=$beacon MANYHOST_INTERFACE=lo
@@ -51,7 +51,7 @@ probe() { MANYHOST_STATE_DIR=$FAKE/state.$1 bash "$scripts/probe.sh" "$2"; }
 
 # seen RANK TEXT [SECONDS]: wait until the member's log has the text.
 seen() {
-  local end=$((SECONDS + ${3:-15}))
+  local end=$((SECONDS + ${3:-60}))
   until grep -qF -- "$2" "$FAKE/log.$1" 2>/dev/null; do
     if ((SECONDS > end)); then
       echo "not seen in log.$1: $2"
@@ -79,7 +79,7 @@ until_ok() {
 # ended PID STATUS: wait for a member's end and compare its exit status.
 ended() {
   local status=0
-  until_ok 15 eval "! kill -0 $1 2>/dev/null"
+  until_ok 60 eval "! kill -0 $1 2>/dev/null"
   wait "$1" || status=$?
   [ "$status" -eq "$2" ] || {
     echo "exit $status, not $2"

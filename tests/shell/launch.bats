@@ -69,7 +69,7 @@ P
   member 0
   seen 0 'phase=held role=leader'
   grep -qF "reason=\"rank 1: profile missing at $FAKE/none.sh\"" "$FAKE/log.0"
-  until_ok 5 probe 0 startup
+  until_ok 20 probe 0 startup
   probe 1 startup
   probe 1 live
   run ! probe 0 ready
@@ -95,7 +95,7 @@ P
 
 @test "staged weights: missing folder, missing shard, no weights, then complete" {
   model=$FAKE/model
-  check() { python3 "$scripts/group.py" weights "$model" "$@"; }
+  check() { python3 "$scripts/model.py" weights "$model" "$@"; }
   run -78 check
   [[ $output == *"weights missing at $model: no config.json" ]]
   mkdir "$model"
@@ -123,10 +123,10 @@ P
   echo 4 >"$FAKE/1.gpus"
   member 0 --x 1
   member 1 --x 1
-  until_ok 10 grep -q -- "--block" "$FAKE/ray.1"
+  until_ok 20 grep -q -- "--block" "$FAKE/ray.1"
   grep -qx -- "start --head --node-ip-address=127.0.0.1 --port=$master --num-gpus=8 --include-dashboard=false --disable-usage-stats" "$FAKE/ray.0"
   grep -qx -- "start --address=127.0.0.1:$master --node-ip-address=127.0.0.1 --num-gpus=8 --disable-usage-stats --block" "$FAKE/ray.1"
-  until_ok 5 eval '[ "$(grep -c status "$FAKE/ray.0")" -ge 2 ]'
+  until_ok 20 eval '[ "$(grep -c status "$FAKE/ray.0")" -ge 2 ]'
   [ ! -e "$FAKE/argv.0" ] # both nodes are there, 12 of 16 GPUs
   echo 8 >"$FAKE/gpus/1"
   seen 0 phase=serving
@@ -141,7 +141,7 @@ P
   member 1
   seen 0 'Ray has 12 of 16 GPUs after 2 s'
   seen 0 'phase=held role=leader'
-  until_ok 5 eval "! kill -0 $(cat "$FAKE/raypid.0") 2>/dev/null" # daemons end with the attempt
+  until_ok 20 eval "! kill -0 $(cat "$FAKE/raypid.0") 2>/dev/null" # daemons end with the attempt
 }
 
 @test "ray: a CPU host counts as one GPU" {
@@ -163,6 +163,6 @@ P
 }
 
 @test "a model download that is not needed is skipped, one that cannot work is left to the engine" {
-  python3 "$scripts/group.py" download gs://bucket/model
-  python3 "$scripts/group.py" download some/model --load-format dummy
+  python3 "$scripts/model.py" download gs://bucket/model
+  python3 "$scripts/model.py" download some/model --load-format dummy
 }

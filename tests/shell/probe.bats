@@ -75,7 +75,7 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
   metrics 1 0 100
   LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=1 member 0
   seen 0 phase=serving
-  until_ok 5 eval '! probe 0 live'
+  until_ok 20 eval '! probe 0 live'
   run ! probe 0 live
   [[ $output == *"no token counter moved for"* ]]
   run ! probe 0 ready
@@ -87,19 +87,19 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
   metrics 1 0 100
   LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=3 member 0
   seen 0 phase=serving
-  until_ok 5 probe 0 ready
+  until_ok 20 probe 0 ready
   touch "$FAKE/mute"
   sleep 2
   probe 0 live
   probe 0 ready
-  until_ok 5 eval '! probe 0 ready'
+  until_ok 20 eval '! probe 0 ready'
   probe 0 live
 }
 
 @test "a start that outlasts the startup probe's budget is not killed by it" {
   MANYHOST_STARTUP_SECONDS=1 MANYHOST_START_ATTEMPTS=2 member 0 # waits for rank 1
   seen 0 phase=peers
-  until_ok 5 probe 0 startup
+  until_ok 20 probe 0 startup
   probe 0 live
   run ! probe 0 ready
 }

@@ -53,7 +53,7 @@ load helper
 @test "/health that fails while serving: unready, then the end" {
   serving_group
   echo 503 >"$FAKE/health"
-  until_ok 3 eval '! probe 0 ready'
+  until_ok 20 eval '! probe 0 ready'
   ended "$pid_0" 1
   grep -qF "/health fails" "$FAKE/log.0"
 }
@@ -64,7 +64,7 @@ load helper
   kill -TERM "$pid_0" "$pid_1"
   seen 0 phase=draining
   seen 1 phase=draining
-  until_ok 3 eval '! probe 0 ready'
+  until_ok 20 eval '! probe 0 ready'
   run ! probe 1 ready
   sleep 1.5
   kill -0 "$(cat "$FAKE/pid.0")" "$(cat "$FAKE/pid.1")"

@@ -100,14 +100,14 @@ class RevisionNotFoundError(Exception): ...' >"$FAKE/hub/huggingface_hub/errors.
   grep -qF 'reason="2 of 2 attempts failed: rank 1: ValueError: no such attention backend (exit 1)"' "$FAKE/log.0"
   seen 1 'phase=held role=worker'
   [ "$(wc -l <"$FAKE/argv.0")" = 2 ] && [ "$(wc -l <"$FAKE/argv.1")" = 2 ]
-  until_ok 5 probe 1 startup
+  until_ok 20 probe 1 startup
   probe 0 startup && probe 0 live && probe 1 live
   says_why() {
     run ! probe 1 ready
     [[ $output == *"no such attention backend"* ]]
   }
-  until_ok 5 says_why
-  until_ok 5 eval "! kill -0 $(cat "$FAKE/pid.0") 2>/dev/null"
+  until_ok 20 says_why
+  until_ok 20 eval "! kill -0 $(cat "$FAKE/pid.0") 2>/dev/null"
   kill -0 "$pid_0" "$pid_1" # the pods stay
 }
 
@@ -146,7 +146,7 @@ import socket, time
 s = socket.create_server(('127.0.0.1', $http))
 open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
   pids+=($!)
-  until_ok 5 test -e "$FAKE/taken"
+  until_ok 20 test -e "$FAKE/taken"
   member 0
   member 1
   seen 0 "reason=\"port $http: Address already in use\""
@@ -160,7 +160,7 @@ import socket, time
 s = socket.create_server(('127.0.0.1', $beacon))
 open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
   pids+=($!)
-  until_ok 5 test -e "$FAKE/taken"
+  until_ok 20 test -e "$FAKE/taken"
   member 0
   seen 0 "reason=\"port $beacon of the group's beacon: Address already in use\""
 }
@@ -198,7 +198,7 @@ open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
   echo 30 >"$FAKE/slow"
   member 0
   member 1
-  until_ok 5 test -s "$FAKE/pid.0"
+  until_ok 20 test -s "$FAKE/pid.0"
   kill -KILL "$pid_0" "$(cat "$FAKE/pid.0")"
   seen 1 'reason="leader lost"'
   rm "$FAKE/slow"
@@ -211,7 +211,7 @@ open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
   echo 30 >"$FAKE/0.slow"
   member 0
   member 1
-  until_ok 5 test -s "$FAKE/pid.1"
+  until_ok 20 test -s "$FAKE/pid.1"
   kill -KILL "$pid_1" "$(cat "$FAKE/pid.1")"
   seen 0 'reason="rank 1: connection lost"'
   rm "$FAKE/0.slow"

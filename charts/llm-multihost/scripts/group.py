@@ -1,10 +1,7 @@
 #!/usr/bin/env python3
 """One member of a multi-host engine group: when the engine starts, serves, drains and ends.
 
-    group.py run HELD_REASON LAUNCH_SH [ENGINE FLAG]...   supervise this member (launch.sh execs it)
-    group.py address INTERFACE                            print the interface's IPv4 address
-    group.py weights FOLDER [ENGINE FLAG]...              check a staged model folder
-    group.py download MODEL [ENGINE FLAG]...              fetch a model before the engine needs it
+    group.py HELD_REASON LAUNCH_SH [ENGINE FLAG]...
 
 Every worker keeps one TCP connection to the leader; both sides say every beat (2 s) what they do.
 The leader alone decides: it starts an attempt when all members are ready for one, so a member that
@@ -20,424 +17,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
-import fcntl
-import http.client
-import json
 import os
 import pathlib
 import queue
-import re
 import selectors
 import signal
 import socket
-import ssl
-import struct
-import subprocess
 import sys
-import threading
 import time
 from typing import Any, NoReturn
 
-NO_RETRY = 78  # launch.sh's exit status for a failure that no further attempt cures
-USAGE = 2  # argparse's exit status
+from child import Child, descendants, kill_descendants
+from health import Health
+from link import Dialer, Link
+from settings import Settings, uptime
+
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-SIOCGIFADDR = 0x8915  # linux/sockios.h
-KEPT_LINES = 200  # of the engine's output, to find its error in
 EFFECT, ENGINE, HOPELESS = range(3)  # how much a failure tells about the cause
-
-
-def uptime() -> float:
-    """Seconds since boot, from the file that probe.sh and launch.sh read too."""
-    return float(pathlib.Path("/proc/uptime").read_text().split()[0])
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the chart and the LeaderWorkerSet controller put into the environment."""
-
-    rank: int
-    size: int
-    executor: str
-    leader_host: str
-    own_address: str
-    bind_address: str
-    beacon_port: int
-    http_port: int
-    engine_port: int
-    attempts: int
-    peer_wait: float
-    startup: float
-    stall: float
-    drain: float
-    beat: float
-    started: float
-    state_dir: pathlib.Path
-    secret: str
-
-    @classmethod
-    def read(cls) -> Settings:
-        """Read them.
-
-        Raises:
-            KeyError: a variable that the chart always sets is missing.
-        """
-        env = os.environ
-        ray = env["MANYHOST_EXECUTOR"] == "ray"
-        return cls(
-            rank=int(env["LWS_WORKER_INDEX"]),
-            size=int(env["LWS_GROUP_SIZE"]),
-            executor=env["MANYHOST_EXECUTOR"],
-            leader_host=env["LWS_LEADER_ADDRESS"],
-            own_address=env["VLLM_HOST_IP"],
-            bind_address=env.get("POD_IP", ""),
-            beacon_port=int(env.get("MANYHOST_BEACON_PORT", "29511")),
-            http_port=int(env["MANYHOST_PORT"]),
-            engine_port=int(env["MANYHOST_RAY_PORT" if ray else "MANYHOST_MASTER_PORT"]),
-            attempts=int(env["MANYHOST_START_ATTEMPTS"]),
-            peer_wait=float(env["MANYHOST_PEER_WAIT_SECONDS"]),
-            startup=float(env["MANYHOST_STARTUP_SECONDS"]),
-            stall=float(env["MANYHOST_STALL_SECONDS"]),
-            drain=float(env["MANYHOST_DRAIN_SECONDS"]),
-            beat=float(env.get("MANYHOST_BEAT_SECONDS", "2")),
-            started=int(env["MANYHOST_STARTED"]) / 100,
-            state_dir=pathlib.Path(env.get("MANYHOST_STATE_DIR", "/tmp/manyhost")),
-            secret=env.get("HF_TOKEN", ""),
-        )
-
-
-# ---------------------------------------------------------------- child processes
-
-
-def descendants() -> list[int]:
-    """Process ids of everything below this process, orphans that it adopted included."""
-    children: dict[int, list[int]] = {}
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            after_name = stat.read_text(errors="replace").rpartition(")")[2].split()
-            children.setdefault(int(after_name[1]), []).append(int(stat.parent.name))
-    found: list[int] = []
-    todo = [os.getpid()]
-    while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
-    return found
-
-
-def kill_descendants() -> None:
-    """End engine cores and Ray daemons whatever they did to their sessions and parents."""
-    for _ in range(3):  # a fork may slip through one listing
-        for pid in descendants():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-GENERIC = re.compile(r"Engine core initialization failed|Failed core proc|See root cause|SystemExit")
-ERROR = re.compile(r"(?:\b\w*(?:Error|Exception|Interrupt)\b(?:\(|:)|\berror: ).*")
-
-
-def error_line(lines: list[str]) -> str:
-    """The line that says best why an engine ended: its last error that is not a mere echo."""
-    for line in reversed(lines):
-        match = ERROR.search(line)
-        if match and not GENERIC.search(line):
-            return match.group(0).strip().removeprefix("error: ")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-
-
-class Child:
-    """One step of launch.sh, with its output passed on and its last lines kept."""
-
-    def __init__(self, step: str, argv: list[str], extra: dict[str, str]) -> None:
-        env = {**os.environ, "MANYHOST_STEP": step, **extra}
-        self.process = subprocess.Popen(  # noqa: S603 an argument list, no shell
-            ["bash", *argv],  # noqa: S607
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert self.process.stdout is not None  # noqa: S101 for the type checker
-        self.out = self.process.stdout
-        os.set_blocking(self.out.fileno(), False)
-        self.started = time.monotonic()
-        self.status: int | None = None
-        self.lines: list[str] = []
-        self.rest = b""
-
-    def read(self) -> bool:
-        """Pass waiting output on, whole lines only; False when the pipe has ended."""
-        try:
-            data = os.read(self.out.fileno(), 65536)
-        except BlockingIOError:
-            return True
-        whole, found, self.rest = (self.rest + data).rpartition(b"\n")
-        if not data or len(self.rest) > 8192:
-            whole, found, self.rest = whole + found + self.rest, b"\n" if self.rest else b"", b""
-        if whole or found:
-            sys.stdout.buffer.write(whole + found)
-            sys.stdout.buffer.flush()
-            self.lines += whole.decode(errors="replace").splitlines()
-            del self.lines[:-KEPT_LINES]
-        return bool(data)
-
-    def why(self) -> str:
-        """Why it ended, in one line."""
-        code = self.status or 0
-        text = error_line(self.lines)
-        if code == NO_RETRY:
-            return text
-        how = f"signal {-code}" if code < 0 else f"exit {code}"
-        return f"{text} ({how})"
-
-    def hopeless(self) -> bool:
-        """Whether a further attempt would end the same way."""
-        if self.status == NO_RETRY:
-            return True
-        text = "\n".join(self.lines)
-        usage = self.status == USAGE and "error: " in text
-        return usage or "Address already in use" in text
-
-
-# ---------------------------------------------------------------- the engine's HTTP server
-
-
-@dataclasses.dataclass
-class Sample:
-    """What one reading of the engine's metrics said."""
-
-    at: float
-    running: float
-    waiting: float
-    progress: tuple[float, ...]
-
-
-PROGRESS = (
-    "vllm:iteration_tokens_total_count",  # moves with every step, a chunk of a prefill too
-    "vllm:prompt_tokens_total",
-    "vllm:generation_tokens_total",
-)
-
-
-def parse_metrics(text: str, at: float) -> Sample:
-    """Sum the few series needed over engines and labels."""
-    sums: dict[str, float] = {}
-    for line in text.splitlines():
-        name, _, rest = line.partition("{")
-        if not rest:
-            name, _, rest = line.partition(" ")
-        if name in PROGRESS or name in ("vllm:num_requests_running", "vllm:num_requests_waiting"):
-            with contextlib.suppress(ValueError):
-                sums[name] = sums.get(name, 0.0) + float(rest.rpartition(" ")[2])
-    return Sample(
-        at,
-        sums.get("vllm:num_requests_running", 0.0),
-        sums.get("vllm:num_requests_waiting", 0.0),
-        tuple(sums.get(name, 0.0) for name in PROGRESS),
-    )
-
-
-class Health(threading.Thread):
-    """Watches one attempt's HTTP server: first answer, then health and progress.
-
-    A refused connection or a 503 is a fact about the engine; a timeout only says that it is busy.
-    """
-
-    def __init__(self, settings: Settings, flags: list[str]) -> None:
-        super().__init__(daemon=True)
-        self.settings = settings
-        self.poll = settings.beat / 2
-        self.tls = any(flag.startswith("--ssl-certfile") for flag in flags)
-        key = os.environ.get("VLLM_API_KEY") or flag_value(flags, "--api-key")
-        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.stopped = threading.Event()
-        self.answered = False
-        self.failure = ""  # why the first request got no token
-        self.hopeless = False
-        self.last_ok = 0.0
-        self.bad_since = 0.0  # since when the answer is a refusal or not 200; 0 = it is not
-        self.heard = 0.0  # any HTTP answer
-        self.progress_at = 0.0
-        self.sample: Sample | None = None
-
-    def run(self) -> None:
-        """Poll until stopped."""
-        while not self.stopped.wait(self.poll):
-            self.check_health()
-            if self.answered:
-                self.read_metrics()
-            elif self.last_ok and not self.bad_since:
-                self.ask_first()
-                if self.failure:
-                    return
-
-    def request(self, path: str, timeout: float, body: Any = None) -> tuple[int, bytes]:
-        """One HTTP exchange with the local server."""
-        kind: Any = http.client.HTTPConnection
-        more: dict[str, Any] = {}
-        if self.tls:
-            kind = http.client.HTTPSConnection
-            # The certificate names the public address; this is the loopback of one container.
-            more = {"context": ssl._create_unverified_context()}  # noqa: S323
-        link = kind("127.0.0.1", self.settings.http_port, timeout=timeout, **more)
-        try:
-            if body is None:
-                link.request("GET", path, headers=self.headers)
-            else:
-                headers = {**self.headers, "Content-Type": "application/json"}
-                link.request("POST", path, json.dumps(body), headers)
-            answer = link.getresponse()
-            data = answer.read()
-        finally:
-            link.close()
-        self.heard = time.monotonic()
-        return answer.status, data
-
-    def check_health(self) -> None:
-        """Note whether /health is well, unwell, or too busy to say."""
-        try:
-            status, _ = self.request("/health", timeout=self.poll * 5)
-        except TimeoutError:
-            return
-        except (OSError, http.client.HTTPException):
-            status = 0
-        now = time.monotonic()
-        if status == 200:
-            self.last_ok, self.bad_since = now, 0.0
-        else:
-            self.bad_since = self.bad_since or now
-
-    def ask_first(self) -> None:
-        """Ask for one token; an error is the attempt's failure, a timeout is the budget's affair."""
-        try:
-            status, data = self.request("/v1/models", timeout=30)
-            if status == 200:
-                model = json.loads(data)["data"][0]["id"]
-                body = {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
-                status, data = self.request("/v1/completions", self.settings.startup, body)
-        except TimeoutError:
-            return
-        except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
-            self.failure = f"first request failed: {error!r}"
-            return
-        if status == 200:
-            self.answered = True
-            self.progress_at = time.monotonic()
-        else:
-            self.failure = f"first request answered {status}: {data[:200].decode(errors='replace')}"
-            self.hopeless = 400 <= status < 500
-
-    def read_metrics(self) -> None:
-        """Note requests in flight and when a token counter last moved."""
-        try:
-            status, data = self.request("/metrics", timeout=self.poll * 10)
-        except (OSError, http.client.HTTPException):
-            return
-        if status != 200:
-            return
-        now = time.monotonic()
-        sample = parse_metrics(data.decode(errors="replace"), now)
-        if self.sample is None or sample.running == 0 or sample.progress != self.sample.progress:
-            self.progress_at = now
-        self.sample = sample
-
-    def well(self) -> bool:
-        """/health is 200 now, or was within the stall limit and the server is merely busy."""
-        return not self.bad_since and time.monotonic() - self.last_ok < self.settings.stall
-
-    def stalled(self) -> str:
-        """Why the engine makes no progress, or nothing."""
-        if not self.answered:
-            return ""
-        still = self.sample.at - self.progress_at if self.sample else 0.0
-        if still > self.settings.stall:
-            return f"requests are running and no token counter moved for {still:.0f} s"
-        silent = time.monotonic() - self.heard
-        if silent > 5 * self.settings.stall:
-            return f"the HTTP server answered nothing for {silent:.0f} s"
-        return ""
-
-
-def flag_value(flags: list[str], name: str) -> str:
-    """The value of `--name value` or `--name=value`, or nothing."""
-    for i, flag in enumerate(flags):
-        if flag == name and i + 1 < len(flags):
-            return flags[i + 1]
-        if flag.startswith(name + "="):
-            return flag[len(name) + 1 :]
-    return ""
-
-
-# ---------------------------------------------------------------- the members' connections
-
-
-class Link:
-    """One connection between leader and worker: a JSON object a line."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.sock.setblocking(False)
-        self.since = self.heard = time.monotonic()
-        self.open = True
-        self.rest = b""
-        self.rank = -1  # the leader learns it from the first message
-        self.last: dict[str, Any] = {}
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Send; a full buffer or a broken connection shows as silence soon enough."""
-        with contextlib.suppress(OSError):
-            self.sock.send(json.dumps(message).encode() + b"\n")
-
-    def read(self) -> None:
-        """Take in what has arrived; `open` turns False at the end of the connection."""
-        try:
-            data = self.sock.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data or len(self.rest) > 1 << 20:
-            self.open = False
-            return
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        for line in lines:
-            try:
-                message = json.loads(line)
-                self.rank = int(message["rank"])
-            except (ValueError, KeyError, TypeError):
-                self.open = False  # not one of us
-                return
-            self.last = message
-            self.heard = time.monotonic()
-
-    def silent(self) -> float:
-        """Seconds since the other side said anything."""
-        return time.monotonic() - self.heard
-
-
-class Dialer(threading.Thread):
-    """Connects to the leader: a name that does not resolve yet must not stop the heartbeat."""
-
-    def __init__(self, settings: Settings, found: queue.Queue[socket.socket]) -> None:
-        super().__init__(daemon=True)
-        self.settings = settings
-        self.found = found
-
-    def run(self) -> None:
-        """Try until there is a connection."""
-        where = (self.settings.leader_host, self.settings.beacon_port)
-        while True:
-            try:
-                self.found.put(socket.create_connection(where, timeout=5))
-            except OSError:
-                time.sleep(self.settings.beat / 2)
-            else:
-                return
-
-
-# ---------------------------------------------------------------- members
 
 
 class Member:
@@ -473,7 +69,8 @@ class Member:
             text += f' reason="{self.clean(reason)}"'
         for key, value in more.items():
             text += f" {key}={value}"
-        print(text, flush=True)
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
     def clean(self, reason: str) -> str:
         """One line, no quotes inside, of bounded length, without the token."""
@@ -687,6 +284,7 @@ class Leader(Member):
         self.selector.register(self.beacon, selectors.EVENT_READ, None)
 
     def accept(self) -> None:
+        """Greet a new worker."""
         with contextlib.suppress(OSError):
             sock, _ = self.beacon.accept()
             link = Link(sock)
@@ -703,6 +301,7 @@ class Leader(Member):
         return [rank for rank in range(1, self.s.size) if rank not in here]
 
     def awaited(self) -> str:
+        """Which workers are not ready for an attempt."""
         here = self.workers()
         late = [
             f"{rank}:{here[rank].last['state'] if rank in here else 'absent'}"
@@ -712,17 +311,17 @@ class Leader(Member):
         return ",".join(late) or "nobody"
 
     def ready(self) -> bool:
+        """The group answers and all of it is here."""
         return (
-            self.state == "serving"
-            and not self.missing()
-            and self.health is not None
-            and self.health.well()
+            self.state == "serving" and not self.missing() and self.health is not None and self.health.well()
         )
 
     def stalled(self) -> str:
+        """What the engine's counters say."""
         return self.health.stalled() if self.health else ""
 
     def decide(self) -> None:
+        """Act on the state."""
         # A member that loads may be slow to speak; one that serves may not.
         limit = self.s.beat * (4 if self.served else 15)
         for link in list(self.links):
@@ -905,6 +504,7 @@ class Worker(Member):
         Dialer(settings, self.found).start()
 
     def message(self) -> dict[str, Any]:
+        """Also whether a further attempt is of use."""
         return {**super().message(), "hopeless": self.hopeless}
 
     def leader(self) -> dict[str, Any]:
@@ -912,17 +512,21 @@ class Worker(Member):
         return self.links[0].last if self.links else {}
 
     def holding(self) -> bool:
+        """Here or at the leader."""
         return super().holding() or self.leader().get("state") == "held"
 
     def ready(self) -> bool:
+        """Part of a group that answers."""
         return self.state == "serving" and self.leader().get("state") == "serving"
 
     def drop(self, link: Link) -> None:
+        """Look for the leader again."""
         super().drop(link)
         self.lonely_since = time.monotonic()
         Dialer(self.s, self.found).start()
 
     def decide(self) -> None:
+        """Act on the leader's last word."""
         with contextlib.suppress(queue.Empty):
             self.add(Link(self.found.get_nowait()))
             self.say()
@@ -1027,87 +631,5 @@ def run(held: str, argv: list[str]) -> NoReturn:
     member.run()
 
 
-# ---------------------------------------------------------------- small steps for launch.sh
-
-
-def address(interface: str) -> str:
-    """The interface's IPv4 address.
-
-    Raises:
-        OSError: there is no such interface, or it has no IPv4 address.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        request = struct.pack("256s", interface.encode()[:15])
-        return socket.inet_ntoa(fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)[20:24])
-
-
-def missing_weights(folder: pathlib.Path, flags: list[str]) -> str:
-    """What a staged model folder lacks, or nothing."""
-    if not (folder / "config.json").is_file():
-        return f"weights missing at {folder}: no config.json"
-    if flag_value(flags, "--load-format") == "dummy":
-        return ""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        absent = sorted(name for name in names if not (folder / name).is_file())
-        if absent:
-            return f"weights missing at {folder}: {len(absent)} of {len(names)} files, {absent[0]}"
-    kinds = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
-    if not any(next(folder.glob(kind), None) for kind in kinds):
-        return f"weights missing at {folder}: no {', '.join(kinds)}"
-    return ""
-
-
-def download(model: str, flags: list[str]) -> str:
-    """Fetch a model's files into the Hugging Face cache, as the engine would; return why not.
-
-    Done before the group starts its engines: their own time limits are shorter than a download.
-    """
-    if "://" in model or flag_value(flags, "--load-format") not in ("", "auto", "safetensors"):
-        return ""
-    try:
-        from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415 in the image or not
-        from huggingface_hub.errors import (  # noqa: PLC0415
-            GatedRepoError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-    except ImportError:
-        return ""  # the engine fetches them itself
-    revision = flag_value(flags, "--revision") or None
-    try:
-        files = HfApi().list_repo_files(model, revision=revision)
-        safe = any(name.endswith(".safetensors") for name in files)
-        skip = ["original/*", "*.pth", "*.gguf", *(["*.bin", "*.pt"] if safe else [])]
-        cache = flag_value(flags, "--download-dir") or None
-        snapshot_download(model, revision=revision, cache_dir=cache, ignore_patterns=skip)
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        return f"weights of {model}: {type(error).__name__}: check its name and the token's access"
-    return ""
-
-
-def main(words: list[str]) -> int:
-    """Dispatch one of the four uses."""
-    verb, rest = words[0], words[1:]
-    if verb == "run":
-        run(rest[0], rest[1:])
-    if verb == "address":
-        try:
-            print(address(rest[0]))
-        except OSError:
-            return 1
-        return 0
-    problem = ""
-    if verb == "weights":
-        problem = missing_weights(pathlib.Path(rest[0]), rest[1:])
-    elif verb == "download":
-        problem = download(rest[0], rest[1:])
-    if problem:
-        print(f"manyhost: error: {problem}", file=sys.stderr)
-        return NO_RETRY
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(sys.argv[1], sys.argv[2:])

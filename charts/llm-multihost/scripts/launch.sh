@@ -85,7 +85,7 @@ prepare() {
 
   # The interface decides on hosts with many; the pod's own address is the fallback.
   if [[ -z ${VLLM_HOST_IP:-} ]]; then
-    VLLM_HOST_IP=$(python3 "$here/group.py" address "${MANYHOST_INTERFACE:-}") ||
+    VLLM_HOST_IP=$(python3 -B "$here/model.py" address "${MANYHOST_INTERFACE:-}") ||
       VLLM_HOST_IP=${POD_IP:-}
     [[ -n $VLLM_HOST_IP ]] ||
       held=${held:-"no address: interface ${MANYHOST_INTERFACE:-(none)} has no IPv4 and POD_IP is empty"}
@@ -95,14 +95,14 @@ prepare() {
   export VLLM_ENGINE_READY_TIMEOUT_S=${VLLM_ENGINE_READY_TIMEOUT_S:-$MANYHOST_STARTUP_SECONDS}
   phase profile "address=$VLLM_HOST_IP"
 
-  exec python3 "$here/group.py" run "$held" "$here/launch.sh" "$@"
+  exec python3 -B "$here/group.py" "$held" "$here/launch.sh" "$@"
 }
 
 weights() {
   if [[ -n ${MANYHOST_MODEL_PATH:-} ]]; then
-    python3 "$here/group.py" weights "$MANYHOST_MODEL_PATH" "$@"
+    python3 -B "$here/model.py" weights "$MANYHOST_MODEL_PATH" "$@"
   elif [[ ${HF_HUB_OFFLINE:-0} != 1 && ! -d $MANYHOST_MODEL ]]; then
-    "$(beside_engine python3)" "$here/group.py" download "$MANYHOST_MODEL" "$@"
+    "$(beside_engine python3)" -B "$here/model.py" download "$MANYHOST_MODEL" "$@"
   fi
 }
 

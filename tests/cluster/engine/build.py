@@ -25,8 +25,9 @@ _NOT_NEEDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/
 
 # vLLM asks the distribution `vllm` for its version, and the word `cpu` in it chooses the platform.
 _METADATA = "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n"
-# The CPU build does not know Ray, and takes ranks with equal ports for neighbours that share
-# /dev/shm, which pods do not. Changed for this test engine only.
+# The CPU build does not know Ray; takes ranks with equal ports for neighbours that share /dev/shm,
+# which pods do not; and allocates what pipeline stages exchange only when it compiles (a minute
+# that a walk-through need not spend). Changed for this test engine only.
 _PATCHES = (
     (
         "vllm/platforms/cpu.py",
@@ -38,6 +39,16 @@ _PATCHES = (
         "        # Initialize the distributed environment.\n",
         '        os.environ["VLLM_DIST_IDENT"] += "-" + os.environ.get("VLLM_HOST_IP", "")\n'
         "        # Initialize the distributed environment.\n",
+    ),
+    (
+        "vllm/v1/worker/gpu_model_runner.py",
+        "        assert self.intermediate_tensors is not None\n",
+        "        if self.intermediate_tensors is None:\n"
+        "            self.intermediate_tensors = self.model.make_empty_intermediate_tensors(\n"
+        "                batch_size=self.max_num_tokens,\n"
+        "                dtype=self.model_config.dtype,\n"
+        "                device=self.device,\n"
+        "            )\n",
     ),
 )
 
