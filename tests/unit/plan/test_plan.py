@@ -1,0 +1,215 @@
+"""What a recipe resolves to, as a table over environments, engines and settings."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from manyhost.catalog import Catalog, resolve
+from manyhost.errors import InvalidInput
+from manyhost.plan import Plan, startup, table
+from manyhost.plan.plan import RESERVED
+from manyhost.render import Renderer
+
+from tests.helpers.cli import RECIPE, ROOT
+
+CATALOG = Catalog(ROOT)
+RENDERER = Renderer(CATALOG)
+
+
+def plan(*assignments: str, recipe: str = RECIPE, **variables: str) -> Plan:
+    return RENDERER.plan(resolve(CATALOG, recipe, variables=variables, assignments=assignments))
+
+
+def refused(*assignments: str, recipe: str = RECIPE, **variables: str) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        plan(*assignments, recipe=recipe, **variables)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", CATALOG.recipes())
+def test_every_recipe_has_a_plan_whose_ranks_fill_its_hosts(recipe: str) -> None:
+    p = plan(recipe=recipe)
+    ranks = p.tensor * p.pipeline * p.data
+    assert ranks == p.hosts_per_group * max(p.gpus_per_host, 1)
+    assert len(p.networks) == len(p.environment.networks)
+    assert sum(p.pipeline_layers) == p.model.architecture.layers
+    assert p.gpus_per_group == p.hosts_per_group * p.gpus_per_host
+    assert p.startup_seconds >= 600
+
+
+def test_the_default_recipe_in_numbers() -> None:
+    p = plan()
+    assert (p.hosts_per_group, p.gpus_per_host, p.groups) == (2, 8, 1)
+    assert p.pipeline_layers == (31, 30)
+    assert p.executor == "mp"
+    assert p.memory is not None
+    assert p.memory.usable_gib == pytest.approx(79.10 * 0.85, abs=0.01)
+    assert p.memory.kv_bytes_per_token == 1152 * 31
+    assert p.memory.concurrency == pytest.approx(p.memory.kv_tokens / 32768, abs=0.1)
+    assert (p.cost_per_hour_usd, p.cost_region) == (185.88, "us-east4")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "variables", "words"),
+    [
+        (("engine.version=v0.7.3",), {}, "vLLM v0.7.3 has no multi-host executor 'mp'"),
+        (("engine.executor=ray",), {}, "does not contain Ray"),
+        (("engine.version=v0.33.0", "engine.executor=ray"), {}, "does not contain Ray"),
+    ],
+)
+def test_executors_that_cannot_start(
+    assignments: tuple[str, ...], variables: dict[str, str], words: str
+) -> None:
+    message = refused(*assignments, **variables)
+    assert words in message
+    assert "--set: engine.executor" in message or "recipe.yaml: engine.executor" in message
+
+
+@pytest.mark.parametrize(
+    ("assignments", "variables", "image"),
+    [
+        ((), {}, "vllm/vllm-openai:v0.26.0"),
+        (("engine.executor=ray", "engine.image=x/with-ray"), {}, "x/with-ray:v0.26.0"),
+        (
+            ("engine.executor=ray",),
+            {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r"},
+            "eu.pkg.dev/p/r/vllm-openai:v0.26.0",
+        ),
+        ((), {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r/", "VLLM_IMAGE": "vllm"}, "eu.pkg.dev/p/r/vllm:v0.26.0"),
+        ((), {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r", "VLLM_IMAGE": "o/vllm"}, "o/vllm:v0.26.0"),
+        (("engine.tag=mine",), {"VLLM_IMAGE": "o/vllm"}, "o/vllm:mine"),
+        ((), {"VLLM_VERSION": "v0.33.0"}, "vllm/vllm-openai:v0.33.0"),
+    ],
+)
+def test_images(assignments: tuple[str, ...], variables: dict[str, str], image: str) -> None:
+    p = plan(*assignments, **variables)
+    assert f"{p.image}:{p.tag}" == image
+
+
+@pytest.mark.parametrize(
+    ("assignments", "variables", "source", "path"),
+    [
+        ((), {}, "hub", ""),
+        ((), {"GCS_BUCKET": "b"}, "bucket", "/gcs/models/deepseek-ai/DeepSeek-R1"),
+        (("weights.source=hub",), {"GCS_BUCKET": "b"}, "hub", ""),
+        (("weights.path=/gcs/r1",), {"GCS_BUCKET": "b"}, "bucket", "/gcs/r1"),
+        (("weights.source=folder", "weights.path=/mnt/r1"), {}, "folder", "/mnt/r1"),
+    ],
+)
+def test_sources_of_the_weights(
+    assignments: tuple[str, ...], variables: dict[str, str], source: str, path: str
+) -> None:
+    p = plan(*assignments, **variables)
+    assert (p.weights_source, p.weights_path) == (source, path)
+    assert p.bucket == variables.get("GCS_BUCKET", "")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "words"),
+    [
+        (("weights.source=bucket",), "is bucket, but no bucket is set\n  fix: set GCS_BUCKET"),
+        (("weights.source=folder",), "weights.path: must be an absolute path"),
+        (("weights.source=folder", "weights.path=r1"), "must be an absolute path"),
+        (("weights.path=/x",), "has no effect when weights come from the hub"),
+        (("network.interconnect=gib",), "environment a3mega has no interconnect 'gib'"),
+        (("network.subnetworks=[a, b]",), "has 9 networks (default, vpc1"),
+        (("network.subnetworks=[a, a, c, d, e, f, g, h, i]",), "a network is named twice"),
+        (("context=200000",), "200000 tokens is more than the model's 163840"),
+        (("parallelism.pipeline=1",), "does not fit: a GPU offers 67.2 GiB"),
+        (("utilization=0.6",), "higher utilization"),
+        (("arguments.kv-cache-dtype=int8",), "use one of: auto, fp8, fp8_e4m3"),
+        (("arguments.max-num-seqs=0",), "must be a whole number from 1"),
+        (("arguments.max-num-seqs=true",), "must be a whole number from 1"),
+        (("environment=local",), "the recipe lies under 'a3mega'"),
+    ],
+)
+def test_what_cannot_work_says_why(assignments: tuple[str, ...], words: str) -> None:
+    assert words in refused(*assignments)
+
+
+def test_fp8_kv_is_refused_where_the_engine_cannot_serve_it() -> None:
+    message = refused("arguments.kv-cache-dtype=fp8", recipe=f"{RECIPE}-published")
+    assert "vLLM v0.7.3 cannot serve this model with it" in message
+
+
+@pytest.mark.parametrize("flag", sorted(RESERVED))
+@pytest.mark.parametrize("prefix", ["", "no-"])
+def test_flags_that_manyhost_sets_itself(flag: str, prefix: str) -> None:
+    message = refused(f"arguments.{prefix}{flag}=1")
+    assert f"--set: arguments.{prefix}{flag}: is set by manyhost itself" in message
+
+
+def test_other_networks_keep_their_order() -> None:
+    names = [f"n{number}" for number in range(9)]
+    assert plan(f"network.subnetworks=[{', '.join(names)}]").networks == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("variables", "region", "price"),
+    [
+        ({}, "us-east4", 92.94),
+        ({"REGION": "europe-west1"}, "europe-west1", 102.19),
+        ({"CLUSTER_REGION": "us-west4", "REGION": "europe-west1"}, "us-west4", 104.58),
+        ({"REGION": "mars-north1"}, "us-east4", 92.94),
+    ],
+)
+def test_price_by_region(variables: dict[str, str], region: str, price: float) -> None:
+    p = plan("groups=3", **variables)
+    assert p.cost_region == region
+    assert p.cost_per_hour_usd == pytest.approx(price * 2 * 3, abs=0.01)
+
+
+def test_cold_start_phases_and_budget() -> None:
+    model, engine = CATALOG.model("deepseek-r1-671b"), CATALOG.engine("v0.26.0")
+    phases = dict(startup.cold_start(model, engine, "hub"))
+    assert list(phases) == ["schedule", "image", "import", "weights", "compile"]
+    assert phases["weights"] == math.ceil(688_586_727_753 / 0.38e9)
+    by_source = [dict(startup.cold_start(model, engine, s))["weights"] for s in ("hub", "bucket", "folder")]
+    assert by_source == sorted(by_source, reverse=True)
+    budget = startup.budget_seconds(tuple(phases.items()))
+    own = phases["import"] + phases["weights"] + phases["compile"]
+    assert budget % 60 == 0
+    assert 2 * own <= budget < 2 * own + 60
+    assert startup.budget_seconds((("import", 1),)) == 600
+
+
+def test_a_startup_budget_of_ones_own() -> None:
+    assert plan("startup_seconds=900").startup_seconds == 900
+
+
+def test_arguments_have_a_fixed_order_and_derived_ones_come_first() -> None:
+    names = list(plan("arguments.seed=1", "arguments.block-size=64").arguments)
+    assert names[:2] == ["max-model-len", "gpu-memory-utilization"]
+    assert names[2:] == sorted(names[2:])
+    assert "gpu-memory-utilization" not in plan(recipe="local/tiny-r1").arguments
+
+
+def test_warnings() -> None:
+    warnings = plan("parallelism.tensor=16", "parallelism.pipeline=1").warnings
+    assert any("tensor 16 spans hosts" in text for text in warnings)
+    assert any("max-num-seqs 512 relies on shorter ones" in text for text in plan().warnings)
+    assert plan("arguments.max-num-seqs=4").warnings == ()
+
+
+def test_prefill_and_decode_apart_are_refused_with_the_reason() -> None:
+    assert "NIXL has no TCPXO transport" in refused("disaggregation=true")
+
+
+def test_plan_json_is_stable_and_whole() -> None:
+    document: dict[str, Any] = json.loads(table.to_json(plan()))
+    assert table.to_json(plan()) == table.to_json(plan())
+    assert document["model"] == "deepseek-r1-671b"
+    assert document["provenance"]["context"] == f"recipes/{RECIPE}/recipe.yaml"
+    assert document["memory"]["kv_tokens"] == plan().memory.kv_tokens  # type: ignore[union-attr]
+    assert "settings" not in document
+
+
+@pytest.mark.parametrize("recipe", CATALOG.recipes())
+def test_the_table_says_what_someone_pays_for(recipe: str) -> None:
+    labels = dict(table.rows(plan(recipe=recipe)))
+    assert {"recipe", "hosts", "parallelism", "engine", "weights", "cold start", "price"} <= set(labels)
+    assert all("\n" not in text for text in labels.values())
+    assert ("memory" in labels) == (recipe.startswith("a3mega"))
