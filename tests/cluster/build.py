@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ def _build(target: Path) -> None:
         raise MissingError(
             "go is missing: install Go 1.26 or newer (Debian: golang-go, or https://go.dev/dl)"
         )
+    print("building the test cluster's programs (minutes, once)", file=sys.stderr, flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
     try:

@@ -17,6 +17,7 @@ from tests.cluster.system import run
 PAUSE = "docker.io/manyhost/pause:1"
 STANDIN = "docker.io/manyhost/standin:1"
 STANDIN_HOST = "docker.io/manyhost/standin-host:1"
+STANDIN_MODEL = "/opt/standin/model"  # in STANDIN_HOST: a model folder as far as files go
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SUITE = "bookworm"
 _PACKAGES = "python3,procps,iproute2"
@@ -84,14 +85,14 @@ def standin(programs: Path) -> Path:
 
 
 def standin_host(programs: Path) -> Path:
-    """Debian with bash, Python 3 and the stand-in server installed as `vllm`.
+    """Debian with bash, Python 3, the stand-in server installed as `vllm`, and a model folder.
 
     The base system is made by debootstrap once (about 40 s, from the Debian mirror).
 
     Raises:
         MissingError: debootstrap is not installed.
     """
-    out = programs / "standin-host.tar"
+    out = programs / "standin-host-2.tar"
     if out.exists():
         return out
     base = cache_dir() / f"rootfs-{_SUITE}-{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}"
@@ -101,6 +102,10 @@ def standin_host(programs: Path) -> Path:
         root = Path(work) / "root"
         run("cp", "-a", base, root)
         shutil.copy(programs / "standin", root / "usr/local/bin/vllm")
+        model = root / STANDIN_MODEL.lstrip("/")
+        model.mkdir(parents=True)
+        (model / "config.json").write_text("{}\n")
+        (model / "model.safetensors").write_bytes(b"")
         archive([STANDIN_HOST], [], root, out)
     return out
 
