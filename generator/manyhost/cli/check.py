@@ -81,27 +81,24 @@ def _read(path: Path) -> tuple[str, list[dict[str, Any]]]:
     return text, objects
 
 
-def _pod_template(objects: list[dict[str, Any]]) -> dict[str, Any]:
+def _find(objects: list[dict[str, Any]], *keys: str) -> Any:
+    """Return what lies under the keys in the first LeaderWorkerSet; None when there is nothing."""
     for item in objects:
         if item.get("kind") == "LeaderWorkerSet":
-            template: Any = item
-            for key in ("spec", "leaderWorkerTemplate", "workerTemplate"):
-                template = template.get(key) if isinstance(template, dict) else None
-            if isinstance(template, dict):
-                return template
-    return {}
+            found: Any = item
+            for key in keys:
+                found = found.get(key) if isinstance(found, dict) else None
+            return found
+    return None
 
 
 def _environment(objects: list[dict[str, Any]]) -> str:
-    metadata = _pod_template(objects).get("metadata")
-    labels = metadata.get("labels") if isinstance(metadata, dict) else None
-    value = labels.get("manyhost.dev/environment", "") if isinstance(labels, dict) else ""
+    value = _find(objects, "metadata", "labels", "manyhost.dev/environment")
     return value if isinstance(value, str) else ""
 
 
 def _image_tag(objects: list[dict[str, Any]]) -> str:
-    spec = _pod_template(objects).get("spec")
-    containers = spec.get("containers") if isinstance(spec, dict) else None
+    containers = _find(objects, "spec", "leaderWorkerTemplate", "workerTemplate", "spec", "containers")
     for container in containers if isinstance(containers, list) else []:
         if isinstance(container, dict) and container.get("name") == "vllm":
             return str(container.get("image", "")).partition("@")[0].rpartition(":")[2]
