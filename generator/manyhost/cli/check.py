@@ -42,7 +42,7 @@ def command(files: tuple[Path, ...], version: str, environment: str, output_form
         found = checks.run(
             objects,
             flags=renderer.flag_table(catalog.engine(engine)) if known else None,
-            environment_level=allowance(catalog.environment(place)) if place else None,
+            environment_level=allowance(catalog.environment(place), _settings_on(objects)) if place else None,
             shipped_scripts=renderer.shipped_scripts(),
             manifests_text=text,
         )
@@ -95,6 +95,13 @@ def _find(objects: list[dict[str, Any]], *keys: str) -> Any:
 def _environment(objects: list[dict[str, Any]]) -> str:
     value = _find(objects, "metadata", "labels", "manyhost.dev/environment")
     return value if isinstance(value, str) else ""
+
+
+def _settings_on(objects: list[dict[str, Any]]) -> set[str]:
+    """Return the settings that the manifests show: only the host network allows more by itself."""
+    on = {"ssd_host_path", "host_mounts"}
+    pod = _find(objects, "spec", "leaderWorkerTemplate", "workerTemplate", "spec")
+    return on | ({"network.host_network"} if isinstance(pod, dict) and pod.get("hostNetwork") else set())
 
 
 def _image_tag(objects: list[dict[str, Any]]) -> str:

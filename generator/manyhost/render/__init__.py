@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from manyhost.render.values import parse_values, values_text
 __all__ = ["Rendered", "Renderer", "allowance", "build"]
 
 CHART = Path("charts/llm-multihost")
+_ERROR_LIMIT = 1500  # a finding may quote a value that nobody meant
 
 
 class Rendered(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +123,9 @@ class Renderer:
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-            raise InvalidInput(f"{errors[0]}{more}", where=f"recipe {plan.recipe}")
+            text = str(errors[0])
+            text = text if len(text) <= _ERROR_LIMIT else f"{text[:_ERROR_LIMIT]}..."
+            raise InvalidInput(f"{text}{more}", where=f"recipe {plan.recipe}")
         return Rendered(
             plan=plan,
             release=release,
@@ -139,7 +142,7 @@ class Renderer:
         return checks.run(
             objects,
             flags=self.flag_table(plan.engine),
-            environment_level=allowance(plan.environment, plan.settings),
+            environment_level=allowance(plan.environment, _settings_on(plan.settings)),
             shipped_scripts=self.shipped_scripts(),
         )
 
@@ -158,26 +161,22 @@ class Renderer:
         return self._scripts
 
 
-def allowance(environment: Environment, recipe: Recipe | None = None) -> checks.Allowance:
+def allowance(environment: Environment, on: Collection[str]) -> checks.Allowance:
     """Return what an environment allows its pods, as the checks want it.
 
     Args:
         environment: Lists the departures from the baseline.
-        recipe: Leaves out those that go with a setting which is off; None keeps them all.
+        on: Keys of the settings that are on; a departure that goes with another is not allowed.
     """
-    allowed = [
-        entry.violation
-        for entry in environment.security.violations
-        if recipe is None or not entry.when or _is_set(recipe, entry.when)
-    ]
-    return checks.Allowance(environment.security.level, frozenset(allowed))
+    security = environment.security
+    allowed = [entry.violation for entry in security.violations if not entry.when or entry.when in on]
+    return checks.Allowance(security.level, frozenset(allowed))
 
 
-def _is_set(recipe: Recipe, key: str) -> bool:
-    value: Any = recipe
-    for part in key.split("."):
-        value = getattr(value, part)
-    return bool(value)
+def _settings_on(recipe: Recipe) -> set[str]:
+    """Return the keys with which an environment may allow more."""
+    on = {"network.host_network"} if recipe.network.host_network else set()
+    return on | {key for key in ("ssd_host_path", "host_mounts") if getattr(recipe, key)}
 
 
 def release_name(recipe: str) -> str:
