@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.cluster.errors import ClusterError, MissingError
 from tests.cluster.layout import cache_dir
+from tests.cluster.system import processes
 
 SOURCE = Path(__file__).parent / "go"
 _KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
@@ -114,5 +115,14 @@ def _build(target: Path) -> None:
                 shutil.copyfile(path, work / folder / path.name)
         work.chmod(0o755)
         work.rename(target)
+        _forget_old(target.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _forget_old(folder: Path) -> None:
+    """Removes all but the three newest builds (700 MB each), unless a cluster runs one."""
+    builds = sorted(folder.glob("cluster-*"), key=lambda p: p.stat().st_mtime)
+    for old in builds[:-3]:
+        if not any(words[0].startswith(f"{old}/") for _, words in processes()):
+            shutil.rmtree(old)

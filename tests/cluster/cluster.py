@@ -154,8 +154,11 @@ class Cluster:
             self._down()
             try:
                 self._up(self._claim(options), options, programs, [Path(i) for i in images])
+            except ClusterError as error:
+                kept = self._keep_logs()
+                self._down()
+                raise ClusterError(f"{error}\nlogs: {kept}", exit_code=error.exit_code) from error
             except BaseException:
-                self._keep_logs()
                 self._down()
                 raise
         return True
@@ -219,14 +222,15 @@ class Cluster:
         if self.state.is_dir():
             run("rm", "-rf", self.state)
 
-    def _keep_logs(self) -> None:
-        """Copies the logs of a start that failed, the last one only."""
+    def _keep_logs(self) -> Path:
+        """Copies the logs of a start that failed, the last one only, and says where to."""
         target = cache_dir() / f"failed-{self.name}"
         shutil.rmtree(target, ignore_errors=True)
         for log in self.state.glob("*/*.log"):
             place = target / log.parent.name
             place.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(log, place / log.name)
+        return target
 
     def _claim(self, options: Options) -> Layout:
         """Takes the lowest index that no other cluster has, and writes it down."""
@@ -278,7 +282,8 @@ class Cluster:
             ClusterError: kubectl ended with an error.
         """
         program = self.programs / "kubectl"
-        return run(program, "--kubeconfig", self.kubeconfig, *args, stdin=stdin)
+        direct = ("env", "NO_PROXY=*", "no_proxy=*")
+        return run(*direct, program, "--kubeconfig", self.kubeconfig, *args, stdin=stdin)
 
     def kubeconfig_for_nobody(self) -> Path:
         """A kubeconfig whose user may log in and has no permission at all."""

@@ -73,15 +73,21 @@ def _single(program: Path, tags: list[str], out: Path) -> Path:
     return out
 
 
+def _archive(programs: Path, name: str, *more: str) -> Path:
+    """Where an image of this name, these programs and this way of making it is kept."""
+    made = Path(__file__).read_bytes() + " ".join(more).encode()
+    return programs / f"{name}-{hashlib.sha256(made).hexdigest()[:8]}.tar"
+
+
 def pause(programs: Path, *also: str) -> Path:
     """The pause image; `also` = further names for it, for pods that only have to exist."""
-    key = hashlib.sha256(" ".join(also).encode()).hexdigest()[:8]
-    return _single(programs / "pause", [PAUSE, *also], programs / f"pause-{key}.tar")
+    out = _archive(programs, "pause", *also)
+    return _single(programs / "pause", [PAUSE, *also], out)
 
 
 def standin(programs: Path) -> Path:
     """The stand-in server alone: nothing but the program."""
-    return _single(programs / "standin", [STANDIN], programs / "standin.tar")
+    return _single(programs / "standin", [STANDIN], _archive(programs, "standin"))
 
 
 def standin_host(programs: Path) -> Path:
@@ -92,7 +98,7 @@ def standin_host(programs: Path) -> Path:
     Raises:
         MissingError: debootstrap is not installed.
     """
-    out = programs / "standin-host-2.tar"
+    out = _archive(programs, "standin-host")
     if out.exists():
         return out
     base = cache_dir() / f"rootfs-{_SUITE}-{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}"

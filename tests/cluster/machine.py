@@ -8,6 +8,7 @@ and unmounts everything, whatever state they are in: there is nothing to clean u
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -109,7 +110,9 @@ class Machine:
     def _enter(self) -> list[str]:
         if (pid := self.pid()) is None:
             raise ClusterError(f"machine {self.name} of cluster {self.cluster.name} is off")
-        return ["nsenter", "-t", str(pid), "--mount", "--uts", "--net", "--pid"]
+        # a plain environment: a proxy meant for this machine's network must not reach the cluster
+        clean = ["env", "-i", f"PATH={os.environ['PATH']}", "HOME=/root"]
+        return [*clean, "nsenter", "-t", str(pid), "--mount", "--uts", "--net", "--pid"]
 
     def run(self, *args: str | Path, stdin: str | None = None) -> str:
         """Runs a command on the machine, waits and returns its output."""
@@ -128,7 +131,7 @@ class Machine:
         found = []
         for pid, words in processes():
             try:
-                here = words[0] == str(program) and Path(f"/proc/{pid}/ns/pid").readlink() == space
+                here = Path(words[0]).name == program.name and Path(f"/proc/{pid}/ns/pid").readlink() == space
             except OSError:
                 continue  # it ended meanwhile
             if here:

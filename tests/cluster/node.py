@@ -61,14 +61,20 @@ class ContainerNode:
         wait_for(f"containerd of {self.place.name}", lambda: self.machine.run(*_CTR, "version"))
 
     def import_image(self, archive: Path) -> None:
-        """Makes the images of a docker or OCI archive available to the node's pods.
+        """Makes the images of a docker or OCI archive available to the node's pods, once.
 
         Raises:
             ClusterError: no such file, or containerd refused it.
         """
         if not archive.is_file():
             raise ClusterError(f"image archive {archive}: no such file")
-        self.machine.run(*_CTR, "images", "import", archive.resolve())
+        stat = archive.stat()
+        stamp = f"{archive.resolve()} {stat.st_mtime_ns} {stat.st_size}\n"
+        notes = self.place.folder / "imported"
+        if not notes.exists() or stamp not in notes.read_text():
+            self.machine.run(*_CTR, "images", "import", archive.resolve())
+            with notes.open("a") as file:
+                file.write(stamp)
 
     def start_kubelet(self) -> None:
         """Starts kubelet and kube-proxy; the API server must serve."""
