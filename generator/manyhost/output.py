@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -16,19 +18,28 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
         files: Content by plain file name.
 
     Raises:
-        Failed: When the folder cannot be written; old files are untouched then.
+        Failed: When the folder cannot be written; old files are untouched then, and no new folder is left.
     """
     made: list[tuple[Path, Path]] = []
+    folders: list[Path] = []
     try:
+        folders = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
+            if (folder / name).is_dir():  # found out before the first file is replaced
+                raise IsADirectoryError(errno.EISDIR, f"{name} is a folder")
             temporary = folder / f".{name}.{os.getpid()}"
             made.append((temporary, folder / name))
             temporary.write_bytes(content)
         for temporary_path, path in made:
             temporary_path.replace(path)
-    except OSError as error:
-        raise Failed(f"cannot be written: {error.strerror}", where=str(folder)) from None
+        folders = []
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        problem = getattr(error, "strerror", None) or str(error)
+        raise Failed(f"cannot be written: {problem}", where=str(folder)[:200]) from None
     finally:
         for temporary_path, _ in made:
             temporary_path.unlink(missing_ok=True)
+        for path in folders:
+            with contextlib.suppress(OSError):  # somebody else's files are in it by now
+                path.rmdir()

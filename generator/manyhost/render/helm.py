@@ -96,6 +96,8 @@ class Binary:
                 raise NotReady(
                     f"program {self.binary!r} not found", where="helm", fix="install Helm or set HELM"
                 ) from None
+            except OSError as error:
+                raise NotReady(f"cannot be run: {error.strerror}", where=self.binary) from None
             except subprocess.TimeoutExpired:
                 raise NotReady(f"no answer within {_TIMEOUT_SECONDS} s", where=self.binary) from None
         if done.returncode:
