@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from tests.cluster.build import locked
 from tests.cluster.errors import MissingError
 from tests.cluster.layout import cache_dir
 from tests.cluster.system import run
@@ -99,21 +100,25 @@ def standin_host(programs: Path) -> Path:
         MissingError: debootstrap is not installed.
     """
     out = _archive(programs, "standin-host")
-    if out.exists():
-        return out
     base = cache_dir() / f"rootfs-{_SUITE}-{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}"
-    if not base.is_dir():
-        _debian(base)
+    with locked("standin-host"):
+        if not base.is_dir():
+            _debian(base)
+        if not out.exists():
+            _standin_host(base, programs / "standin", out)
+    return out
+
+
+def _standin_host(base: Path, program: Path, out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent) as work:
         root = Path(work) / "root"
         run("cp", "-a", base, root)
-        shutil.copy(programs / "standin", root / "usr/local/bin/vllm")
+        shutil.copy(program, root / "usr/local/bin/vllm")
         model = root / STANDIN_MODEL.lstrip("/")
         model.mkdir(parents=True)
         (model / "config.json").write_text("{}\n")
         (model / "model.safetensors").write_bytes(b"")
         archive([STANDIN_HOST], [], root, out)
-    return out
 
 
 def _debian(target: Path) -> None:
