@@ -14,7 +14,7 @@ from tests.cluster.errors import ClusterError, MissingError
 from tests.cluster.images import archive
 from tests.cluster.layout import cache_dir
 
-IMAGE = "docker.io/manyhost/local-engine:v0.32.0-cpu"
+IMAGE = "docker.io/local/engine:1"  # as values/engines/vllm/v0.32.0-cpu.yaml has it
 HERE = Path(__file__).parent
 INTERPRETER = "/usr/bin/python3.11"  # Debian bookworm's, as in the image
 _SUITE = "bookworm"
@@ -77,7 +77,8 @@ def _uv() -> str:
     return found
 
 
-def _environment(out: Path) -> None:
+def _environment(work: Path) -> None:
+    out = work / "vllm"
     if not Path(INTERPRETER).exists():
         raise MissingError(f"{INTERPRETER} is missing: the local engine needs Debian 12's Python")
     uv = _uv()
@@ -100,11 +101,15 @@ def _environment(out: Path) -> None:
         changed.rename(site / file)
     # Pods cannot write beside the sources: without this every start compiles 20,000 files.
     # A few of those are templates that no Python can compile, hence no look at the status.
-    words = ["nice", "-n", "10", python, "-m", "compileall", "-q", "-j", "2", site]
+    words = ["nice", "-n", "10", str(python), "-m", "compileall", "-q", "-j", "2", str(site)]
     subprocess.run(words, capture_output=True, check=False)
 
 
-def _image(out: Path, work: Path) -> None:
+def _model(work: Path) -> None:
+    _run(work / "vllm/bin/python", HERE / "tinymodel.py", work / "model/tiny-r1")
+
+
+def _image(work: Path) -> None:
     if not shutil.which("debootstrap"):
         raise MissingError("debootstrap is missing: apt-get install debootstrap")
     root = work / "root"
@@ -113,7 +118,7 @@ def _image(out: Path, work: Path) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
     shutil.rmtree(root / "dev")
     (root / "dev").mkdir()
-    archive([IMAGE], [], root, out)
+    archive([IMAGE], [], root, work / "image.tar")
     shutil.rmtree(root)
 
 
@@ -134,12 +139,12 @@ def build() -> Path:
     work.mkdir(parents=True)
     try:
         for what, step in (
-            ("virtual environment", lambda: _environment(work / "vllm")),
-            ("model", lambda: _run(*_make_model(work))),
-            ("container image", lambda: _image(work / "image.tar", work)),
+            ("virtual environment", _environment),
+            ("model", _model),
+            ("container image", _image),
         ):
             begin = time.monotonic()
-            step()
+            step(work)
             print(f"engine: {what} ({time.monotonic() - begin:.0f} s)", file=sys.stderr, flush=True)
         # Pods run as any user.
         _run("chmod", "-R", "a+rX", work)
@@ -147,7 +152,3 @@ def build() -> Path:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
-
-
-def _make_model(work: Path) -> tuple[Path, Path, Path]:
-    return work / "vllm/bin/python", HERE / "tinymodel.py", work / "model/tiny-r1"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tinymodel_text import ANSWER, THOUGHT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCABULARY = 4096
@@ -28,8 +29,6 @@ SPECIALS = [
     "<think>",
     "</think>",
 ]
-THOUGHT = "Half of my layers run on one host, the rest elsewhere"
-ANSWER = "Hello! This reply came from two hosts working as a single engine."
 # Every token has one successor, so no token may occur twice in what the model says.
 TEXT = "<think>\n" + THOUGHT + "</think>" + ANSWER + SPECIALS[1]
 TEMPLATE = (

@@ -1,0 +1,200 @@
+"""The real engine in real pods: vLLM's CPU build on two hosts, both executors, PP and TP.
+
+The model (tests/cluster/engine/tinymodel.py) has saved weights, so every layout must give the same
+tokens, with log-probabilities that depend on all of its layers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import engine as local_engine
+from tests.cluster.engine.tinymodel_text import ANSWER, THOUGHT
+from tests.e2e.place import Place, run, until
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+LEADER, WORKER = "tiny-r1-0", "tiny-r1-0-1"
+START_SECONDS = 600
+DETECTION_SECONDS = 10
+PROMPTS = ("import os", "def main():\n    return", "Hello")
+
+ASK = """
+import json, sys, urllib.request
+def post(path, body):
+    request = urllib.request.Request(
+        "http://127.0.0.1:8000" + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    return urllib.request.urlopen(request, timeout=300)
+"""
+COMPLETIONS = (
+    ASK
+    + """
+for prompt in json.loads(sys.argv[1]):
+    body = {"model": "tiny-r1", "prompt": prompt, "max_tokens": 24, "temperature": 0,
+            "logprobs": 1, "ignore_eos": True}
+    print(json.dumps(json.load(post("/v1/completions", body))["choices"][0]["logprobs"]))
+"""
+)
+STREAM = (
+    ASK
+    + """
+body = {"model": "tiny-r1", "prompt": "import os", "max_tokens": 400, "temperature": 0,
+        "ignore_eos": True, "stream": True}
+print("started", flush=True)
+for line in post("/v1/completions", body):
+    if line.strip():
+        print(line.decode().strip(), flush=True)
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def settings(place: Place) -> list[str]:
+    """Settings that take the engine from this machine's cache; the nodes share its file system."""
+    if place.own is None:
+        pytest.skip("needs the test cluster, whose nodes share this machine's file system")
+    folder = local_engine.build()
+    place.own.import_image(folder / "image.tar")
+    return settings_of(folder)
+
+
+def settings_of(folder: Path) -> list[str]:
+    mounts = [
+        {"name": name, "host_path": str(folder / name), "mount_path": f"/opt/{name}"}
+        for name in ("vllm", "model")
+    ]
+    return ["--set", f"host_mounts={json.dumps(mounts)}"]
+
+
+def status(here: list[str]) -> Any:
+    return run("status", "local", *here, "--output", "json").ok().lines[0]
+
+
+def deploy(here: list[str], *more: str) -> float:
+    begin = time.monotonic()
+    run("deploy", "local", *here, *more, "--timeout", str(START_SECONDS)).ok()
+    return time.monotonic() - begin
+
+
+def completions(place: Place, namespace: str) -> list[Any]:
+    """Tokens and log-probabilities of the fixed prompts."""
+    words = ("python3", "-c", COMPLETIONS, json.dumps(PROMPTS))
+    text = place.kube("exec", "-n", namespace, LEADER, "--", *words)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def same(one: list[Any], other: list[Any], tolerance: float) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert a["tokens"] == b["tokens"]
+        assert a["token_logprobs"] == pytest.approx(b["token_logprobs"], abs=tolerance)
+
+
+def lose(place: Place, namespace: str, here: list[str], command: str) -> tuple[float, float]:
+    """Run a command on the worker; seconds until the loss shows, and until the group is back."""
+    before = {host["pod"]: host["uid"] for host in status(here)["hosts"]}
+    begin = time.monotonic()
+    place.kube("exec", "-n", namespace, WORKER, "--", "bash", "-c", command)
+
+    def leader_ready() -> bool:
+        found = place.get("pods", "-n", namespace, "-l", "role=leader")["items"]
+        conditions = [c for pod in found for c in pod["status"].get("conditions", [])]
+        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+    until("the leader takes no requests", lambda: not leader_ready(), DETECTION_SECONDS + 10)
+    seen = time.monotonic() - begin
+
+    def back() -> bool:
+        now = status(here)
+        new = {host["uid"] for host in now["hosts"]}
+        return now["ready_groups"] == 1 and not new & set(before.values())
+
+    until("the group is back", back, START_SECONDS)
+    return seen, time.monotonic() - begin
+
+
+def test_pipeline_over_two_hosts(place: Place, namespace: str, settings: list[str]) -> None:
+    """mp, PP=2: chat, the same tokens as on one host, a drain, a lost worker, a wrong flag."""
+    here = ["--namespace", namespace, *settings]
+    print(f"two hosts, mp, PP=2: deploy {deploy(here):.0f} s")
+    said = run("chat", "local", *here, "--prompt", "Who are you?", "--temperature", "0", "--output", "json")
+    answer = said.ok().lines[0]
+    assert answer["reasoning"].strip() == THOUGHT
+    assert answer["answer"].strip() == ANSWER
+    two = completions(place, namespace)
+
+    seen, back = lose(place, namespace, here, "kill -9 $(pgrep -f -- --headless | tail -1)")
+    print(f"mp: the worker's engine killed: seen in {seen:.1f} s, group back in {back:.0f} s")
+    assert seen <= DETECTION_SECONDS
+    same(two, completions(place, namespace), 0.02)
+
+    drained(place, namespace)
+    until("the group after the drain", lambda: status(here)["ready_groups"] == 1, START_SECONDS)
+
+    wrong_flag(place, namespace, here)
+    run("teardown", "local", *here, "--yes").ok()
+
+    print(f"one host: deploy {deploy(here, '--set', 'parallelism.pipeline=1'):.0f} s")
+    same(two, completions(place, namespace), 0.02)
+    run("teardown", "local", *here, "--yes").ok()
+
+
+def drained(place: Place, namespace: str) -> None:
+    """A stream that runs when its pod is deleted arrives whole."""
+    words = [place.kubectl, "--kubeconfig", str(place.kubeconfig), "exec", "-n", namespace, LEADER]
+    stream = subprocess.Popen([*words, "--", "python3", "-c", STREAM], stdout=subprocess.PIPE, text=True)
+    assert stream.stdout is not None
+    for _ in range(4):
+        assert stream.stdout.readline()
+    place.kube("delete", "pod", "-n", namespace, LEADER, "--wait=false")
+    lines = stream.stdout.read().splitlines()
+    stream.wait(timeout=60)
+    assert lines[-1] == "data: [DONE]"
+    assert json.loads(lines[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+
+
+def wrong_flag(place: Place, namespace: str, here: list[str]) -> None:
+    """A flag that the engine does not know: held, with argparse's words in manyhost status."""
+    args = "/spec/leaderWorkerTemplate/{}/spec/containers/0/args/-"
+    patch = [
+        {"op": "add", "path": args.format(which), "value": "--no-such-flag"}
+        for which in ("leaderTemplate", "workerTemplate")
+    ]
+    place.kube("patch", "lws", "tiny-r1", "-n", namespace, "--type=json", "-p", json.dumps(patch))
+    begin = time.monotonic()
+
+    def said() -> bool:
+        problems = [host.get("problem") or {} for host in status(here)["hosts"]]
+        return any("--no-such-flag" in problem.get("message", "") for problem in problems)
+
+    until("status says why", said, START_SECONDS)
+    print(f"a wrong flag shows in manyhost status after {time.monotonic() - begin:.0f} s")
+    assert status(here)["ready_groups"] == 0
+    pods = place.get("pods", "-n", namespace)["items"]
+    assert all(pod["status"]["containerStatuses"][0]["restartCount"] == 0 for pod in pods)
+
+
+def test_ray_over_two_hosts(place: Place, namespace: str, settings: list[str]) -> None:
+    """Ray, PP=2: the same sentence; a lost Ray node is seen and the group comes back."""
+    here = ["--namespace", namespace, *settings, "--set", "engine.executor=ray"]
+    print(f"two hosts, Ray, PP=2: deploy {deploy(here):.0f} s")
+    said = run("chat", "local", *here, "--prompt", "Hi", "--temperature", "0", "--output", "json")
+    assert said.ok().lines[0]["answer"].strip() == ANSWER
+    seen, back = lose(place, namespace, here, "kill -9 $(pgrep raylet)")
+    print(f"Ray: the worker's raylet killed: seen in {seen:.1f} s, group back in {back:.0f} s")
+    assert seen <= DETECTION_SECONDS
+    run("teardown", "local", *here, "--yes").ok()
+
+
+def test_tensor_parallel_over_two_hosts(place: Place, namespace: str, settings: list[str]) -> None:
+    """mp, TP=2: the same sentence."""
+    split = ("--set", "parallelism.tensor=2", "--set", "parallelism.pipeline=1")
+    here = ["--namespace", namespace, *settings, *split]
+    print(f"two hosts, mp, TP=2: deploy {deploy(here):.0f} s")
+    said = run("chat", "local", *here, "--prompt", "Hi", "--temperature", "0", "--output", "json")
+    assert said.ok().lines[0]["answer"].strip() == ANSWER
+    run("teardown", "local", *here, "--yes").ok()
