@@ -11,13 +11,14 @@ from pathlib import Path
 
 import click
 import msgspec
-
 from manyhost import cli, errors
 from manyhost.catalog import Catalog, resolve
 from manyhost.catalog.settings import VARIABLES, keys
 from manyhost.cli import COMMANDS
 from manyhost.render import Renderer
 from manyhost.render.topology import topology_svg
+
+from tools import goldens
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -87,7 +88,20 @@ def exit_codes() -> dict[Path, bytes]:
     return {ROOT / "docs/reference/exit-codes.md": ("\n".join(lines) + "\n").encode()}
 
 
-GENERATORS = (committed_values, picture, settings_reference, cli_reference, exit_codes)
+def golden_files() -> dict[Path, bytes]:
+    """Return tests/golden/<environment>__<recipe>/: each recipe's values and manifests, normalised."""
+    renderer = Renderer(Catalog(ROOT))
+    files = {}
+    for name in renderer.catalog.recipes():
+        rendered = renderer.render(resolve(renderer.catalog, name))
+        folder = ROOT / "tests" / "golden" / goldens.folder_name(name)
+        manifests = goldens.manifests_text(rendered.objects, renderer.chart / "scripts")
+        files[folder / "values.yaml"] = goldens.values_text(rendered.values).encode()
+        files[folder / "manifests.yaml"] = manifests.encode()
+    return files
+
+
+GENERATORS = (committed_values, picture, settings_reference, cli_reference, exit_codes, golden_files)
 
 
 def main() -> int:

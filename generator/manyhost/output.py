@@ -41,5 +41,5 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
         for temporary_path, _ in made:
             temporary_path.unlink(missing_ok=True)
         for path in folders:
-            with contextlib.suppress(OSError):  # somebody else's files are in it by now
+            with contextlib.suppress(OSError, ValueError):  # somebody else's files are in it by now
                 path.rmdir()

@@ -1,0 +1,51 @@
+"""Golden files: each recipe's values and manifests as parsed and sorted YAML, under tests/golden/.
+
+Formatting, order and comments do not count; the texts of the chart's scripts, which change often and have
+tests of their own, are named instead of repeated.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHECKSUM = "manyhost.dev/scripts-checksum"
+
+
+def values_text(values: dict[str, Any]) -> str:
+    """Return values as a golden file."""
+    return _dump(values)
+
+
+def manifests_text(objects: list[dict[str, Any]], scripts: Path) -> str:
+    """Return manifests as a golden file, sorted by kind and name.
+
+    Args:
+        objects: Parsed manifests of one release.
+        scripts: Folder of the chart's scripts; their texts in a ConfigMap are replaced by their names.
+    """
+    result = sorted(copy.deepcopy(objects), key=lambda item: (item["kind"], item["metadata"]["name"]))
+    for item in result:
+        if item["kind"] == "ConfigMap":
+            for name, text in item["data"].items():
+                path = scripts / name
+                if path.is_file() and path.read_text() == text:
+                    item["data"][name] = f"the text of scripts/{name}"
+        template = item.get("spec", {}).get("leaderWorkerTemplate", {})
+        for role in ("leaderTemplate", "workerTemplate"):
+            annotations = template.get(role, {}).get("metadata", {}).get("annotations", {})
+            if CHECKSUM in annotations:
+                annotations[CHECKSUM] = "the checksum of scripts/"
+    return "---\n".join(_dump(item) for item in result)
+
+
+def folder_name(recipe: str) -> str:
+    """Return the golden folder of a recipe: <environment>__<recipe>."""
+    return recipe.replace("/", "__")
+
+
+def _dump(document: dict[str, Any]) -> str:
+    return yaml.safe_dump(document, sort_keys=True, allow_unicode=True, width=100)
