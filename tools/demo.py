@@ -123,7 +123,7 @@ class Walk:
         """Kill the engine on the second host; wait until that is seen and until the group is back."""
         _, before = self.state()
         worker = sorted(before)[-1]
-        kill = "kill -9 $(pgrep -f -- --headless | tail -1)"
+        kill = 'kill -9 $(pgrep -f "[-]-headless")'
         self.kube("exec", "-n", NAMESPACE, worker, "--", "bash", "-c", kill)
         say(f"    the engine on {worker} is killed")
         seen = self.until("the loss is seen", lambda: self.state()[0] == 0)
@@ -152,8 +152,8 @@ class Walk:
 def settings_of(engine: Path) -> list[str]:
     """Settings that take engine and model from a folder of the host, which the nodes share."""
     mounts = [
-        {"name": name, "host_path": str(engine / name), "mount_path": f"/opt/{name}"}
-        for name in ("vllm", "model")
+        {"name": name, "host_path": str(engine / source), "mount_path": f"/opt/{source}"}
+        for name, source in (("engine", "vllm"), ("model", "model"))
     ]
     return ["--set", f"host_mounts={json.dumps(mounts)}"]
 

@@ -65,8 +65,8 @@ def settings(place: Place) -> list[str]:
 
 def settings_of(folder: Path) -> list[str]:
     mounts = [
-        {"name": name, "host_path": str(folder / name), "mount_path": f"/opt/{name}"}
-        for name in ("vllm", "model")
+        {"name": name, "host_path": str(folder / source), "mount_path": f"/opt/{source}"}
+        for name, source in (("engine", "vllm"), ("model", "model"))
     ]
     return ["--set", f"host_mounts={json.dumps(mounts)}"]
 
@@ -127,7 +127,7 @@ def test_pipeline_over_two_hosts(place: Place, namespace: str, settings: list[st
     assert answer["answer"].strip() == ANSWER
     two = completions(place, namespace)
 
-    seen, back = lose(place, namespace, here, "kill -9 $(pgrep -f -- --headless | tail -1)")
+    seen, back = lose(place, namespace, here, 'kill -9 $(pgrep -f "[-]-headless")')
     print(f"mp: the worker's engine killed: seen in {seen:.1f} s, group back in {back:.0f} s")
     assert seen <= DETECTION_SECONDS
     same(two, completions(place, namespace), 0.02)
