@@ -23,8 +23,45 @@ RECIPES = RENDERER.catalog.recipes()
 
 # Text that YAML, Jinja, Go templates, shells and Kubernetes could each take for something of their own.
 SPICE = st.sampled_from(
-    "{{ x }}|{% y %}|$(id)|$(POD_IP)|$$(A)|`id`|: | #|- |'|\"|\\|yes|no|null|~|1e3|0x1f|1_000|*a|&a|!!int 5|%|@|"
-    "<<|---|...|=|é|\n|\t|\u202e|\u2028|\x85|\ufeff|\U0001f600".split("|")
+    [
+        "{{ x }}",
+        "{% y %}",
+        "$(id)",
+        "$(POD_IP)",
+        "$$(A)",
+        "`id`",
+        ": ",
+        " #",
+        "- ",
+        "'",
+        '"',
+        "\\",
+        "\n",
+        "|",
+        "yes",
+        "no",
+        "null",
+        "~",
+        "1e3",
+        "0x1f",
+        "1_000",
+        "*a",
+        "&a",
+        "!!int 5",
+        "%",
+        "@",
+        "<<",
+        "---",
+        "...",
+        "=",
+        "\t",
+        "é",
+        "\u202e",
+        "\u2028",
+        "\x85",
+        "\ufeff",
+        "\U0001f600",
+    ]
 )
 TEXT = (
     st.lists(st.one_of(SPICE, st.text(max_size=8)), min_size=1, max_size=5)
