@@ -51,8 +51,7 @@ def command(
     if dry_run:
         _show(proposal, as_json, full=True)
         return
-    if not as_json:
-        _show(proposal, as_json, full=proposal.action == "upgrade")
+    _show(proposal, as_json, full=proposal.action == "upgrade")
     where = f"--release {target.release} --namespace {target.namespace}"
     try:
         with _reporter(as_json) as report:

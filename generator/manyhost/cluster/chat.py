@@ -92,7 +92,14 @@ def model_name(client: http.client.HTTPConnection) -> str:
         answer = client.getresponse()
         found = msgspec.json.decode(answer.read())
         return str(found["data"][0]["id"])
-    except (OSError, http.client.HTTPException, msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
+    except (
+        OSError,
+        http.client.HTTPException,
+        msgspec.DecodeError,
+        KeyError,
+        IndexError,
+        TypeError,
+    ) as error:
         raise RemoteError(f"the engine does not say which model it serves: {type(error).__name__}") from None
 
 

@@ -50,14 +50,18 @@ class Connection:
     """One cluster, as the current user sees it. Safe to use from several threads.
 
     Attributes:
+        files: The kubeconfig, several paths as in $KUBECONFIG.
         context: Name of the kubeconfig context in use.
         cluster: Name of the kubeconfig's cluster entry.
         namespace: The context's default namespace.
     """
 
-    def __init__(self, client: Any, configuration: Any, context: str, cluster: str, namespace: str) -> None:
+    def __init__(
+        self, client: Any, configuration: Any, files: str, context: str, cluster: str, namespace: str
+    ) -> None:
         self._client = client
         self._configuration = configuration
+        self.files = files
         self._auth = threading.Lock()  # an exec plugin refreshes the token in place
         self.context = context
         self.cluster = cluster
@@ -362,6 +366,7 @@ def connect(context: str = "") -> Connection:
     return Connection(
         ApiClient(configuration=configuration),
         configuration,
+        files,
         chosen["name"],
         str(details.get("cluster", "")),
         str(details.get("namespace") or "default"),

@@ -46,7 +46,9 @@ def logs(
     try:
         yield from connection.stream(path_of("v1", "pods", namespace, pod, "log"), query=query)
     except Missing:
-        raise NotReady(f"there is no pod {pod} in namespace {namespace}", fix="manyhost status RECIPE") from None
+        raise NotReady(
+            f"there is no pod {pod} in namespace {namespace}", fix="manyhost status RECIPE"
+        ) from None
     except Refused as error:
         if error.status == 400:
             raise NotReady(f"no log yet: {error.message}", fix="manyhost status RECIPE") from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -72,7 +74,11 @@ class Releases:
         self._connection = connection
         self._namespace = namespace
         try:
-            self._config = helm_python.Config(kube_context=connection.context, namespace=namespace)
+            # The library has the environment of its start; only several files at once are left to it.
+            path = None if os.pathsep in connection.files else Path(connection.files).expanduser()
+            self._config = helm_python.Config(
+                kubeconfig_path=path, kube_context=connection.context, namespace=namespace
+            )
         except helm_python.HelmError as error:
             raise _explain(error, connection) from None
 
@@ -83,23 +89,13 @@ class Releases:
             InvalidInput: An admission webhook or the API's validation refuses an object.
             RemoteError: Anything else that goes wrong on the way.
         """
-        return self._act(
-            lambda: self._config.install(
-                str(target.chart), target.release, target.values, timeout=_SECONDS, namespace=self._namespace
-            )
-        )
+        return self._act(lambda: self._call("helm_install", target, server_side_apply=False))
 
     def upgrade(self, target: Target) -> int:
         """Upgrade a release to new values; return its revision. Raises as install does."""
         return self._act(
-            lambda: self._config.upgrade(
-                str(target.chart),
-                target.release,
-                target.values,
-                timeout=_SECONDS,
-                namespace=self._namespace,
-                reset_values=True,
-                max_history=10,
+            lambda: self._call(
+                "helm_upgrade", target, server_side_apply="false", reset_values=True, max_history=10
             )
         )
 
@@ -130,6 +126,30 @@ class Releases:
             return []
         except self._helm.HelmError as error:
             raise _explain(error, self._connection) from None
+
+    def _call(self, action: str, target: Target, **options: Any) -> Object:
+        """Call the library below the wheel, whose install() and upgrade() do not pass server_side_apply on.
+
+        Helm 4 applies server-side under its program's name, here "python": the helm binary would then meet
+        conflicts at its next upgrade or rollback. Applied by the client, all of them work on one release.
+        """
+        from helm_python import _native
+
+        nothing = _native.HANDLE(0)
+        options |= {"namespace": self._namespace, "timeout_seconds": _SECONDS}
+        answer: Object = msgspec.json.decode(
+            _native.call_string(
+                action,
+                self._config._raw(),
+                nothing,
+                nothing,
+                str(target.chart),
+                target.release,
+                msgspec.json.encode(target.values).decode(),
+                msgspec.json.encode(options).decode(),
+            )
+        )
+        return answer
 
     def _act(self, action: Any) -> int:
         try:

@@ -1,0 +1,53 @@
+"""manyhost discover."""
+
+from __future__ import annotations
+
+import click
+
+from manyhost.catalog import Catalog
+from manyhost.cli.options import local_file, output_option
+from manyhost.cli.session import emit
+
+
+@click.command(name="discover")
+@click.argument("environment", metavar="ENV")
+@click.option("--context", default="", metavar="NAME", help="kubeconfig context; the current one by default.")
+@click.option("--dry-run", is_flag=True, help="Show the change only.")
+@click.option("--yes", is_flag=True, help="Write without asking.")
+@output_option
+def command(environment: str, context: str, dry_run: bool, yes: bool, output_format: str) -> None:
+    """Read a cluster and fill in values/local.yaml: networks in NIC order, node pool, cluster name.
+
+    Example: manyhost discover a3mega
+    """
+    from manyhost.cluster.connection import connect
+    from manyhost.cluster.discover import difference, discover, edit
+    from manyhost.errors import InvalidInput
+    from manyhost.output import write_files
+
+    catalog = Catalog()
+    known = catalog.environment(environment)
+    path = local_file(catalog)
+    found = discover(connect(context), known)
+    try:
+        before = path.read_text() if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot be read: {error}", where=str(path)) from None
+    after = edit(before, found.settings)
+    if output_format == "json":
+        emit({"found": found, "diff": difference(before, after)})
+    else:
+        click.echo(
+            f"Kubernetes {found.kubernetes}, LeaderWorkerSet {found.lws or 'not seen'}, "
+            f"{found.nodes} host{'s' * (found.nodes != 1)} of {known.name}"
+        )
+        for note in found.notes:
+            click.echo(f"note: {note}")
+        click.echo(difference(before, after) or f"{path.name} says the same already")
+    if dry_run or before == after:
+        return
+    if not yes:
+        click.confirm(f"write {path.name}?", abort=True, err=True)
+    write_files(path.parent, {path.name: after.encode()})
+    if output_format == "text":
+        click.echo(f"written {path.name}")

@@ -1,0 +1,239 @@
+"""Where the tests run: a cluster, an image that stands in for the engine, and what may be done to it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import Cluster, MissingError
+
+ROOT = Path(__file__).resolve().parents[2]
+CLI = Path(sys.executable).with_name("manyhost")
+KIND = "manyhost-e2e"
+LWS_MANIFEST = "https://github.com/kubernetes-sigs/lws/releases/download/v0.9.0/manifests.yaml"
+
+
+class Unavailable(Exception):
+    """There is nothing to run on; the text is the one line that says what is missing."""
+
+
+@dataclass
+class Place:
+    """A cluster to test on.
+
+    Attributes:
+        kubeconfig: Its administrator's kubeconfig.
+        kubectl: The program.
+        image: The stand-in engine, name and tag apart; empty when the cluster has none.
+        own: The test cluster, when it is one: only its hosts and API server may be harmed.
+    """
+
+    kubeconfig: Path
+    kubectl: str
+    image: tuple[str, str] | None
+    own: Cluster | None = None
+    close: Callable[[], None] = field(default=lambda: None)
+
+    def kube(self, *args: str) -> str:
+        """Run kubectl and return what it prints."""
+        done = subprocess.run(
+            [self.kubectl, "--kubeconfig", str(self.kubeconfig), *args],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def get(self, *args: str) -> Any:
+        """Return what kubectl get prints as JSON."""
+        return json.loads(self.kube("get", *args, "-o", "json"))
+
+    def names(self, *args: str) -> set[str]:
+        """Return the names of what kubectl get finds."""
+        return set(self.kube("get", *args, "-o", "name", "--ignore-not-found").split())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[Any]:
+        """Its JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines() if line.startswith(("{", "["))]
+
+    def ok(self) -> Outcome:
+        """Itself, when it succeeded."""
+        assert self.code == 0, f"exit {self.code}\n{self.out}\n{self.err}"
+        return self
+
+
+def run(*args: str) -> Outcome:
+    """Run the command line in this process; as a program it would take a second longer."""
+    from manyhost import cli
+
+    out, err = io.TextIOWrapper(io.BytesIO(), write_through=True), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.run(list(args))
+    out.seek(0)
+    outcome = Outcome(code, out.read(), err.getvalue())
+    assert "Traceback" not in outcome.out + outcome.err
+    return outcome
+
+
+def start(*args: str, kubeconfig: Path) -> subprocess.Popen[str]:
+    """Start the command line as a program of its own."""
+    return subprocess.Popen(
+        [str(CLI), *args],
+        env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(what: str, probe: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until a probe returns something true; return it."""
+    end = time.monotonic() + seconds
+    while True:
+        found = probe()
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.3)
+
+
+def standin(image: tuple[str, str], *more: str, start_seconds: float = 0) -> list[str]:
+    """Settings that let the local recipe run the stand-in engine."""
+    settings = [
+        f"engine.image={image[0]}",
+        f'engine.tag="{image[1]}"',
+        "engine.command=[vllm]",
+        "weights.source=hub",
+        'weights.path=""',
+        'variables.HF_HUB_OFFLINE="1"',  # hub, but nothing to fetch: the stand-in has no weights
+        f'variables.STANDIN_START_SECONDS="{start_seconds}"',
+        "host_mounts=[]",
+        "drain_seconds=5",
+        *more,
+    ]
+    return [part for item in settings for part in ("--set", item)]
+
+
+def find() -> Place:
+    """Find or start a cluster: $KUBECONFIG, else kind, else the test cluster.
+
+    Raises:
+        Unavailable: None of the three can be had.
+    """
+    if os.environ.get("KUBECONFIG"):
+        kubectl = shutil.which("kubectl")
+        if not kubectl:
+            raise Unavailable("KUBECONFIG is set, but there is no kubectl on PATH")
+        name, _, tag = os.environ.get("MANYHOST_E2E_IMAGE", "").rpartition(":")
+        return Place(Path(os.environ["KUBECONFIG"]), kubectl, (name, tag) if name else None)
+    if shutil.which("kind") and shutil.which("docker") and _works("docker", "info"):
+        return _kind()
+    return _own()
+
+
+def _own() -> Place:
+    from tests.cluster import images
+
+    cluster = Cluster(os.environ.get("MANYHOST_E2E_CLUSTER", "e2e"))
+    try:
+        programs = cluster.programs
+        archives = [images.standin_host(programs)]
+        fresh = cluster.up(nodes=2, gpu_hosts=True, images=archives)
+    except MissingError as error:
+        raise Unavailable(f"no KUBECONFIG, no working kind, and for the test cluster: {error}") from None
+    name, _, tag = images.STANDIN_HOST.rpartition(":")
+    return Place(
+        cluster.kubeconfig,
+        str(cluster.programs / "kubectl"),
+        (name, tag),
+        cluster,
+        cluster.down if fresh else lambda: None,
+    )
+
+
+def _kind() -> Place:
+    """A kind cluster of two workers; the stand-in image comes from the same archive."""
+    from tests.cluster import images
+    from tests.cluster.build import programs
+
+    kubectl = shutil.which("kubectl")
+    if not kubectl:
+        raise Unavailable("kind is there, but no kubectl on PATH")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manyhost"
+    folder.mkdir(parents=True, exist_ok=True)
+    kubeconfig = folder / "kind-kubeconfig"
+    nodes = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes: [{role: control-plane}, {role: worker}, {role: worker}]\n"
+    subprocess.run(
+        ["kind", "create", "cluster", "--name", KIND, "--kubeconfig", str(kubeconfig), "--config", "-"],
+        input=nodes,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+
+    def close() -> None:
+        subprocess.run(["kind", "delete", "cluster", "--name", KIND], check=True, timeout=300)
+
+    place = Place(kubeconfig, kubectl, None, None, close)
+    try:
+        archive = images.standin_host(programs())
+        subprocess.run(
+            ["kind", "load", "image-archive", str(archive), "--name", KIND], check=True, timeout=300
+        )
+        place.kube("apply", "--server-side", "-f", LWS_MANIFEST)
+        place.kube(
+            "-n",
+            "lws-system",
+            "wait",
+            "--for=condition=available",
+            "--timeout=300s",
+            "deploy/lws-controller-manager",
+        )
+    except BaseException:
+        close()
+        raise
+    name, _, tag = images.STANDIN_HOST.rpartition(":")
+    place.image = (name, tag)
+    return place
+
+
+def _works(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
+
+
+@contextlib.contextmanager
+def namespace(place: Place, name: str) -> Iterator[str]:
+    """A namespace that goes with all that is in it."""
+    place.kube("create", "namespace", name)
+    try:
+        yield name
+    finally:
+        place.kube("delete", "namespace", name, "--wait=false")
+
+
+def names_of(items: Sequence[Any]) -> list[str]:
+    """The names of objects."""
+    return sorted(item["metadata"]["name"] for item in items)

@@ -1,0 +1,435 @@
+"""Install, use, change and remove a release: real pods with the stand-in engine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from typing import Any
+
+import pytest
+
+from tests.e2e.place import Place, names_of, run, standin, start, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+LWS = "leaderworkerset.sigs.k8s.io"
+
+
+def pods_of(place: Place, namespace: str, release: str = "tiny-r1") -> list[Any]:
+    found = place.get("pods", "-n", namespace, "-l", f"{LWS}/name={release}")["items"]
+    return sorted(found, key=lambda pod: pod["metadata"]["name"])
+
+
+def everything(place: Place, namespace: str) -> set[str]:
+    """Every object of every kind in a namespace, but events and what the namespace itself brings."""
+    kinds = place.kube("api-resources", "--verbs=list", "--namespaced", "-o", "name").split()
+    kinds = [kind for kind in kinds if not kind.startswith("events")]
+    return {name for name in place.names(",".join(kinds), "-n", namespace) if "kube-root-ca" not in name}
+
+
+def test_walk(place: Place, image: tuple[str, str], namespace: str) -> None:
+    """deploy, look, talk, deploy again, remove: and nothing is left."""
+    here = ["--namespace", namespace, *standin(image)]
+    before = everything(place, namespace)
+    begin = time.monotonic()
+    done = run("deploy", "local", *here, "--timeout", "120", "--output", "json").ok().lines
+    took = time.monotonic() - begin
+    result = done[-1]["result"]
+    assert done[-1]["event"] == "done"
+    assert (result["groups"], result["hosts"], result["revision"]) == (1, 2, 1)
+    phases = [(line["host"], line["phase"]) for line in done if line["event"] == "phase"]
+    assert {(0, "ready"), (1, "ready")} <= set(phases)
+    print(f"deploy to Ready: {took:.1f} s, of that installing {result['install_seconds']} s")
+
+    pods = pods_of(place, namespace)
+    assert names_of(pods) == ["tiny-r1-0", "tiny-r1-0-1"]
+    # The wait itself adds at most two seconds to what the pods take (timestamps have whole seconds).
+    ready = max(_ready_at(pod) for pod in pods)
+    created = min(_stamp(pod["metadata"]["creationTimestamp"]) for pod in pods)
+    assert result["ready_seconds"] <= ready - created + 2 + 1
+    assert len({pod["spec"]["nodeName"] for pod in pods}) == 2
+    for rank, pod in enumerate(pods):
+        (container,) = pod["spec"]["containers"]
+        names = {item["name"]: item.get("value") for item in container["env"]}
+        assert container["name"] == "vllm"
+        assert names["LWS_GROUP_SIZE"] == "2"
+        assert names["LWS_WORKER_INDEX"] == str(rank)
+        assert names["LWS_LEADER_ADDRESS"].startswith(f"tiny-r1-0.tiny-r1.{namespace}")
+        assert {"name": "http", "containerPort": 8000, "protocol": "TCP"} in container["ports"]
+        assert pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] == "vllm"
+        security = container["securityContext"]
+        assert security["capabilities"]["drop"] == ["ALL"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert (
+            place.kube("exec", "-n", namespace, pod["metadata"]["name"], "--", "id", "-u").strip() == "1000"
+        )
+
+    slices = place.get("endpointslices", "-n", namespace, "-l", "kubernetes.io/service-name=tiny-r1-svc")
+    targets = {e["targetRef"]["name"] for item in slices["items"] for e in item["endpoints"]}
+    assert targets == {"tiny-r1-0"}
+    assert "phase=serving" in place.kube("logs", "-n", namespace, "service/tiny-r1-svc")
+    assert place.kube("exec", "-n", namespace, "service/tiny-r1-svc", "--", "id", "-u").strip() == "1000"
+
+    status = run("status", "local", *here, "--output", "json").ok().lines[0]
+    assert (status["ready_groups"], status["revision"], status["helm"]) == (1, 1, "deployed")
+    assert [host["phase"] for host in status["hosts"]] == ["ready", "ready"]
+    assert len(status["endpoints"]) == 1
+    said = run("chat", "local", *here, "--prompt", "hello", "--output", "json").ok().lines[0]
+    assert "hello" in said["answer"]
+    assert said["reasoning"]
+    plain = run("chat", "local", *here, "--prompt", "hello").ok().out
+    assert plain.index("[reasoning]") < plain.index("[answer]")
+    assert "rank=1" in run("logs", "local", *here, "--host", "1").ok().out
+    assert run("logs", "local", *here, "--group", "7").code == 4
+
+    again = run("deploy", "local", *here, "--output", "json").ok().lines
+    assert again[0]["result"]["action"] == "nothing"
+    assert again[-1]["result"]["revision"] == 1
+
+    begin = time.monotonic()
+    run("teardown", "local", *here, "--yes", "--timeout", "60").ok()
+    print(f"teardown to nothing: {time.monotonic() - begin:.1f} s")
+    until("nothing left", lambda: everything(place, namespace) == before, 20)
+    assert "nothing of release" in run("teardown", "local", *here, "--yes").ok().out
+    assert run("status", "local", *here).code == 4
+
+
+def test_two_groups(place: Place, image: tuple[str, str], namespace: str) -> None:
+    """A dead worker container takes its own group along and no other; then the groups become one."""
+    here = ["--namespace", namespace, *standin(image)]
+    run("deploy", "local", *here, "--set", "groups=2", "--timeout", "120").ok()
+    before = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods_of(place, namespace)}
+    assert len(before) == 4
+    place.kube(
+        "exec",
+        "-n",
+        namespace,
+        "tiny-r1-1-1",
+        "--",
+        "bash",
+        "-c",
+        "kill -9 $(pgrep -f 'vllm serve' | head -1)",
+    )
+
+    def anew() -> bool:
+        found = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods_of(place, namespace)}
+        changed = {name for name, uid in found.items() if uid != before.get(name)}
+        return len(found) == 4 and changed == {"tiny-r1-1", "tiny-r1-1-1"}
+
+    until("group 1 made anew, group 0 untouched", anew, 60)
+    status = until(
+        "both groups ready",
+        lambda: (
+            (found := run("status", "local", *here, "--output", "json").lines[0])["ready_groups"] == 2
+            and found
+        ),
+        60,
+    )
+    uids = {host["pod"]: host["uid"] for host in status["hosts"]}
+    assert uids["tiny-r1-0"] == before["tiny-r1-0"]
+
+    done = (
+        run("deploy", "local", *here, "--set", "groups=1", "--timeout", "120", "--output", "json").ok().lines
+    )
+    assert done[0]["result"]["action"] == "upgrade"
+    assert done[-1]["result"]["groups"] == 1
+    assert place.get("lws", "tiny-r1", "-n", namespace)["spec"]["replicas"] == 1
+    until("two pods", lambda: len(pods_of(place, namespace)) == 2, 60)
+    assert pods_of(place, namespace)[0]["metadata"]["uid"] == before["tiny-r1-0"]
+    run("teardown", "local", *here, "--yes").ok()
+
+
+def test_bad_image_is_explained_and_rolled_back(place: Place, image: tuple[str, str], namespace: str) -> None:
+    here = ["--namespace", namespace, *standin(image)]
+    run("deploy", "local", *here, "--timeout", "120").ok()
+    wrong = ["--set", 'engine.tag="no-such-tag"', "--timeout", "12", "--output", "json"]
+    failed = run("deploy", "local", *here, *wrong)
+    assert failed.code == 1
+    problems = [line for line in failed.lines if line["event"] == "problem"]
+    assert any("no-such-tag" in line["text"] and "cannot be pulled" in line["text"] for line in problems)
+    assert "cannot be pulled" in failed.err
+    assert run("status", "local", *here).ok().out.count("cannot be pulled") >= 1
+
+    from manyhost.cluster.connection import connect
+    from manyhost.cluster.release import Releases
+
+    Releases(connect(), namespace)._config.rollback("tiny-r1")
+    until("rolled back", lambda: _ready(here), 60)
+    assert {p["spec"]["containers"][0]["image"] for p in pods_of(place, namespace)} == {":".join(image)}
+    run("teardown", "local", *here, "--yes").ok()
+
+
+def test_held_group_says_why_and_starts_anew(place: Place, image: tuple[str, str], namespace: str) -> None:
+    """Weights that are not there: every host gives up with a reason; deploying again tries again."""
+    folder = ["--set", "weights.source=folder", "--set", "weights.path=/no/such/folder"]
+    here = ["--namespace", namespace, *standin(image)]
+    failed = run("deploy", "local", *here, *folder, "--timeout", "60", "--output", "json")
+    assert failed.code == 1
+    (problem, *_) = [line for line in failed.lines if line["event"] == "problem"]
+    assert "gave up" in problem["text"]
+    assert "/no/such/folder" in problem["text"]
+    assert any("phase=held" in line for line in problem["log"])
+    uids = {pod["metadata"]["uid"] for pod in pods_of(place, namespace)}
+    assert run("deploy", "local", *here, *folder, "--timeout", "60").code == 1
+    assert not uids & {pod["metadata"]["uid"] for pod in pods_of(place, namespace)}
+    run("deploy", "local", *here, "--timeout", "90").ok()
+    run("teardown", "local", *here, "--yes").ok()
+
+
+def test_interrupt_leaves_a_clear_state(place: Place, image: tuple[str, str], namespace: str) -> None:
+    here = ["--namespace", namespace, *standin(image, start_seconds=600)]
+    process = start("deploy", "local", *here, kubeconfig=place.kubeconfig)
+    until("pods are there", lambda: len(pods_of(place, namespace)) == 2)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130, (out, err)
+    assert "is installed and goes on starting" in err
+    assert "Traceback" not in out + err
+    assert run("status", "local", *here, "--output", "json").ok().lines[0]["helm"] == "deployed"
+    run("teardown", "local", *here, "--yes").ok()
+
+
+def test_api_server_away_in_the_middle_of_a_wait(
+    place: Place, image: tuple[str, str], namespace: str
+) -> None:
+    if place.own is None:
+        pytest.skip("the API server of somebody else's cluster is not stopped")
+    here = ["--namespace", namespace, *standin(image, start_seconds=12)]
+    process = start(
+        "deploy", "local", *here, "--timeout", "120", "--output", "json", kubeconfig=place.kubeconfig
+    )
+    until("pods are there", lambda: len(pods_of(place, namespace)) == 2)
+    place.own.stop_api_server()
+    try:
+        time.sleep(6)
+        for command in ("status", "doctor", "teardown", "logs", "chat", "deploy"):
+            extra = ["--prompt", "x"] if command == "chat" else ["--yes"] if command == "teardown" else []
+            lost = run(command, "local", *here, *extra)
+            assert lost.code in (4, 5), (command, lost)
+            assert "cannot be reached" in lost.out + lost.err
+        assert process.poll() is None
+    finally:
+        place.own.start_api_server()
+    out, err = process.communicate(timeout=120)
+    events = [json.loads(line)["event"] for line in out.splitlines()]
+    assert process.returncode == 0, (out, err)
+    assert events.count("lost") == 1
+    assert events.count("back") == 1
+    assert "Traceback" not in err
+    run("teardown", "local", *here, "--yes").ok()
+
+
+def test_lost_node(place: Place, image: tuple[str, str], namespace: str) -> None:
+    if place.own is None:
+        pytest.skip("the nodes of somebody else's cluster are not harmed")
+    here = ["--namespace", namespace, *standin(image)]
+    run("deploy", "local", *here, "--timeout", "120").ok()
+    victim = pods_of(place, namespace)[1]["spec"]["nodeName"]
+    place.own.kill_node(victim)
+    try:
+        until(
+            "status notices",
+            lambda: run("status", "local", *here, "--output", "json").lines[0]["ready_groups"] == 0,
+            90,
+        )
+        found = run("status", "local", *here).ok().out
+        assert victim in found
+        assert "does not answer" in found or "not ready" in found or "draining" in found or "load" in found
+    finally:
+        place.own.restore_node(victim)
+    until("the group is whole again", lambda: _ready(here), 120)
+    run("teardown", "local", *here, "--yes").ok()
+
+
+def test_side_by_side(place: Place, gpu_hosts: Place, namespace: str) -> None:
+    """Two releases in one namespace and one of the same name in another: removing one leaves the others."""
+    run("deploy", "a3mega", "--namespace", namespace, "--release", "one", "--timeout", "60").ok()
+    run("deploy", "a3mega", "--namespace", namespace, "--release", "two", "--timeout", "60").ok()
+    two = {name for name in everything(place, namespace) if "/two" in name}
+    run("teardown", "a3mega", "--namespace", namespace, "--release", "one", "--yes").ok()
+    left = everything(place, namespace)
+    assert not any("/one" in name or ".one." in name for name in left)
+    assert two <= left
+    from tests.e2e.place import namespace as other
+
+    with other(place, f"{namespace}-b") as second:
+        third = run("deploy", "a3mega", "--namespace", second, "--release", "two", "--timeout", "5")
+        assert third.code in (0, 4), third
+        run("teardown", "a3mega", "--namespace", second, "--release", "two", "--yes").ok()
+        assert two <= everything(place, namespace)
+    run("teardown", "a3mega", "--namespace", namespace, "--release", "two", "--yes").ok()
+
+
+def test_the_default_recipe_unchanged(place: Place, gpu_hosts: Place, namespace: str) -> None:
+    """The committed manifests land on A3 Mega hosts; a new image tag rolls; no place is explained."""
+    run("deploy", "a3mega", "--namespace", namespace, "--timeout", "60").ok()
+    pods = pods_of(place, namespace, "deepseek-r1-671b")
+    assert len(pods) == 2
+    for pod in pods:
+        engine = next(c for c in pod["spec"]["containers"] if c["name"] == "vllm")
+        assert engine["resources"]["limits"]["nvidia.com/gpu"] == "8"
+        interfaces = json.loads(pod["metadata"]["annotations"]["networking.gke.io/interfaces"])
+        assert [item["network"] for item in interfaces] == ["default", *(f"vpc{n}" for n in range(1, 9))]
+        node = place.get("node", pod["spec"]["nodeName"])
+        assert node["metadata"]["labels"]["cloud.google.com/gke-accelerator"] == "nvidia-h100-mega-80gb"
+        assert not node["spec"].get("unschedulable")
+
+    rolled = run(
+        "deploy",
+        "a3mega",
+        "--namespace",
+        namespace,
+        "--set",
+        'engine.tag="v0.26.1"',
+        "--timeout",
+        "60",
+        "--output",
+        "json",
+    ).ok()
+    (change,) = rolled.lines[0]["result"]["changes"]
+    assert change["kind"] == "LeaderWorkerSet"
+    assert "v0.26.1" in change["diff"]
+    images = {
+        c["image"] for p in pods_of(place, namespace, "deepseek-r1-671b") for c in p["spec"]["containers"]
+    }
+    assert "vllm/vllm-openai:v0.26.1" in images
+
+    full = run(
+        "deploy",
+        "a3mega",
+        "--namespace",
+        namespace,
+        "--set",
+        "groups=3",
+        "--timeout",
+        "8",
+        "--output",
+        "json",
+    )
+    assert full.code == 4
+    text = next(line["text"] for line in full.lines if line["event"] == "problem")
+    assert "fits no host" in text
+    assert "nvidia.com/gpu" in text
+    run("teardown", "a3mega", "--namespace", namespace, "--yes").ok()
+
+
+def test_refusals_are_one_line(
+    place: Place, gpu_hosts: Place, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import msgspec
+
+    from manyhost.cluster.connection import connect
+    from manyhost.cluster.deploy import apply, propose
+    from manyhost.cluster.target import from_rendered
+    from manyhost.errors import InvalidInput
+    from manyhost.render import Renderer, build, parse_manifests
+
+    rendered = build("a3mega/deepseek-r1-671b", namespace=namespace)
+    renderer = Renderer()
+    target = from_rendered(rendered, renderer.chart)
+    values = {**target.values, "rollout": {"maxUnavailable": 0, "maxSurge": 0}}
+    text = renderer.engine.render(values, release=target.release, namespace=namespace)
+    denied = msgspec.structs.replace(target, values=values, objects=parse_manifests(text))
+    connection = connect()
+    with pytest.raises(InvalidInput, match="maxUnavailable") as error:
+        propose(connection, denied)
+    assert "\n" not in error.value.message
+    fine = propose(connection, target)
+    with pytest.raises(InvalidInput, match="denied the request") as error:
+        apply(connection, denied, fine)
+    assert "\n" not in error.value.message
+    run("teardown", "a3mega", "--namespace", namespace, "--yes").ok()
+
+    assert run("deploy", "a3mega", "--namespace", "no-such-namespace").code == 4
+    monkeypatch.setenv("CLUSTER_NAME", "another")
+    wrong = run("deploy", "a3mega", "--namespace", namespace)
+    assert wrong.code == 4
+    assert "the settings mean cluster another" in wrong.err
+    monkeypatch.delenv("CLUSTER_NAME")
+    assert run("status", "a3mega", "--context", "no-such-context").code == 4
+
+    if place.own is not None:
+        monkeypatch.setenv("KUBECONFIG", str(place.own.kubeconfig_for_nobody()))
+        for command in ("doctor", "deploy", "status", "logs", "chat", "teardown"):
+            refused = run(
+                command, "a3mega", "--namespace", namespace, *(["--prompt", "x"] if command == "chat" else [])
+            )
+            assert refused.code in (4, 5), (command, refused)
+            assert (
+                "forbidden" in (refused.out + refused.err).lower() or "may not" in refused.out + refused.err
+            )
+
+
+def test_helm_3_helm_4_and_in_process_are_one(place: Place, gpu_hosts: Place, namespace: str) -> None:
+    """What one of them installs, the others see, and the objects are the same."""
+    from manyhost.render import build, parse_manifests
+    from tests.helpers.helm import CHART, helm_binaries
+
+    rendered = build("a3mega/deepseek-r1-671b", release="same", namespace=namespace)
+    binaries = helm_binaries()
+    if not binaries:
+        pytest.skip("no Helm binaries: make tools")
+    for name, binary in binaries.items():
+        common = [str(binary), "--kubeconfig", str(place.kubeconfig), "--namespace", namespace]
+        subprocess.run(
+            [*common, "install", "same", str(CHART), "--values", "-"],
+            input=rendered.values_text, text=True, check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+        shown = subprocess.run(
+            [*common, "get", "manifest", "same"], check=True, capture_output=True, text=True, timeout=60
+        )
+        assert _sorted(parse_manifests(shown.stdout)) == _sorted(rendered.objects), name
+        ours = run(
+            "deploy",
+            "a3mega",
+            "--namespace",
+            namespace,
+            "--release",
+            "same",
+            "--timeout",
+            "60",
+            "--output",
+            "json",
+        )
+        assert ours.ok().lines[0]["result"]["action"] == "nothing", name
+        run(
+            "deploy",
+            "a3mega",
+            "--namespace",
+            namespace,
+            "--release",
+            "same",
+            "--set",
+            "groups=2",
+            "--timeout",
+            "60",
+        ).ok()
+        listed = subprocess.run(
+            [*common, "list", "-o", "json"], check=True, capture_output=True, text=True, timeout=60
+        )
+        assert [(item["name"], item["revision"]) for item in json.loads(listed.stdout)] == [("same", "2")]
+        subprocess.run([*common, "rollback", "same", "1"], check=True, capture_output=True, timeout=60)
+        assert place.get("lws", "same", "-n", namespace)["spec"]["replicas"] == 1
+        subprocess.run([*common, "uninstall", "same"], check=True, capture_output=True, timeout=60)
+        until("nothing left", lambda: not everything(place, namespace) - {f"serviceaccount/default"}, 30)
+
+
+def _sorted(objects: list[Any]) -> list[Any]:
+    return sorted(objects, key=lambda item: (item["kind"], item["metadata"]["name"]))
+
+
+def _ready(here: list[str]) -> bool:
+    found = run("status", "local", *here, "--output", "json").lines
+    return bool(found and found[0]["ready_groups"] == found[0]["groups"] == found[0]["updated_groups"])
+
+
+def _ready_at(pod: Any) -> float:
+    return _stamp(next(c["lastTransitionTime"] for c in pod["status"]["conditions"] if c["type"] == "Ready"))
+
+
+def _stamp(text: str) -> float:
+    from manyhost.cluster.phases import timestamp
+
+    return timestamp(text)
