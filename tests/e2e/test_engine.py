@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,12 @@ def same(one: list[Any], other: list[Any], tolerance: float) -> None:
         assert a["token_logprobs"] == pytest.approx(b["token_logprobs"], abs=tolerance)
 
 
-def lose(place: Place, namespace: str, here: list[str], command: str) -> tuple[float, float]:
-    """Run a command on the worker; seconds until the loss shows, and until the group is back."""
+def lose(place: Place, here: list[str], harm: Callable[[], None], heal: Callable[[], None]) -> None:
+    """Harm the worker: the loss shows in time, and the group comes back whole and new."""
+    namespace = here[here.index("--namespace") + 1]
     before = {host["pod"]: host["uid"] for host in status(here)["hosts"]}
     begin = time.monotonic()
-    place.kube("exec", "-n", namespace, WORKER, "--", "bash", "-c", command)
+    harm()
 
     def leader_ready() -> bool:
         found = place.get("pods", "-n", namespace, "-l", "role=leader")["items"]
@@ -107,6 +109,7 @@ def lose(place: Place, namespace: str, here: list[str], command: str) -> tuple[f
 
     until("the leader takes no requests", lambda: not leader_ready(), DETECTION_SECONDS + 10)
     seen = time.monotonic() - begin
+    heal()
 
     def back() -> bool:
         now = status(here)
@@ -114,7 +117,14 @@ def lose(place: Place, namespace: str, here: list[str], command: str) -> tuple[f
         return now["ready_groups"] == 1 and not new & set(before.values())
 
     until("the group is back", back, START_SECONDS)
-    return seen, time.monotonic() - begin
+    print(f"    seen in {seen:.1f} s, group back in {time.monotonic() - begin:.0f} s")
+    assert seen <= DETECTION_SECONDS
+
+
+def shell(place: Place, here: list[str], command: str) -> None:
+    """Run a command in the worker's container."""
+    namespace = here[here.index("--namespace") + 1]
+    place.kube("exec", "-n", namespace, WORKER, "--", "bash", "-c", command)
 
 
 def test_pipeline_over_two_hosts(place: Place, namespace: str, settings: list[str]) -> None:
@@ -127,9 +137,9 @@ def test_pipeline_over_two_hosts(place: Place, namespace: str, settings: list[st
     assert answer["answer"].strip() == ANSWER
     two = completions(place, namespace)
 
-    seen, back = lose(place, namespace, here, 'kill -9 $(pgrep -f "[-]-headless")')
-    print(f"mp: the worker's engine killed: seen in {seen:.1f} s, group back in {back:.0f} s")
-    assert seen <= DETECTION_SECONDS
+    print("mp: the worker's engine is killed")
+    kill = """kill -9 $(pgrep -f "[-]-headless")"""
+    lose(place, here, lambda: shell(place, here, kill), lambda: None)
     same(two, completions(place, namespace), 0.02)
 
     drained(place, namespace)
@@ -184,9 +194,13 @@ def test_ray_over_two_hosts(place: Place, namespace: str, settings: list[str]) -
     print(f"two hosts, Ray, PP=2: deploy {deploy(here):.0f} s")
     said = run("chat", "local", *here, "--prompt", "Hi", "--temperature", "0", "--output", "json")
     assert said.ok().lines[0]["answer"].strip() == ANSWER
-    seen, back = lose(place, namespace, here, "kill -9 $(pgrep raylet)")
-    print(f"Ray: the worker's raylet killed: seen in {seen:.1f} s, group back in {back:.0f} s")
-    assert seen <= DETECTION_SECONDS
+    print("Ray: the worker's raylet is killed")
+    lose(place, here, lambda: shell(place, here, "kill -9 $(pgrep raylet)"), lambda: None)
+    assert place.own is not None
+    node = next(host["node"] for host in status(here)["hosts"] if host["pod"] == WORKER)
+    print(f"Ray: {node}, the worker's node, loses its power")
+    own = place.own
+    lose(place, here, lambda: own.kill_node(node), lambda: own.restore_node(node))
     run("teardown", "local", *here, "--yes").ok()
 
 

@@ -47,6 +47,12 @@ member() {
   eval "pid_$rank=$!"
 }
 
+# power_off RANK: end a member with all its processes, without a word.
+power_off() {
+  local pid=pid_$1
+  kill -KILL "${!pid}" $(pgrep -P "${!pid}") "$(cat "$FAKE/pid.$1")"
+}
+
 probe() { MANYHOST_STATE_DIR=$FAKE/state.$1 bash "$scripts/probe.sh" "$2"; }
 
 # seen RANK TEXT [SECONDS]: wait until the member's log has the text.

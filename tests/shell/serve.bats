@@ -4,7 +4,7 @@ load helper
 
 @test "serving, the worker dies: the leader ends" {
   serving_group
-  kill -KILL "$pid_1" "$(cat "$FAKE/pid.1")"
+  power_off 1
   ended "$pid_0" 1
   grep -qF 'phase=end role=leader' "$FAKE/log.0"
   grep -qF 'reason="rank 1 is gone" code=1' "$FAKE/log.0"
@@ -21,7 +21,7 @@ load helper
 
 @test "serving, the leader dies: the worker ends, with its engine" {
   serving_group
-  kill -KILL "$pid_0" "$(cat "$FAKE/pid.0")"
+  power_off 0
   ended "$pid_1" 1
   grep -qF 'reason="leader is gone" code=1' "$FAKE/log.1"
   run ! kill -0 "$(cat "$FAKE/pid.1")"
@@ -34,11 +34,12 @@ load helper
   ended "$pid_1" 1
 }
 
-@test "serving, a silent peer is lost after four beats, both ways" {
+@test "serving, a silent peer is lost after three and a half beats, both ways" {
   serving_group
-  kill -STOP "$pid_1"
+  inner=$(pgrep -P "$pid_1")
+  kill -STOP "$inner"
   ended "$pid_0" 1
-  kill -CONT "$pid_1"
+  kill -CONT "$inner"
   ended "$pid_1" 1
 }
 
@@ -111,4 +112,14 @@ load helper
   member 1
   seen 0 phase=serving
   exec 4>&-
+}
+
+@test "SIGTERM at any moment of a start ends the member, with nothing left" {
+  for pause in 0 0.02 0.05 0.1 0.2; do
+    member 0
+    sleep "$pause"
+    kill -TERM "$pid_0"
+    until_ok 20 eval "! kill -0 $pid_0 2>/dev/null"
+    run ! pgrep -P "$pid_0"
+  done
 }

@@ -9,7 +9,7 @@ load helper
   sleep 1
   [ ! -e "$FAKE/argv.0" ]
   member 1
-  seen 0 phase=serving
+  seen 1 phase=serving
   kill "$pid_0" "$pid_1"
   ended "$pid_0" 0
   : >"$FAKE/log.0" && : >"$FAKE/log.1"
@@ -199,7 +199,7 @@ open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
   member 0
   member 1
   until_ok 20 test -s "$FAKE/pid.0"
-  kill -KILL "$pid_0" "$(cat "$FAKE/pid.0")"
+  power_off 0
   seen 1 'reason="leader lost"'
   rm "$FAKE/slow"
   member 0
@@ -212,7 +212,7 @@ open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
   member 0
   member 1
   until_ok 20 test -s "$FAKE/pid.1"
-  kill -KILL "$pid_1" "$(cat "$FAKE/pid.1")"
+  power_off 1
   seen 0 'reason="rank 1: connection lost"'
   rm "$FAKE/0.slow"
   member 1

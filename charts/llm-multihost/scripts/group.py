@@ -32,7 +32,10 @@ from health import Health
 from link import Dialer, Link
 from settings import Settings, uptime
 
-PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+# Beats without a word after which a member is lost. A host that loads may be slow to speak; one
+# that serves must be seen as lost within 10 s, the kubelet's own second or two included.
+SERVING_BEATS, LOADING_BEATS = 3.5, 15
 EFFECT, ENGINE, HOPELESS = range(3)  # how much a failure tells about the cause
 
 
@@ -322,8 +325,7 @@ class Leader(Member):
 
     def decide(self) -> None:
         """Act on the state."""
-        # A member that loads may be slow to speak; one that serves may not.
-        limit = self.s.beat * (4 if self.served else 15)
+        limit = self.s.beat * (SERVING_BEATS if self.served else LOADING_BEATS)
         for link in list(self.links):
             if link.silent() > limit:
                 self.drop(link)
@@ -454,7 +456,7 @@ class Leader(Member):
         if self.child.status is not None:
             self.end(1, f"engine ended: {self.child.why()}", 0)
         for rank in self.missing():
-            self.end(1, f"rank {rank} is gone", 3)
+            self.end(1, f"rank {rank} is gone", 0)
         for rank, link in self.workers().items():
             if link.last.get("state") in ("failed", "held", "end"):
                 self.end(1, f"rank {rank}: {link.last.get('reason')}", 3)
@@ -480,7 +482,7 @@ class Leader(Member):
         if self.child.status is not None:
             self.end(1, f"engine ended while draining: {self.child.why()}", 0)
         if self.missing():
-            self.end(1, f"rank {self.missing()[0]} is gone while draining", 3)
+            self.end(1, f"rank {self.missing()[0]} is gone while draining", 0)
         if self.stalled():
             self.end(1, self.stalled(), 3)
         # Proxies learn late that this pod is leaving: requests still come for some seconds.
@@ -530,7 +532,7 @@ class Worker(Member):
         with contextlib.suppress(queue.Empty):
             self.add(Link(self.found.get_nowait()))
             self.say()
-        limit = self.s.beat * (4 if self.served else 15)
+        limit = self.s.beat * (SERVING_BEATS if self.served else LOADING_BEATS)
         for link in list(self.links):
             if link.silent() > limit:
                 self.drop(link)
@@ -540,7 +542,7 @@ class Worker(Member):
         elif said == "end" and self.served:
             self.end(1, f"leader ended: {self.leader().get('reason')}", 3)
         elif not self.links and self.served:
-            self.end(1, "leader is gone", 3)
+            self.end(1, "leader is gone", 0)
         else:
             self.follow(said)
 
@@ -548,7 +550,8 @@ class Worker(Member):
         """SIGTERM: stay until the leader has drained."""
         passed = time.monotonic() - self.terminating
         engine_ended = self.child is not None and self.child.status is not None
-        if not self.served or not self.links or said == "end" or engine_ended:
+        served = self.served or said in ("serving", "draining")
+        if not served or not self.links or said == "end" or engine_ended:
             self.end(0, "asked to stop", 5)
         if passed > self.s.drain + 10:
             self.end(0, "asked to stop; the leader did not drain in time", 5)
@@ -621,6 +624,7 @@ def run(held: str, argv: list[str]) -> NoReturn:
     settings = Settings.read()
     # Orphans of the engine become our children, so that stop() finds and reaps them.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     member = (Worker if settings.rank else Leader)(settings, argv, held)
 
     def ask_to_stop(_number: int, _frame: object) -> None:

@@ -8,6 +8,17 @@
 # MANYHOST_STEP=weights and MANYHOST_STEP=engine. It needs bash and python3, nothing else.
 set -euo pipefail
 
+# The kernel keeps signals without a handler from the first process of a container: a pod that is
+# told to end while Python still starts would otherwise stay for its whole grace period.
+member=""
+stopped=""
+stop() {
+  stopped=1
+  [[ -n $member ]] || exit 0
+  kill -TERM "$member" 2>/dev/null || :
+}
+trap stop TERM INT
+
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
 export LWS_GROUP_SIZE=${LWS_GROUP_SIZE:-1} LWS_WORKER_INDEX=${LWS_WORKER_INDEX:-0}
@@ -67,7 +78,7 @@ read_profile() {
 }
 
 prepare() {
-  local name held=""
+  local name held="" status=0
   MANYHOST_STARTED=$(now)
   export MANYHOST_STARTED
   phase start "size=$LWS_GROUP_SIZE executor=$MANYHOST_EXECUTOR"
@@ -95,7 +106,13 @@ prepare() {
   export VLLM_ENGINE_READY_TIMEOUT_S=${VLLM_ENGINE_READY_TIMEOUT_S:-$MANYHOST_STARTUP_SECONDS}
   phase profile "address=$VLLM_HOST_IP"
 
-  exec python3 -B "$here/group.py" "$held" "$here/launch.sh" "$@"
+  python3 -B "$here/group.py" "$held" "$here/launch.sh" "$@" &
+  member=$!
+  # A signal ends this wait early, and then the second one has the status.
+  while kill -0 "$member" 2>/dev/null; do wait "$member" || :; done
+  wait "$member" || status=$?
+  [[ -z $stopped || $status != 143 ]] || status=0 # ended before it had a handler
+  exit "$status"
 }
 
 weights() {
