@@ -1,0 +1,174 @@
+"""Rendering in memory and to files: both Helm engines alike, whole, repeatable, with the origin of values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from manyhost.catalog import Catalog, resolve
+from manyhost.errors import InvalidInput
+from manyhost.render import Renderer, build, release_name
+from manyhost.render.helm import Binary, check_names
+from manyhost.render.values import quote
+
+from tests.helpers.cli import RECIPE, ROOT, manyhost, tree
+from tests.helpers.helm import helm_binaries
+
+RECIPES = Catalog(ROOT).recipes()
+
+
+def test_two_renders_are_the_same_bytes(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        assert manyhost("render", "a3mega", "--out", str(tmp_path / folder)).code == 0
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert sorted(tree(tmp_path / "a")) == ["manifests.yaml", "plan.json", "topology.svg", "values.yaml"]
+
+
+def test_a_render_replaces_all_files_of_an_older_one(tmp_path: Path) -> None:
+    manyhost("render", "a3mega", "--out", str(tmp_path))
+    before = tree(tmp_path)
+    ran = manyhost("render", "a3mega", "--set", "context=16384", "--out", str(tmp_path))
+    assert ran.code == 0
+    after = tree(tmp_path)
+    assert list(after) == list(before)
+    assert b'"context_tokens": 16384' in after["plan.json"]
+    assert after["values.yaml"] != before["values.yaml"] != b""
+
+
+@pytest.mark.parametrize("engine", ["helm3", "helm4"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_binary_renders_the_same_objects(
+    recipe: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine not in helm_binaries():
+        pytest.skip(f"{engine} is not here: make tools")
+    monkeypatch.setenv("HELM", str(helm_binaries()[engine]))
+    assert manyhost("render", recipe, "--out", str(tmp_path / "a")).code == 0
+    assert manyhost("render", recipe, "--helm", "--out", str(tmp_path / "b")).code == 0
+    a, b = tree(tmp_path / "a"), tree(tmp_path / "b")
+    assert a["values.yaml"] == b["values.yaml"]
+    assert list(yaml.safe_load_all(a["manifests.yaml"])) == list(yaml.safe_load_all(b["manifests.yaml"]))
+
+
+@pytest.mark.parametrize("engine", ["helm3", "helm4"])
+def test_both_say_the_same_when_the_chart_refuses(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine not in helm_binaries():
+        pytest.skip(f"{engine} is not here: make tools")
+    catalog = Catalog(ROOT)
+    resolved = resolve(catalog, RECIPE, assignments=["site.gcs_bucket=gs://x"])
+    messages = []
+    for renderer in (
+        Renderer(catalog),
+        Renderer(catalog, Binary(ROOT / "charts/llm-multihost", str(helm_binaries()[engine]))),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            renderer.render(resolved)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("chart: volumes.gcsMounts[0].bucketName: ")
+
+
+def test_values_say_where_they_came_from() -> None:
+    text = build(RECIPE, variables={"GCS_BUCKET": "weights"}, assignments=["arguments.seed=7"]).values_text
+    assert '"seed": 7  # --set' in text
+    assert "environment variable GCS_BUCKET" in text
+    assert f"# context: recipes/{RECIPE}/recipe.yaml" in text or "context: recipes/" in text
+    assert '"reasoning-parser": "deepseek_r1"  # values/models/deepseek-r1-671b.yaml' in text
+
+
+def test_no_secret_reaches_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_averysecretvalue")
+    assert manyhost("render", "a3mega", "--out", str(tmp_path)).code == 0
+    assert all(b"averysecretvalue" not in content for content in tree(tmp_path).values())
+
+
+def test_a_million_stays_a_whole_number() -> None:
+    rendered = build(RECIPE, assignments=["arguments.max-num-batched-tokens=1000000"])
+    assert '"1000000"' in rendered.manifests_text or "\n          - 1000000" in rendered.manifests_text
+    assert "1e+06" not in rendered.manifests_text
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_picture_is_well_formed_and_names_every_rank(recipe: str) -> None:
+    rendered = build(recipe)
+    root = ElementTree.fromstring(rendered.files()["topology.svg"])
+    titles = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}title")]
+    plan = rendered.plan
+    for rank in range(plan.tensor * plan.pipeline * plan.data):
+        assert any(f": rank {rank}, " in title for title in titles)
+
+
+def test_plan_json_names_what_was_rendered(tmp_path: Path) -> None:
+    ran = manyhost("render", "a3mega", "--out", str(tmp_path), "--output", "json")
+    assert json.loads(ran.out) == json.loads((tmp_path / "plan.json").read_text())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_default_release_names_are_valid(recipe: str) -> None:
+    check_names(release_name(recipe), "default")
+
+
+@pytest.mark.parametrize(
+    ("release", "namespace", "words"),
+    [
+        ("Jane", "default", "use 'jane'"),
+        ("jane_doe.r1", "default", "use 'jane-doe-r1'"),
+        ("x" * 46, "default", f"use '{'x' * 45}'"),
+        ("r1-", "default", "use 'r1'"),
+        ("", "default", "release name: ''"),
+        ("r1\n", "default", "release name: 'r1\\n'"),
+        ("r1", "", "namespace: ''"),
+        ("r1", "a.b", "namespace: 'a.b'"),
+        ("r1", "x" * 64, "at most 63"),
+    ],
+)
+def test_names_that_kubernetes_refuses(release: str, namespace: str, words: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_names(release, namespace)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("no", '"no"'),
+        ("1e3", '"1e3"'),
+        (1000000, "1000000"),
+        (True, "true"),
+        (None, "null"),
+        ({"b": 1, "a": 2}, '{"a": 2, "b": 1}'),
+        ("\u2028\x85", '"\\u2028\\u0085"'),
+        ("é", '"é"'),
+    ],
+)
+def test_quoting(value: object, text: str) -> None:
+    assert quote(value) == text
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for name in ("render", "check", "explain", "list"):
+        ran = manyhost(name, "--help")
+        assert ran.code == 0
+        assert f"Example: manyhost {name}" in ran.out
+
+
+def test_list_names_everything() -> None:
+    out = manyhost("list").out
+    for recipe in RECIPES:
+        assert recipe in out
+    document = json.loads(manyhost("list", "--output", "json").out)
+    assert [row["name"] for row in document["recipes"]] == RECIPES
+
+
+def test_check_of_what_was_rendered(tmp_path: Path) -> None:
+    manyhost("render", "a3mega", "--out", str(tmp_path))
+    path = tmp_path / "manifests.yaml"
+    ran = manyhost("check", str(path))
+    assert (ran.code, "1 file checked: nothing wrong" in ran.out) == (0, True)
+    path.write_text(path.read_text().replace("/opt/manyhost/launch.sh", "/opt/manyhost/lunch.sh"))
+    ran = manyhost("check", "--output", "json", str(path))
+    assert ran.code == 3
+    assert any(row["check"] == "reference" for row in json.loads(ran.out))
