@@ -71,7 +71,7 @@ def settings(number: int) -> list[str]:
 
 
 def many(helm: Path, folder: Path) -> tuple[float, float, float, float]:
-    """Return milliseconds a recipe in process and by the binary, and MiB after WARM and after all."""
+    """Return median milliseconds in process and by the binary, and MiB after WARM and after all recipes."""
     from manyhost.catalog import Catalog, resolve
     from manyhost.render import Renderer
 
@@ -86,10 +86,11 @@ def many(helm: Path, folder: Path) -> tuple[float, float, float, float]:
     texts = [render(number) for number in range(WARM)]
     gc.collect()
     before = _resident_mib()
-    start = time.perf_counter()
+    ours = []
     for number in range(RECIPES):
+        start = time.perf_counter()
         render(number)
-    ours = (time.perf_counter() - start) / RECIPES
+        ours.append(time.perf_counter() - start)
     gc.collect()
     after = _resident_mib()
     paths = []
@@ -99,7 +100,7 @@ def many(helm: Path, folder: Path) -> tuple[float, float, float, float]:
         paths.append(path)
     environment = dict(os.environ)
     times = [_seconds([str(helm), "template", RELEASE, str(CHART), "-f", str(p)], environment) for p in paths]
-    return ours * 1e3, statistics.mean(times) * 1e3, before, after
+    return statistics.median(ours) * 1e3, statistics.median(times) * 1e3, before, after
 
 
 def main() -> int:
