@@ -156,13 +156,13 @@ def test_pipeline_over_two_hosts(place: Place, namespace: str, settings: list[st
 def drained(place: Place, namespace: str) -> None:
     """A stream that runs when its pod is deleted arrives whole."""
     words = [place.kubectl, "--kubeconfig", str(place.kubeconfig), "exec", "-n", namespace, LEADER]
-    stream = subprocess.Popen([*words, "--", "python3", "-c", STREAM], stdout=subprocess.PIPE, text=True)
-    assert stream.stdout is not None
-    for _ in range(4):
-        assert stream.stdout.readline()
-    place.kube("delete", "pod", "-n", namespace, LEADER, "--wait=false")
-    lines = stream.stdout.read().splitlines()
-    stream.wait(timeout=60)
+    words += ["--", "python3", "-c", STREAM]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as stream:
+        assert stream.stdout is not None
+        for _ in range(4):
+            assert stream.stdout.readline()
+        place.kube("delete", "pod", "-n", namespace, LEADER, "--wait=false")
+        lines = stream.stdout.read().splitlines()
     assert lines[-1] == "data: [DONE]"
     assert json.loads(lines[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
 
@@ -211,4 +211,40 @@ def test_tensor_parallel_over_two_hosts(place: Place, namespace: str, settings: 
     print(f"two hosts, mp, TP=2: deploy {deploy(here):.0f} s")
     said = run("chat", "local", *here, "--prompt", "Hi", "--temperature", "0", "--output", "json")
     assert said.ok().lines[0]["answer"].strip() == ANSWER
+    run("teardown", "local", *here, "--yes").ok()
+
+
+CLIENT = """
+import json, os, time, urllib.request
+body = json.dumps({"model": "tiny-r1", "prompt": "Hello", "max_tokens": 8, "ignore_eos": True})
+done, lost = 0, []
+while not os.path.exists("/tmp/stop"):
+    request = urllib.request.Request(
+        "http://tiny-r1-svc:8000/v1/completions", body.encode(), {"Content-Type": "application/json"})
+    try:
+        json.load(urllib.request.urlopen(request, timeout=120))
+        done += 1
+    except Exception as error:
+        lost.append(f"{time.strftime('%X')} {error!r}")
+    time.sleep(0.2)
+print(json.dumps({"done": done, "lost": lost}), flush=True)
+time.sleep(600)
+"""
+
+
+def test_rolling_update_loses_no_request(place: Place, namespace: str, settings: list[str]) -> None:
+    """Two groups are replaced one after the other under a steady stream of requests."""
+    shape = ("--set", "parallelism.pipeline=1", "--set", "groups=2")
+    here = ["--namespace", namespace, *settings, *shape]
+    deploy(here)
+    image = ("--image", local_engine.IMAGE, "--restart=Never")
+    place.kube("run", "client", "-n", namespace, *image, "--", "python3", "-u", "-c", CLIENT)
+    place.kube("wait", "-n", namespace, "--for=condition=Ready", "pod/client", "--timeout=60s")
+    took = deploy(here, "--set", "arguments.max-num-seqs=8")
+    place.kube("exec", "-n", namespace, "client", "--", "touch", "/tmp/stop")
+    text = until("the client's count", lambda: place.kube("logs", "-n", namespace, "client"), 150)
+    result = json.loads(text)
+    print(f"rolling update of two groups in {took:.0f} s: {result['done']} requests, lost {result['lost']}")
+    assert result["done"] > 0
+    assert result["lost"] == []
     run("teardown", "local", *here, "--yes").ok()
