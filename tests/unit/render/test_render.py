@@ -172,3 +172,30 @@ def test_check_of_what_was_rendered(tmp_path: Path) -> None:
     ran = manyhost("check", "--output", "json", str(path))
     assert ran.code == 3
     assert any(row["check"] == "reference" for row in json.loads(ran.out))
+
+
+SCHEMA_REFUSES = [
+    "groups=10000000",
+    "ssd_host_path=relative",
+    "variables.1A=x",
+    "arguments.=1",
+    "host_mounts=[{name: a, host_path: a, mount_path: /b}]",
+    "engine.image='a b'",
+    "engine.tag=latest",
+    "node_selector.x='a b'",
+]
+
+
+def test_later_renders_are_the_same_and_refuse_the_same_in_the_same_words() -> None:
+    catalog = Catalog(ROOT)
+    warm = Renderer(catalog)
+    for recipe in [*RECIPES, *RECIPES]:
+        first = Renderer(catalog).render(resolve(catalog, recipe))
+        assert warm.render(resolve(catalog, recipe)).manifests_text == first.manifests_text
+    for assignment in SCHEMA_REFUSES:
+        resolved = resolve(catalog, RECIPE, assignments=[assignment])
+        with pytest.raises(InvalidInput) as cold_refusal:
+            Renderer(catalog).render(resolved)
+        with pytest.raises(InvalidInput) as warm_refusal:
+            warm.render(resolved)
+        assert str(warm_refusal.value) == str(cold_refusal.value)
