@@ -56,7 +56,7 @@ class Driver:
         self.engine = shlex.split(options.engine)
         self.rig = Rig(self.work, self.launch, self.engine, options.model)
         self.context: dict[str, Any] = {}
-        self.starts: dict[str, int] = {}
+        self.servers = 0
 
     def write(self, kind: str, **facts: Any) -> None:
         """Appends one reading and shows it."""
@@ -117,18 +117,16 @@ class Driver:
         """One server from start to end."""
         flags, environment = self.settle(job)
         name = job["variant"]
-        key = json.dumps([flags, environment], sort_keys=True)
-        self.starts[key] = self.starts.get(key, 0) + 1
+        self.servers += 1
         self.context = {"variant": name}
         preparing = threading.Thread(target=self.prepare, args=(jobs,))
         preparing.start()
-        # A counter, because a variant may start twice.
-        log = f"{name}-{self.starts[key]}"
+        log = f"{self.servers:02d}-{name}"
         try:
             self.rig.start(log, flags, environment)
             times = self.rig.wait_until_serving()
             facts = sorted({f for path in self.rig.log for f in TOLD.findall(path.read_text())})
-            kept = self.starts[key] > 1
+            kept = any("AOT" in fact for fact in facts)
             self.write(
                 "start",
                 seconds=times,
@@ -140,8 +138,7 @@ class Driver:
             )
             preparing.join()
             load.run_bench(self.model, WARM_UP, 7, STEP_LIMIT_SECONDS)
-            answers = asyncio.run(load.greedy_answers(self.model))
-            self.write("answers", answers=answers)
+            self.write("answers", **asyncio.run(load.greedy_answers(self.model)))
             for step, seed in repetitions(job.get("steps", [])):
                 self.measure(step, seed)
                 if (self.work / "skip").exists():
@@ -163,7 +160,8 @@ class Driver:
     def measure(self, step: dict[str, int], seed: int) -> None:
         """One repetition, with the processor time that each process took."""
         before, own = load.server_load(self.rig), time.process_time()
-        command = ["vllm", "bench", "serve", *load.bench_arguments(self.model, step, seed)]
+        words = load.bench_arguments(Path(self.model).name, step, seed)
+        command = ["vllm", "bench", "serve", *words]
         result = load.run_bench(self.model, step, seed, STEP_LIMIT_SECONDS)
         after, own = load.server_load(self.rig), time.process_time() - own
         seconds = result["duration"]

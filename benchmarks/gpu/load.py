@@ -82,19 +82,27 @@ def run_bench(model: str, step: dict[str, int], seed: int, limit_seconds: float)
     return {name: value for name, value in result.items() if not isinstance(value, dict | list)}
 
 
-async def greedy_answers(model: str, count: int = 8, tokens: int = 16) -> list[str]:
-    """The server's most probable continuation of fixed prompts, to compare two servers."""
+async def greedy_answers(model: str, count: int = 8, tokens: int = 16) -> dict[str, Any]:
+    """The server's most probable continuation of fixed prompts, to compare two servers.
+
+    Returns:
+        `answers`, one text a prompt, and `gaps`, for each token how much more probable (in log
+        probability) it was than the next one: random weights have near ties, at which a difference
+        in rounding is enough for another token.
+    """
     chooser = random.Random(0)
     prompts = [[chooser.choice(VOCABULARY) for _ in range(200)] for _ in range(count)]
+    answers, gaps = [], []
     async with aiohttp.ClientSession() as session:
-
-        async def ask(prompt: list[int]) -> str:
+        for prompt in prompts:
             body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
-            body["ignore_eos"] = True
+            body |= {"ignore_eos": True, "logprobs": 2}
             async with session.post(f"{URL}/v1/completions", json=body) as answer:
-                return str((await answer.json())["choices"][0]["text"])
-
-        return [await ask(prompt) for prompt in prompts]
+                choice = (await answer.json())["choices"][0]
+            answers.append(choice["text"])
+            best = [sorted(top.values()) for top in choice["logprobs"]["top_logprobs"]]
+            gaps.append([round(values[-1] - values[-2], 3) for values in best])
+    return {"answers": answers, "gaps": gaps}
 
 
 class Streams:
