@@ -1,0 +1,141 @@
+"""Every command in the documentation exists: programs, targets, options, keys and paths."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from manyhost import cli
+from manyhost.catalog.settings import VARIABLES
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "recipes").rglob("*.md"),
+        *(ROOT / "benchmarks").rglob("*.md"),
+        *(ROOT / "tests").rglob("*.md"),
+        *(ROOT / "charts").rglob("*.md"),
+    ]
+)
+# Programs that documents may use beside our own; what they do is theirs.
+FOREIGN = {"export", "kubectl", "gcloud", "hf", "cd", "git", "sudo", "apt-get", "gsutil", "docker", "kind"}
+_BLOCK = re.compile(r"^( *)```(?:sh|bash)\n(.*?)^\1```", re.M | re.S)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def commands() -> list[tuple[str, str]]:
+    """Return (document, command line) for each line of each sh block, continuation lines joined."""
+    found = []
+    for path in DOCUMENTS:
+        for match in _BLOCK.finditer(path.read_text()):
+            text = re.sub(r"\\\n\s*", " ", match.group(2))
+            name = path.relative_to(ROOT).as_posix()
+            found += [(name, line.strip()) for line in text.splitlines() if line.strip(" #")]
+    return [(name, line) for name, line in found if not line.startswith("#")]
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z0-9-]*):.*##", (ROOT / "Makefile").read_text(), re.M))
+
+
+def test_the_documents_hold_commands() -> None:
+    assert len(commands()) > 10
+
+
+@pytest.mark.parametrize(("document", "line"), commands())
+def test_command(document: str, line: str) -> None:
+    words = shlex.split(line)
+    while words and re.fullmatch(r"[A-Z][A-Z0-9_]*=.*", words[0]):
+        name = words.pop(0).partition("=")[0]
+        assert name in VARIABLES or name in {"KUBECONFIG", "HF_TOKEN"}, f"{name} is no setting"
+    program, arguments = words[0], words[1:]
+    if program == "make":
+        _check_make(arguments)
+    elif Path(program).name == "manyhost":
+        _check_manyhost(arguments)
+    elif program == "helm":
+        _check_helm(arguments)
+    elif Path(program).name in {"python", "python3"}:
+        _check_python(arguments)
+    elif program == "export":
+        for word in arguments:
+            name = word.partition("=")[0]
+            assert name in VARIABLES or name in {"KUBECONFIG", "HF_TOKEN"}, f"{name} is no setting"
+    else:
+        assert program in FOREIGN, f"{document} uses the unknown program {program}"
+
+
+def _check_make(arguments: list[str]) -> None:
+    for word in arguments:
+        if "=" in word:
+            assert word.partition("=")[0] in {"ENV", "RECIPE", "MODEL", "TESTS", "PYTHON"}
+        else:
+            assert word in targets()
+    if arguments[0] == "render":
+        picked = dict(word.split("=") for word in arguments[1:])
+        recipe = "/".join(filter(None, (picked["ENV"], picked.get("RECIPE", ""))))
+        _check_manyhost(["render", recipe])
+
+
+def _check_manyhost(arguments: list[str]) -> None:
+    context = click.Context(cli.main)
+    command = cli.main.get_command(context, arguments[0])
+    assert command is not None, f"no command {arguments[0]}"
+    if "--help" not in arguments:
+        # Parses the options and converts their values, without running the command.
+        command.make_context(arguments[0], list(arguments[1:]))
+
+
+def _check_helm(arguments: list[str]) -> None:
+    schema = json.loads((ROOT / "charts/llm-multihost/values.schema.json").read_text())
+    for flag, value in zip(arguments, arguments[1:], strict=False):
+        if flag == "-f":
+            assert (ROOT / value).is_file()
+        if flag == "--set":
+            node = schema
+            for part in re.sub(r"\[\d+\]", ".[]", value.partition("=")[0]).split("."):
+                node = node["items"] if part == "[]" else node["properties"][part]
+    charts = [word for word in arguments if word.startswith("charts/")]
+    assert all((ROOT / chart / "Chart.yaml").is_file() for chart in charts)
+
+
+def _check_python(arguments: list[str]) -> None:
+    if arguments[0] == "-m":
+        if arguments[1] in {"venv", "pip", "pytest", "http.server"}:
+            return
+        module = ROOT / arguments[1].replace(".", "/")
+        assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
+    elif arguments[0] != "-c":
+        assert (ROOT / arguments[0]).is_file()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    for target in _LINK.findall(path.read_text()):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (path.parent / target).exists(), f"{target} does not exist"
+
+
+def test_every_target_has_help_and_the_readme_names_the_first_two() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = set(re.findall(r"^\.PHONY: (\S+)", makefile, re.M))
+    assert phony - targets() == set()
+    first, second = [line for name, line in commands() if name == "README.md"][:2]
+    assert (first, second) == ("make render ENV=a3mega", "make test")
+
+
+def test_no_product_file_needs_the_reference_folder() -> None:
+    product = ["generator", "charts", "values", "recipes", "tools", "Makefile", "README.md", ".ci"]
+    for name in product:
+        top = ROOT / name
+        for path in [top] if top.is_file() else top.rglob("*"):
+            if path.is_file() and path.suffix not in {".pyc"}:
+                assert "../shared" not in path.read_text(errors="ignore"), path
