@@ -263,7 +263,7 @@ def _container_problem(pod: str, item: dict[str, Any]) -> Problem | None:
 
 def unschedulable(pod: str, message: str) -> Problem:
     """Explain the scheduler's sentence ("0/4 nodes are available: ...")."""
-    reasons = message.split(" preemption:", maxsplit=1)[0].strip().rstrip(".")
+    reasons = message.split(". ", maxsplit=1)[0].strip().rstrip(".")
     fix = "kubectl describe nodes; free the hosts or add some"
     if "Insufficient nvidia.com/gpu" in reasons:
         fix = "free GPUs or add hosts: manyhost doctor lists what every host has left"

@@ -39,7 +39,7 @@ class Change(msgspec.Struct, frozen=True):
         action: create, update or delete.
         kind: The object's kind.
         name: Its name.
-        diff: Unified diff of its YAML.
+        diff: Unified diff of its YAML; of an update only.
     """
 
     action: str
@@ -168,7 +168,9 @@ def changes(old: list[Object], new: list[Object]) -> list[Change]:
         if left == right:
             continue
         action = "update" if left and right else "create" if right else "delete"
-        diff = difflib.unified_diff(_lines(left), _lines(right), "live", "new", n=2, lineterm="")
+        diff: list[str] = []
+        if action == "update":
+            diff = list(difflib.unified_diff(_lines(left), _lines(right), "live", "new", n=2, lineterm=""))
         found.append(Change(action, key[0], key[1], "\n".join(diff)))
     return found
 

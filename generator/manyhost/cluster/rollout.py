@@ -188,7 +188,7 @@ class Wait:
         for key, problem in current.items():
             first, said = self._problems.get(key, (now, None))
             if problem.kind == "unschedulable" and now - first < _SCHEDULER_SECONDS:
-                self._problems[key] = (first, problem if said else _SILENT)
+                self._problems[key] = (first, said or _SILENT)
                 continue
             if (
                 said is None

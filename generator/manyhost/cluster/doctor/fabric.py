@@ -75,6 +75,8 @@ def interconnect_daemons(sight: Sight) -> Finding | list[Finding]:
         status = item.get("status") or {}
         desired, ready = int(status.get("desiredNumberScheduled", 0)), int(status.get("numberReady", 0))
         look = f"kubectl -n {_SYSTEM} rollout status daemonset {name}"
+        if desired == 0 and not _hosts(sight):
+            return skipped("there is no host of the right type for them to run on")
         if desired == 0:
             findings.append(
                 failed(f"DaemonSet {name} runs on no host", f"kubectl -n {_SYSTEM} describe ds {name}")
@@ -158,6 +160,13 @@ def _network(name: str, item: dict[str, Any], sets: dict[str, Any], mode: str) -
         if condition.get("type") == "Ready" and condition.get("status") == "False":
             return [failed(f"Network {name} is not ready: {condition.get('message', '')}", look)]
     return []
+
+
+def _hosts(sight: Sight) -> bool:
+    """Whether any node carries the labels that the pods select."""
+    selector = sight.target.pod("leader")["spec"].get("nodeSelector") or {}
+    labels = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+    return bool(sight.list("v1", "nodes", labels=labels, metadata=True))
 
 
 def _daemonset(sight: Sight, name: str) -> dict[str, Any] | None:

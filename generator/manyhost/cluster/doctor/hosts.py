@@ -105,6 +105,8 @@ def hosts(sight: Sight) -> Finding:
     needs = f"{wanted} hosts are needed ({target.groups} group{'s' * (target.groups != 1)} of {target.size})"
     if free >= wanted:
         return passed(f"{needs}, {free} are free")
+    common = Counter(_kind(reason) for _, reason in blocked)
+    blocked.sort(key=lambda item: -common[_kind(item[1])])
     shown = "; ".join(f"{name}: {reason}" for name, reason in blocked[:_SHOWN])
     more = f"; and {len(blocked) - _SHOWN} more" if len(blocked) > _SHOWN else ""
     return failed(
@@ -261,15 +263,20 @@ class _NodeLabels(msgspec.Struct):
 
 
 def _fix(blocked: list[tuple[str, str]], machine: str) -> str:
-    reasons = [reason for _, reason in blocked]
-    cordoned = [name for name, reason in blocked if reason == "cordoned"]
-    if cordoned:
-        return f"kubectl uncordon {' '.join(cordoned[:_SHOWN])}"
-    tainted = next(((name, reason) for name, reason in blocked if reason.startswith("taint ")), None)
-    if tainted:
-        return f"kubectl taint nodes {tainted[0]} {tainted[1].split()[1]}-"
-    if any(reason.startswith("not ready") for reason in reasons):
-        return "kubectl describe node " + next(
-            name for name, reason in blocked if reason.startswith("not ready")
-        )
+    """The cure of what blocks most hosts."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for name, reason in blocked:
+        kinds.setdefault(_kind(reason), []).append((name, reason))
+    worst = max(kinds, key=lambda kind: len(kinds[kind]), default="")
+    names = " ".join(name for name, _ in kinds.get(worst, [])[:_SHOWN])
+    if worst == "cordoned":
+        return f"kubectl uncordon {names}"
+    if worst == "taint":
+        return f"kubectl taint nodes {names} {kinds[worst][0][1].split()[1]}-"
+    if worst == "not ready":
+        return f"kubectl describe node {names}"
     return f"free the hosts, or add nodes of {machine} to the node pool"
+
+
+def _kind(reason: str) -> str:
+    return next((kind for kind in ("cordoned", "taint", "not ready") if reason.startswith(kind)), "full")
