@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from manyhost.cluster.connection import Connection, Forbidden, Missing, Refused, Unreachable, path_of
+from manyhost.cluster.connection import Connection, Forbidden, path_of
 from manyhost.cluster.target import Target
+from manyhost.errors import ManyhostError
 
 Status = Literal["pass", "warn", "fail", "skip"]
 _WORKERS = 6
@@ -156,7 +157,7 @@ def _run(item: Check, sight: Sight, needed: dict[str, Future[list[Result]]]) -> 
         found = item.run(sight)
     except Forbidden as error:
         found = warned(f"could not look: {error.message}", error.fix)
-    except (Unreachable, Missing, Refused) as error:
+    except ManyhostError as error:
         found = failed(error.message, error.fix or "run it again")
     findings = found if isinstance(found, list) else [found]
     return [Result(item.name, status, why, fix) for status, why, fix in findings]

@@ -60,6 +60,8 @@ def interconnect_daemons(sight: Sight) -> Finding | list[Finding]:
     names = sight.target.plan.interconnect.daemonsets
     if not names:
         return skipped(f"interconnect {sight.target.plan.interconnect.name} needs none")
+    if not _hosts(sight):
+        return skipped("there is no host of the right type for them to run on")
     findings: list[Finding] = []
     for name in names:
         item = _daemonset(sight, name)
@@ -75,8 +77,6 @@ def interconnect_daemons(sight: Sight) -> Finding | list[Finding]:
         status = item.get("status") or {}
         desired, ready = int(status.get("desiredNumberScheduled", 0)), int(status.get("numberReady", 0))
         look = f"kubectl -n {_SYSTEM} rollout status daemonset {name}"
-        if desired == 0 and not _hosts(sight):
-            return skipped("there is no host of the right type for them to run on")
         if desired == 0:
             findings.append(
                 failed(f"DaemonSet {name} runs on no host", f"kubectl -n {_SYSTEM} describe ds {name}")

@@ -24,14 +24,14 @@ def release(sight: Sight) -> Finding:
     found = newest(sight.connection, target.namespace, target.release)
     if found is None:
         return passed(f"{target.release} is free")
-    chart = Releases(sight.connection, target.namespace).chart(target.release)
-    if chart and not is_ours(chart):
-        return failed(f"release {target.release} exists and is of chart {chart}", "choose another --release")
     if found.status.startswith(("pending", "uninstalling")):
         return failed(
             f"release {target.release} is {found.status}: an operation runs or was cut off",
             f"helm rollback {target.release} --namespace {target.namespace}, or manyhost teardown {target.recipe}",
         )
+    chart = Releases(sight.connection, target.namespace).chart(target.release)
+    if chart and not is_ours(chart):
+        return failed(f"release {target.release} exists and is of chart {chart}", "choose another --release")
     if found.status == "failed":
         return warned(f"revision {found.revision} of {target.release} has failed; this would be the next", "")
     return passed(f"{target.release} is there as revision {found.revision}: it would be upgraded")
