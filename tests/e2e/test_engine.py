@@ -214,6 +214,19 @@ def test_tensor_parallel_over_two_hosts(place: Place, namespace: str, settings: 
     run("teardown", "local", *here, "--yes").ok()
 
 
+def test_missing_weights_hold(place: Place, namespace: str, settings: list[str]) -> None:
+    """No engine starts, deploy says why, and the pods stay as they are."""
+    here = ["--namespace", namespace, *settings, "--set", "weights.path=/opt/model/absent"]
+    begin = time.monotonic()
+    failed = run("deploy", "local", *here, "--timeout", "120")
+    print(f"missing weights: deploy gives up after {time.monotonic() - begin:.0f} s")
+    assert failed.code == 1
+    assert "weights missing at /opt/model/absent: no config.json" in failed.out + failed.err
+    pods = place.get("pods", "-n", namespace)["items"]
+    assert [pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods] == [0, 0]
+    run("teardown", "local", *here, "--yes").ok()
+
+
 CLIENT = """
 import json, os, time, urllib.request
 body = json.dumps({"model": "tiny-r1", "prompt": "Hello", "max_tokens": 8, "ignore_eos": True})
