@@ -185,7 +185,8 @@ def _kind() -> Place:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manyhost"
     folder.mkdir(parents=True, exist_ok=True)
     kubeconfig = folder / "kind-kubeconfig"
-    nodes = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes: [{role: control-plane}, {role: worker}, {role: worker}]\n"
+    nodes = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n"
+    nodes += "nodes: [{role: control-plane}, {role: worker}, {role: worker}]\n"
     subprocess.run(
         ["kind", "create", "cluster", "--name", KIND, "--kubeconfig", str(kubeconfig), "--config", "-"],
         input=nodes,

@@ -1,5 +1,7 @@
 """doctor and discover on broken clusters: each planted fault is found, and nothing else is."""
 
+# ruff: noqa: E501  tables of cases read better on one line each
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator

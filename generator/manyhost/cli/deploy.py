@@ -70,7 +70,8 @@ def command(
         return
     click.echo(
         f"release {done.release} revision {done.revision}: {done.groups} group{'s' * (done.groups != 1)} "
-        f"of {target.size} answer (installed in {done.install_seconds:.1f} s, ready after {done.ready_seconds:.1f} s)"
+        f"of {target.size} answer (installed in {done.install_seconds:.1f} s, "
+        f"ready after {done.ready_seconds:.1f} s)"
     )
     click.echo(f"next: manyhost chat {recipe} {where}")
 

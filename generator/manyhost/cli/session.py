@@ -57,7 +57,12 @@ def open_place(
 def open_target(
     recipe: str, model: str, assignments: tuple[str, ...], *, release: str, namespace: str, context: str
 ) -> tuple[Connection, Target]:
-    """Return the cluster and the rendered recipe. Raises as open_place does, and when it cannot be rendered."""
+    """Return the cluster and the rendered recipe.
+
+    Raises:
+        InvalidInput: No such recipe, or it cannot be rendered.
+        NotReady: No kubeconfig, or another cluster than the settings name.
+    """
     from manyhost.cluster.connection import check_cluster, connect
     from manyhost.cluster.target import from_rendered
     from manyhost.render import Renderer

@@ -37,8 +37,9 @@ def command(
         emit(found)
     elif found.installed:
         click.echo(
-            f"release {release} in namespace {namespace}: {found.ready_groups} of {found.groups} groups ready, "
-            f"{found.updated_groups} up to date; helm revision {found.revision} ({found.helm or 'not by helm'})"
+            f"release {release} in namespace {namespace}: "
+            f"{found.ready_groups} of {found.groups} groups ready, {found.updated_groups} up to date; "
+            f"helm revision {found.revision} ({found.helm or 'not by helm'})"
         )
         for host in found.hosts:
             detail = f"  {host.detail}" if host.detail else ""

@@ -145,7 +145,7 @@ def ask(
 
 
 def _pieces(answer: http.client.HTTPResponse) -> Iterator[Piece]:
-    """Read the server-sent events of one answer (WHATWG HTML, "Server-sent events": only data lines are used)."""
+    """Read the server-sent events of one answer (WHATWG HTML, "Server-sent events"); only data is used."""
     ended = ""
     for line in iter(lambda: answer.readline(_LINE_LIMIT), b""):
         if not line.startswith(b"data:"):

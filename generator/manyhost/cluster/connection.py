@@ -256,7 +256,7 @@ class Connection:
         name = type(reason).__name__
         text = str(reason)
         if "CERTIFICATE_VERIFY_FAILED" in text or name == "SSLError":
-            why = "its certificate is not the one in the kubeconfig: probably another cluster now has this address"
+            why = "its certificate is not the kubeconfig's: probably another cluster now has this address"
         elif "Timeout" in name or "timed out" in text:
             why = "no answer in time"
         elif "NameResolution" in name or "Name or service not known" in text or "getaddrinfo" in text:

@@ -144,5 +144,5 @@ def _held(connection: Connection, target: Target) -> list[str]:
 
 
 def patience(target: Target) -> float:
-    """Seconds to wait when nobody says how long: the plan's cold start, plus ten minutes for images and nodes."""
+    """Seconds to wait by default: the plan's cold start, plus ten minutes for images and nodes."""
     return float(target.plan.startup_seconds + 600)

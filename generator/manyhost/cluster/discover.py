@@ -117,10 +117,11 @@ def edit(text: str, settings: dict[str, Any]) -> str:
     except InvalidInput:
         safe = False
     if not safe:
+        wanted_text = yaml.safe_dump(settings, default_flow_style=True, width=10_000).strip()
         raise InvalidInput(
             "it is not written in plain block style, so changing it could lose something",
             where=where,
-            fix=f"set these keys by hand: {yaml.safe_dump(settings, default_flow_style=True, width=10_000).strip()}",
+            fix=f"set these keys by hand: {wanted_text}",
         )
     return result
 
@@ -261,7 +262,7 @@ def _is_content(line: str) -> bool:
 
 
 def _rendered(keys: list[str], value: Any, indent: int) -> list[str]:
-    for key in reversed(keys[1:]):
-        value = {key: value}
-    text = yaml.safe_dump({keys[0]: value}, default_flow_style=None, sort_keys=False, width=10_000)
-    return [" " * indent + line for line in text.splitlines()]
+    """A key with its value on one line, below the keys that lead to it."""
+    lines = [f"{' ' * (indent + 2 * depth)}{key}:" for depth, key in enumerate(keys[:-1])]
+    text = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=10_000).strip()[1:-1]
+    return [*lines, f"{' ' * (indent + 2 * (len(keys) - 1))}{keys[-1]}: {text}"]

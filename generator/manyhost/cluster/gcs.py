@@ -14,11 +14,13 @@ from manyhost.errors import Failed, NotReady, RemoteError
 T = TypeVar("T")
 _SECONDS = 10.0
 _READ = {
-    "roles/storage.objectViewer", "roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin",
+    "roles/storage.objectViewer", "roles/storage.objectUser", "roles/storage.objectAdmin",
+    "roles/storage.admin",
     "roles/storage.legacyObjectReader", "roles/owner", "roles/editor", "roles/viewer",
 }  # fmt: skip
 _WRITE = {
-    "roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin", "roles/owner", "roles/editor",
+    "roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin",
+    "roles/owner", "roles/editor",
 }  # fmt: skip
 
 

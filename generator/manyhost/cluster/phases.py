@@ -153,7 +153,7 @@ def is_ready(pod: Pod) -> bool:
     return (_condition(pod, "Ready") or {}).get("status") == "True"
 
 
-def _phase(
+def _phase(  # noqa: PLR0911  one return a step, in their order
     pod: Pod, containers: list[dict[str, Any]], inits: list[dict[str, Any]], line: ScriptLine | None
 ) -> tuple[Phase, str]:
     if pod["metadata"].get("deletionTimestamp"):
@@ -199,7 +199,7 @@ def _detail(line: ScriptLine) -> str:
     return line.reason or {"engine": "engine starts", "serving": "engine answers"}.get(line.phase, "")
 
 
-def _problem(
+def _problem(  # noqa: PLR0911  one return a cause, the nearest first
     pod: Pod, containers: list[dict[str, Any]], inits: list[dict[str, Any]], line: ScriptLine | None
 ) -> Problem | None:
     name = pod["metadata"]["name"]
@@ -283,7 +283,7 @@ def event_problem(event: dict[str, Any]) -> Problem | None:
     if reason in {"FailedCreate", "FailedCreatePodSandBox"} and "network" in message.lower():
         return Problem(
             "network", f"{name}: the pod network is not set up: {message}",
-            "kubectl get networks.networking.k8s.io,networks.networking.gke.io; manyhost doctor names the missing ones", None,
+            "manyhost doctor names the networks that are missing", None,
         )  # fmt: skip
     if reason == "FailedCreate":
         denied = "denied" in message or "webhook" in message

@@ -119,8 +119,9 @@ def teardown(
     # Left to themselves, workers are told to end only when their leader has gone: their containers would
     # start once more in between and then take the whole grace period to end.
     path = path_of("apps/v1", "statefulsets", found.namespace)
-    for item in list(connection.pages(path, dict[str, Any], labels=f"{NAME}={found.release}", metadata=True)):
-        connection.delete(path_of("apps/v1", "statefulsets", found.namespace, item["metadata"]["name"]))
+    sets = list(connection.pages(path, dict[str, Any], labels=f"{NAME}={found.release}", metadata=True))
+    for one in sets:
+        connection.delete(path_of("apps/v1", "statefulsets", found.namespace, one["metadata"]["name"]))
     left = _left(connection, found)
     said = -1
     while left and time.monotonic() < end:

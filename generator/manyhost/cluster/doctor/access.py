@@ -10,7 +10,7 @@ from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed,
 from manyhost.cluster.quantity import parse, show
 from manyhost.cluster.target import KINDS
 
-# Native sidecars (interconnect daemon, GCS FUSE) are on by default since 1.29: kubernetes.io, "Sidecar Containers".
+# Native sidecars (interconnect daemon, GCS FUSE) are on by default since it: kubernetes.io, "Sidecar Containers".
 _OLDEST = (1, 29)
 _REVIEW = path_of("authorization.k8s.io/v1", "selfsubjectaccessreviews")
 
@@ -46,7 +46,11 @@ def permissions(sight: Sight) -> Finding:
     ]
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda item: _allowed(sight, item), wanted))
-    denied = [f"{verb} {plural}{f'.{group}' if group else ''}" for (verb, group, plural, _), yes in zip(wanted, answers, strict=True) if not yes]  # fmt: skip
+    denied = [
+        f"{verb} {plural}{f'.{group}' if group else ''}"
+        for (verb, group, plural, _), yes in zip(wanted, answers, strict=True)
+        if not yes
+    ]
     if denied:
         shown = ", ".join(sorted(denied)[:6]) + (f" and {len(denied) - 6} more" if len(denied) > 6 else "")
         return failed(
@@ -116,7 +120,7 @@ def quota(sight: Sight) -> Finding | list[Finding]:
                     failed(
                         f"quota {item['metadata']['name']} allows {show(resource, parse(limit))} {key}, "
                         f"{show(resource, taken)} are used and {show(resource, amount)} are needed",
-                        f"kubectl edit resourcequota {item['metadata']['name']} --namespace {target.namespace}",
+                        f"kubectl edit quota {item['metadata']['name']} --namespace {target.namespace}",
                     )
                 )
     return findings or passed(f"{len(quotas)} quota{'s' * (len(quotas) != 1)} leave room")
@@ -131,8 +135,9 @@ def queue(sight: Sight) -> Finding:
     known = sight.list("kueue.x-k8s.io/v1beta1", "localqueues", sight.target.namespace)
     names = sorted(item["metadata"]["name"] for item in known)
     if name not in names:
+        there = ", ".join(names) or "none"
         return failed(
-            f"namespace {sight.target.namespace} has no LocalQueue {name}; it has {', '.join(names) or 'none'}",
+            f"namespace {sight.target.namespace} has no LocalQueue {name}; it has {there}",
             "kubectl get localqueues --all-namespaces",
         )
     return passed(f"LocalQueue {name} exists")

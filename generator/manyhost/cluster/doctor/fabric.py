@@ -46,8 +46,8 @@ def networks(sight: Sight) -> Finding | list[Finding]:
     if unused and not missing:
         findings.append(
             warned(
-                f"Device networks {', '.join(sorted(unused))} are not used by the pods; an additional gVNIC takes a "
-                "GPU's slot on this machine type",
+                f"Device networks {', '.join(sorted(unused))} are not used by the pods; "
+                "an additional gVNIC takes a GPU's slot on this machine type",
                 "kubectl get networks.networking.gke.io",
             )
         )

@@ -240,7 +240,8 @@ def _room(node: _Node, request: Amounts, used: Amounts) -> tuple[int, str]:
         left = allocatable.get(name, 0.0) - used.get(name, 0.0)
         if left < amount and not short:
             total = allocatable.get(name, 0.0)
-            short = f"{show(name, max(left, 0.0))} of {show(name, total)} {name} free, {show(name, amount)} needed"
+            short = f"{show(name, max(left, 0.0))} of {show(name, total)} {name} free"
+            short += f", {show(name, amount)} needed"
         fewest = min(fewest, max(0, int((left + 1e-6) // amount)))
     return fewest, short
 

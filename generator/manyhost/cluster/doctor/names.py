@@ -27,7 +27,8 @@ def release(sight: Sight) -> Finding:
     if found.status.startswith(("pending", "uninstalling")):
         return failed(
             f"release {target.release} is {found.status}: an operation runs or was cut off",
-            f"helm rollback {target.release} --namespace {target.namespace}, or manyhost teardown {target.recipe}",
+            f"helm rollback {target.release} --namespace {target.namespace}, "
+            f"or manyhost teardown {target.recipe}",
         )
     chart = Releases(sight.connection, target.namespace).chart(target.release)
     if chart and not is_ours(chart):
@@ -51,10 +52,12 @@ def conflicts(sight: Sight) -> Finding | list[Finding]:
             continue
         owner = (found["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", "")
         if owner != target.release:
+            whose = f"release {owner}" if owner else "no release"
+            remove = f"kubectl delete {plural} {name} --namespace {target.namespace}"
             wrong.append(
                 failed(
-                    f"{item['kind']} {name} exists and belongs to {f'release {owner}' if owner else 'no release'}",
-                    f"choose another --release, or: kubectl delete {plural} {name} --namespace {target.namespace}",
+                    f"{item['kind']} {name} exists and belongs to {whose}",
+                    f"choose another --release, or: {remove}",
                 )
             )
     return wrong or passed(f"all {len(target.objects)} names are free or its own")
@@ -70,7 +73,11 @@ def hf_secret(sight: Sight) -> Finding:
     if target.plan.weights_source != "hub":
         return skipped("weights do not come from the hub")
     if not name:
-        return failed(f"{target.plan.model.hub_id} is gated and no Secret is set", "set huggingface.secretName") if gated else skipped("no Secret is set")  # fmt: skip
+        if gated:
+            return failed(
+                f"{target.plan.model.hub_id} is gated and no Secret is set", "set huggingface.secretName"
+            )
+        return skipped("no Secret is set")
     fix = (
         f"kubectl create secret generic {name} --namespace {target.namespace} --from-literal={key}=$HF_TOKEN"
     )

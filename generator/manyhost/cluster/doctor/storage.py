@@ -20,7 +20,8 @@ def gcs_driver(sight: Sight) -> Finding:
     if sight.find("storage.k8s.io/v1", "csidrivers", _DRIVER) is None:
         return failed(
             f"the cluster has no CSI driver {_DRIVER}",
-            "gcloud container clusters update CLUSTER --region REGION --update-addons GcsFuseCsiDriver=ENABLED",
+            "gcloud container clusters update CLUSTER --region REGION "
+            "--update-addons GcsFuseCsiDriver=ENABLED",
         )
     return passed(f"{_DRIVER} is there")
 
@@ -43,7 +44,8 @@ def bucket(sight: Sight) -> Finding | list[Finding]:
             continue
         if region and found.location.lower() != region:
             make = f"gcloud storage buckets create gs://NAME --location={region} --uniform-bucket-level-access --enable-hierarchical-namespace"  # noqa: E501
-            text = f"gs://{name} is in {found.location.lower()}, the cluster in {region}: every start would read far and pay for it"
+            text = f"gs://{name} is in {found.location.lower()}, the cluster in {region}: "
+            text += "every start would read far and pay for it"
             findings.append(failed(text, make) if found.kind == "region" else warned(text, make))
     return findings or passed(
         f"{', '.join(sorted({m['bucketName'] for m in _mounts(sight)}))} exist in the region"
@@ -83,7 +85,7 @@ def bucket_access(sight: Sight) -> Finding | list[Finding]:
 
 
 @check("weights", "Are the model's weights staged?", needs=("bucket",))
-def weights(sight: Sight) -> Finding:
+def weights(sight: Sight) -> Finding:  # noqa: PLR0911  one return a finding
     """config.json and as many safetensors files as the model has."""
     target = sight.target
     if target.plan.weights_source != "bucket":

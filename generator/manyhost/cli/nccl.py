@@ -1,0 +1,65 @@
+"""manyhost nccl."""
+
+from __future__ import annotations
+
+import click
+
+from manyhost.cli.options import output_option, recipe_argument, settings_options
+from manyhost.cli.session import emit, open_target, place_options, timeout_option
+
+
+@click.command(name="nccl")
+@recipe_argument
+@settings_options
+@place_options
+@click.option("--dry-run", is_flag=True, help="Print the manifests only.")
+@timeout_option("Time limit of all of it; 900 by default.")
+@output_option
+def command(
+    recipe: str,
+    model: str,
+    assignments: tuple[str, ...],
+    release: str,
+    namespace: str,
+    context: str,
+    dry_run: bool,
+    timeout: float | None,
+    output_format: str,
+) -> None:
+    """Measure the bandwidth between two hosts, in pods like those that would serve.
+
+    Exit code 1 when it is below the interconnect's threshold.
+
+    Example: manyhost nccl a3mega
+    """
+    from manyhost.cluster.nccl import manifests, measure
+    from manyhost.errors import Failed
+
+    connection, target = open_target(
+        recipe, model, assignments, release=release or "nccl", namespace=namespace, context=context
+    )
+    if dry_run:
+        import yaml
+
+        click.echo(yaml.safe_dump_all(manifests(target), sort_keys=False), nl=False)
+        return
+    as_json = output_format == "json"
+    found = measure(
+        connection,
+        target,
+        timeout=timeout or 900,
+        report=(lambda text: emit({"event": "step", "text": text})) if as_json else click.echo,
+    )
+    if as_json:
+        emit({"event": "done", "result": found, "enough": found.enough})
+    else:
+        click.echo(
+            f"{found.ranks} GPUs: {found.bus_gbytes_per_second:.1f} GB/s bus bandwidth, "
+            f"{found.minimum_gbytes_per_second:.0f} needed"
+        )
+    if not found.enough:
+        raise Failed(
+            f"{found.bus_gbytes_per_second:.1f} GB/s is below {found.minimum_gbytes_per_second:.0f} GB/s",
+            where=f"interconnect {target.plan.interconnect.name}",
+            fix=f"manyhost doctor {recipe}; compare the NCCL version in the log with the plugin's",
+        )

@@ -1,0 +1,169 @@
+"""Bandwidth between hosts, measured in the pods that would serve: same image, sidecar, networks, profile."""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from manyhost.cluster.connection import Connection, Object, Refused, path_of
+from manyhost.cluster.observe import Observer
+from manyhost.cluster.phases import ENGINE_CONTAINER
+from manyhost.cluster.target import KINDS, Target
+from manyhost.cluster.teardown import inventory, teardown
+from manyhost.errors import Failed, InvalidInput, NotReady
+
+_HOSTS = 2
+_PROGRAM = Path(__file__).with_name("all_reduce.py")
+_LOOK_SECONDS = 2.0
+_WANTED = {"LeaderWorkerSet", "ConfigMap", "ServiceAccount"}
+_LINE = re.compile(r"^manyhost nccl bytes=(\d+) seconds=([\d.]+) busbw=([\d.]+)$")
+_DONE = re.compile(r"^manyhost nccl done ranks=(\d+) busbw=([\d.]+)$", re.M)
+# What launch.sh does before the engine, then the measurement in its place. The pod stays until it is removed.
+_COMMAND = r"""set -eu
+if [ -n "${MANYHOST_PROFILE:-}" ]; then set +eu; . "$MANYHOST_PROFILE"; set -eu; fi
+for name in ${!MANYHOST_SET_@}; do export "${name#MANYHOST_SET_}=${!name}"; done
+printf '%s' "$MANYHOST_ALL_REDUCE" >/tmp/all_reduce.py
+python3 -m torch.distributed.run --nnodes "$LWS_GROUP_SIZE" --node-rank "$LWS_WORKER_INDEX" \
+  --nproc-per-node "$MANYHOST_GPUS_PER_HOST" --master-addr "$LWS_LEADER_ADDRESS" \
+  --master-port "$MANYHOST_MASTER_PORT" /tmp/all_reduce.py
+exec sleep 3600
+"""
+
+
+class Size(msgspec.Struct, frozen=True):
+    """One message size."""
+
+    bytes: int
+    seconds: float
+    bus_gbytes_per_second: float
+
+
+class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured.
+
+    Attributes:
+        ranks: GPUs that took part.
+        bus_gbytes_per_second: The best bus bandwidth, 10^9 bytes per second (nccl-tests' definition).
+        minimum_gbytes_per_second: What the interconnect must reach.
+        sizes: Every message size.
+    """
+
+    ranks: int
+    bus_gbytes_per_second: float
+    minimum_gbytes_per_second: float
+    sizes: list[Size]
+
+    @property
+    def enough(self) -> bool:
+        """Whether the threshold is reached."""
+        return self.bus_gbytes_per_second >= self.minimum_gbytes_per_second
+
+
+def manifests(target: Target) -> list[Object]:
+    """Return the objects of the measurement: the target's pods with the all-reduce as their program.
+
+    Raises:
+        InvalidInput: The environment has no GPUs.
+    """
+    if not target.plan.gpus_per_host:
+        raise InvalidInput("the environment has no GPUs to measure", where=f"recipe {target.recipe}")
+    objects = [copy.deepcopy(item) for item in target.objects if item["kind"] in _WANTED]
+    spec = next(item for item in objects if item["kind"] == "LeaderWorkerSet")["spec"]
+    spec["replicas"] = 1
+    group = spec["leaderWorkerTemplate"]
+    group["size"], group["restartPolicy"] = _HOSTS, "None"
+    for role in ("leaderTemplate", "workerTemplate"):
+        for container in group[role]["spec"]["containers"]:
+            if container["name"] == ENGINE_CONTAINER:
+                _become_measurement(container)
+    return objects
+
+
+def measure(
+    connection: Connection, target: Target, *, timeout: float, report: Callable[[str], None]
+) -> Bandwidth:
+    """Run the measurement and remove it again.
+
+    Args:
+        connection: The cluster.
+        target: Rendered for a release name of its own, which must be free.
+        timeout: Seconds for all of it.
+        report: Receives one line a step.
+
+    Raises:
+        NotReady: The pods find no place, or time is up.
+        Failed: The program fails.
+    """
+    objects = manifests(target)
+    if not inventory(connection, target.namespace, target.release).empty:
+        raise NotReady(
+            f"{target.release} is there already: a measurement runs or was cut off",
+            fix=f"manyhost teardown {target.recipe} --release {target.release} "
+            f"--namespace {target.namespace}",
+        )
+    end = time.monotonic() + timeout
+    try:
+        for item in objects:
+            version, plural = KINDS[item["kind"]]
+            connection.create(path_of(version, plural, target.namespace), item)
+        report(f"{_HOSTS} hosts asked for, release {target.release}")
+        return _wait(connection, target, end, report)
+    finally:
+        found = inventory(connection, target.namespace, target.release)
+        teardown(connection, found, timeout=120, report=lambda _: None)
+        report("removed")
+
+
+def _wait(connection: Connection, target: Target, end: float, report: Callable[[str], None]) -> Bandwidth:
+    observer = Observer(connection, target.namespace, target.release)
+    said: set[str] = set()
+    problem = ""
+    while time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)
+        look = observer.look(logs=False)
+        text = _log(connection, target)
+        for line in text.splitlines():
+            if _LINE.match(line) and line not in said:
+                said.add(line)
+                report(line.removeprefix("manyhost nccl "))
+        done = _DONE.search(text)
+        if done:
+            sizes = [
+                Size(int(m[1]), float(m[2]), float(m[3])) for m in map(_LINE.match, text.splitlines()) if m
+            ]
+            return Bandwidth(
+                ranks=int(done[1]),
+                bus_gbytes_per_second=float(done[2]),
+                minimum_gbytes_per_second=target.plan.interconnect.minimum_bus_bandwidth_gbytes_per_second,
+                sizes=sizes,
+            )
+        for host in look.hosts:
+            if host.problem and host.problem.message != problem:
+                problem = host.problem.message
+                report(problem)
+                if host.problem.kind == "crash":
+                    last = " | ".join(observer.tail(host.pod, 3))
+                    raise Failed(f"the measurement ended early: {last}", where=host.pod, fix=host.problem.fix)
+    raise NotReady(f"no result in time{f': {problem}' if problem else ''}", fix="wait longer with --timeout")
+
+
+def _log(connection: Connection, target: Target) -> str:
+    path = path_of("v1", "pods", target.namespace, f"{target.release}-0", "log")
+    try:
+        return connection.text(path, query={"container": ENGINE_CONTAINER, "tailLines": 200})
+    except Refused:
+        return ""  # not started yet
+
+
+def _become_measurement(container: dict[str, Any]) -> None:
+    container["command"], container["args"] = ["bash", "-c", _COMMAND], []
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle"):
+        container.pop(probe, None)
+    program = _PROGRAM.read_text().replace("$(", "$$(")  # Kubernetes would expand it
+    container["env"] = [*container.get("env", []), {"name": "MANYHOST_ALL_REDUCE", "value": program}]

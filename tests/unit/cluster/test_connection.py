@@ -1,0 +1,204 @@
+"""What a user reads when a cluster cannot be had: one sentence, an exit code, no traceback."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from manyhost.cluster.connection import (
+    Forbidden,
+    Missing,
+    Refused,
+    Unreachable,
+    check_cluster,
+    connect,
+    path_of,
+)
+from manyhost.errors import NotReady
+
+Answer = Callable[[str], tuple[int, Any]]
+
+
+def write_kubeconfig(path: Path, server: str, context: str = "here", cluster: str = "c") -> Path:
+    document = {
+        "apiVersion": "v1", "kind": "Config", "current-context": context,
+        "clusters": [{"name": cluster, "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {"token": "secret-token"}}],
+        "contexts": [{"name": context, "context": {"cluster": cluster, "user": "u"}}],
+    }  # fmt: skip
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[Answer], tuple[str, list[str]]]]:
+    """Starts HTTP servers on loopback that answer as they are told; gives address and paths asked for."""
+    started = []
+
+    def start(answer: Answer) -> tuple[str, list[str]]:
+        asked: list[str] = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                status, body = answer(self.path)
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: object) -> None: ...
+
+        made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        made.daemon_threads = True
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        started.append(made)
+        return f"http://127.0.0.1:{made.server_port}", asked
+
+    yield start
+    for item in started:
+        item.shutdown()
+        item.server_close()
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def write(server: str, **names: str) -> None:
+        monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "config", server, **names)))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "words"),
+    [
+        (401, {"message": "Unauthorized"}, Forbidden, "does not accept the credentials"),
+        (403, {"message": 'pods is forbidden: User "u" cannot list'}, Forbidden, "cannot list"),
+        (404, {"message": 'pods "x" not found'}, Missing, "not found"),
+        (404, b"404 page not found\n", Missing, "page not found"),
+        (422, {"message": "spec is invalid\nfield"}, Refused, "spec is invalid"),
+        (500, b"", Refused, "HTTP status 500"),
+        (403, {"message": 'admission webhook "w" denied the request: no'}, Refused, "denied the request"),
+    ],
+)
+def test_refusals(
+    status: int, body: Any, kind: type[Refused], words: str, server: Any, kubeconfig: Any
+) -> None:
+    address, _ = server(lambda _: (status, body))
+    kubeconfig(address)
+    with pytest.raises(kind, match=words) as error:
+        connect().get("/api/v1/pods/x")
+    assert error.type is kind
+    assert "\n" not in error.value.message
+    assert "secret-token" not in str(error.value)
+
+
+def test_a_busy_server_is_asked_again(server: Any, kubeconfig: Any) -> None:
+    answers = iter([(429, {}), (503, {}), (200, {"fine": True})])
+    address, asked = server(lambda _: next(answers))
+    kubeconfig(address)
+    assert connect().get("/version") == {"fine": True}
+    assert len(asked) == 3
+
+
+def test_nobody_there(kubeconfig: Any) -> None:
+    kubeconfig("http://127.0.0.1:9")
+    begin = time.monotonic()
+    with pytest.raises(Unreachable, match="connection refused") as error:
+        connect().get("/version")
+    assert error.value.exit_code == 5
+    assert time.monotonic() - begin < 15
+
+
+def test_pages_are_followed(server: Any, kubeconfig: Any) -> None:
+    def answer(path: str) -> tuple[int, Any]:
+        if "continue=next" in path:
+            return 200, {"metadata": {}, "items": [{"metadata": {"name": "b"}}]}
+        return 200, {"metadata": {"continue": "next"}, "items": [{"metadata": {"name": "a"}}]}
+
+    address, asked = server(answer)
+    kubeconfig(address)
+    found = list(connect().pages(path_of("v1", "pods"), dict[str, Any], labels="a=b", fields="c!=d"))
+    assert [item["metadata"]["name"] for item in found] == ["a", "b"]
+    assert "labelSelector=a%3Db" in asked[0]
+    assert "limit=500" in asked[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a\n", "a: [", "contexts: 3\n", "contexts: [{}]\ncurrent-context: x\n"]
+)
+def test_a_broken_kubeconfig(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(NotReady) as error:
+        connect()
+    assert "\n" not in error.value.message
+
+
+def test_no_kubeconfig_and_no_such_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kubeconfig: Any
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(NotReady, match="there is no kubeconfig"):
+        connect()
+    kubeconfig("http://127.0.0.1:9")
+    with pytest.raises(NotReady, match="no context 'there'; it has here"):
+        connect("there")
+
+
+@pytest.mark.parametrize(
+    ("context", "cluster", "name", "project", "fine"),
+    [
+        ("gke_p_us-east4_prod", "gke_p_us-east4_prod", "prod", "", True),
+        ("gke_p_us-east4_prod", "x", "prod", "p", True),
+        ("gke_p_us-east4_prod", "x", "prod", "q", False),
+        ("gke_p_us-east4_prod", "x", "test", "", False),
+        ("renamed", "gke_p_us-east4_prod", "prod", "", True),
+        ("kind-a", "kind-a", "prod", "", False),
+        ("prod", "other", "prod", "", True),
+        ("anything", "at all", "", "", True),
+    ],
+)
+def test_another_cluster_is_refused(
+    context: str, cluster: str, name: str, project: str, fine: bool, kubeconfig: Any
+) -> None:
+    kubeconfig("http://127.0.0.1:9", context=context, cluster=cluster)
+    if fine:
+        check_cluster(connect(), name, project)
+        return
+    with pytest.raises(NotReady, match=f"mean cluster {name}"):
+        check_cluster(connect(), name, project)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("doctor", "local"), ("deploy", "local"), ("deploy", "local", "--dry-run"), ("status", "local"),
+        ("logs", "local"), ("chat", "local", "--prompt", "x"), ("teardown", "local", "--yes"),
+        ("discover", "local", "--yes"),
+    ],
+)  # fmt: skip
+def test_no_command_shows_a_traceback(
+    arguments: tuple[str, ...], kubeconfig: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from manyhost import cli
+
+    (tmp_path / "local.yaml").write_text("")
+    monkeypatch.setenv("MANYHOST_LOCAL", str(tmp_path / "local.yaml"))
+    monkeypatch.setattr("urllib3.util.retry.Retry.sleep", lambda *_: None)
+    kubeconfig("http://127.0.0.1:9")
+    assert cli.run([*arguments, *(["--skip", "image"] if arguments[0] == "doctor" else [])]) in (4, 5)
+    said = capsys.readouterr()
+    assert "cannot be reached" in said.out + said.err
+    assert "Traceback" not in said.out + said.err

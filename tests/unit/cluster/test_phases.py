@@ -1,0 +1,181 @@
+"""How far a host is, and why it gets no further, from pod objects."""
+
+# ruff: noqa: E501  tables of cases read better on one line each
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from manyhost.cluster.phases import event_problem, host_of, last_script_line, script_line
+
+LABELS = {
+    "leaderworkerset.sigs.k8s.io/group-index": "1",
+    "leaderworkerset.sigs.k8s.io/worker-index": "2",
+    "leaderworkerset.sigs.k8s.io/template-revision-hash": "abc",
+}
+
+
+def pod(status: dict[str, Any], node: str = "host-1", **metadata: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "r1-1-2", "uid": "u", "labels": LABELS, **metadata},
+        "spec": {"nodeName": node} if node else {},
+        "status": status,
+    }
+
+
+def engine(**state: Any) -> dict[str, Any]:
+    return {"name": "vllm", "image": "vllm/vllm-openai:v0", "restartCount": 0, "state": state}
+
+
+RUNNING = {"containerStatuses": [engine(running={})]}
+
+
+@pytest.mark.parametrize(
+    ("line", "phase", "seconds", "reason"),
+    [
+        ("manyhost phase=start role=leader rank=0 seconds=0.01", "start", 0.01, ""),
+        (
+            "manyhost phase=held role=worker rank=1 seconds=8 reason=\"no 'x' at /y\"",
+            "held",
+            8.0,
+            "no 'x' at /y",
+        ),
+        (
+            "2026-01-01T00:00:00Z manyhost phase=engine role=leader rank=0 seconds=2.5 attempt=1",
+            "engine",
+            2.5,
+            "",
+        ),
+        ("manyhost phase=peers role=leader rank=0 seconds=oops", "peers", 0.0, ""),
+    ],
+)
+def test_script_line(line: str, phase: str, seconds: float, reason: str) -> None:
+    found = script_line(line)
+    assert found is not None
+    assert (found.phase, found.seconds, found.reason) == (phase, seconds, reason)
+
+
+@pytest.mark.parametrize("line", ["", "INFO manyhost phase=start", "manyhost phases=1", "manyhost: error: x"])
+def test_other_lines_are_no_phase(line: str) -> None:
+    assert script_line(line) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "node", "log", "phase"),
+    [
+        ({}, "", "", "pending"),
+        ({}, "host-1", "", "scheduled"),
+        ({"containerStatuses": [engine(waiting={"reason": "ContainerCreating"})]}, "host-1", "", "image"),
+        (
+            {
+                "initContainerStatuses": [{"name": "tcpxo-daemon", "imageID": "x", "state": {"running": {}}, "started": False}],
+                "containerStatuses": [engine(waiting={"reason": "PodInitializing"})],
+            },
+            "host-1", "", "sidecar",
+        ),
+        (
+            {
+                "initContainerStatuses": [{"name": "tcpxo-daemon", "state": {"waiting": {"reason": "PodInitializing"}}}],
+                "containerStatuses": [engine(waiting={"reason": "PodInitializing"})],
+            },
+            "host-1", "", "image",
+        ),
+        (RUNNING, "host-1", "", "weights"),
+        (RUNNING, "host-1", "manyhost phase=weights role=leader rank=0 seconds=1", "weights"),
+        (RUNNING, "host-1", "manyhost phase=engine role=leader rank=0 seconds=1", "load"),
+        (RUNNING, "host-1", "manyhost phase=serving role=leader rank=0 seconds=1", "load"),
+        (RUNNING, "host-1", "manyhost phase=held role=leader rank=0 seconds=1", "failed"),
+        (RUNNING, "host-1", "manyhost phase=newer role=leader rank=0 seconds=1", "load"),
+        ({"containerStatuses": [engine(terminated={"exitCode": 1})]}, "host-1", "", "failed"),
+        ({**RUNNING, "conditions": [{"type": "Ready", "status": "True"}]}, "host-1", "", "ready"),
+        ({"phase": "Failed", "reason": "Evicted"}, "host-1", "", "failed"),
+    ],
+)  # fmt: skip
+def test_phase(status: dict[str, Any], node: str, log: str, phase: str) -> None:
+    host = host_of(pod(status, node), last_script_line(log.splitlines()))
+    assert (host.group, host.host, host.role, host.revision) == (1, 2, "worker", "abc")
+    assert host.phase == phase
+
+
+def test_a_pod_on_its_way_out_has_no_problem() -> None:
+    status = {"containerStatuses": [engine(terminated={"exitCode": 1})]}
+    host = host_of(pod(status, deletionTimestamp="2026-01-01T00:00:00Z"))
+    assert (host.phase, host.problem) == ("draining", None)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words", "fix"),
+    [
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+              "message": "0/4 nodes are available: 4 Insufficient nvidia.com/gpu. no new claims, preemption: x"}]},
+            "unschedulable", "fits no host: 0/4 nodes are available: 4 Insufficient nvidia.com/gpu", "manyhost doctor",
+        ),
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+              "message": "0/4 nodes are available: 4 node(s) had untolerated taint {a: b}."}]},
+            "unschedulable", "untolerated taint", "toleration",
+        ),
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+              "message": "0/4 nodes are available: 4 node(s) didn't match Pod's node affinity/selector."}]},
+            "unschedulable", "affinity/selector", "manyhost discover",
+        ),
+        (
+            {"containerStatuses": [engine(waiting={"reason": "ImagePullBackOff", "message": "not\nfound"})]},
+            "image", "image vllm/vllm-openai:v0 of vllm cannot be pulled: not found", "registry",
+        ),
+        (
+            {"containerStatuses": [engine(waiting={"reason": "CreateContainerConfigError", "message": 'secret "x" not found'})]},
+            "config", 'secret "x" not found', "describe",
+        ),
+        (
+            {"containerStatuses": [engine(terminated={"exitCode": 137, "reason": "OOMKilled"})]},
+            "crash", "ended with code 137 (OOMKilled)", "--previous",
+        ),
+        (
+            {"containerStatuses": [{**engine(waiting={"reason": "CrashLoopBackOff"}),
+              "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}}}]},
+            "crash", "ended with code 2", "--previous",
+        ),
+        (
+            {**RUNNING, "conditions": [{"type": "Ready", "status": "Unknown"}]},
+            "lost", "node host-1 does not answer", "describe node host-1",
+        ),
+    ],
+)  # fmt: skip
+def test_problem(status: dict[str, Any], kind: str, words: str, fix: str) -> None:
+    problem = host_of(pod(status)).problem
+    assert problem is not None
+    assert problem.kind == kind
+    assert words in problem.message
+    assert "\n" not in problem.message
+    assert fix in problem.fix
+
+
+def test_a_clean_end_is_no_crash() -> None:
+    assert host_of(pod({"containerStatuses": [engine(terminated={"exitCode": 0})]})).problem is None
+
+
+def test_held_has_no_patience() -> None:
+    line = script_line('manyhost phase=held role=leader rank=0 seconds=3 reason="weights missing"')
+    problem = host_of(pod(RUNNING), line).problem
+    assert problem is not None
+    assert (problem.kind, problem.patience) == ("held", 0)
+    assert "weights missing" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "kind"),
+    [
+        ("FailedCreate", 'create Pod x failed: admission webhook "v" denied the request: no', "denied"),
+        ("FailedCreate", "create Pod x failed: exceeded quota: q, requested: pods=1", "quota"),
+        ("FailedCreatePodSandBox", 'failed to set up pod network: network "vpc3" not found', "network"),
+        ("FailedMount", "MountVolume.SetUp failed for volume gcs-0: driver not found", "volume"),
+        ("BackOff", "Back-off pulling image", ""),
+    ],
+)
+def test_events(reason: str, message: str, kind: str) -> None:
+    problem = event_problem({"reason": reason, "message": message, "involvedObject": {"name": "r1-0"}})
+    assert (problem.kind if problem else "") == kind
