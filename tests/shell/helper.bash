@@ -35,6 +35,12 @@ teardown() {
     done
     kill -KILL "$pid" 2>/dev/null || :
   done
+  # What a member that was killed itself left behind.
+  for pid in "$FAKE"/pid.* "$FAKE"/raypid.*; do
+    if [ -e "$pid" ] && grep -q "$BATS_TEST_DIRNAME/fakes/" "/proc/$(<"$pid")/cmdline" 2>/dev/null; then
+      kill -KILL "$(<"$pid")"
+    fi
+  done
 }
 
 # member RANK [FLAG]...: start one member in the background; its output goes to log.RANK.
