@@ -29,8 +29,10 @@ def main() -> int:
     uv = Path(sys.executable).with_name("uv")
     with tempfile.TemporaryDirectory() as site:
         subprocess.run(
-            [str(uv), "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
-            + ["--target", site, "--requirement", str(requirements)],
+            [
+                *(str(uv), "pip", "install", "--quiet", "--no-deps", "--require-hashes"),
+                *("--target", site, "--requirement", str(requirements)),
+            ],
             check=True,
         )
         for name, pattern, digest in _PROGRAMS:

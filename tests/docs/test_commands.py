@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import click
 import pytest
-
 from manyhost import cli
 from manyhost.catalog.settings import VARIABLES
 
@@ -96,7 +96,7 @@ def _check_manyhost(arguments: list[str]) -> None:
 
 def _check_helm(arguments: list[str]) -> None:
     schema = json.loads((ROOT / "charts/llm-multihost/values.schema.json").read_text())
-    for flag, value in zip(arguments, arguments[1:], strict=False):
+    for flag, value in pairwise(arguments):
         if flag == "-f":
             assert (ROOT / value).is_file()
         if flag == "--set":
