@@ -6,10 +6,15 @@ setup() {
   export FAKE=$BATS_TEST_TMPDIR/fake
   mkdir -p "$FAKE"
   pids=()
-  # Three free ports of this moment; the kernel does not hand them out again at once.
+  # Three free ports below those that the kernel gives to outgoing connections.
   read -r http master beacon < <(python3 -c '
-import socket
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+import random, socket
+held = []
+while len(held) < 3:
+    try:
+        held.append(socket.create_server(("127.0.0.1", random.randrange(10000, 32000))))
+    except OSError:
+        continue
 print(*(s.getsockname()[1] for s in held))')
   export PATH=$BATS_TEST_DIRNAME/fakes:/usr/bin:$PATH # no slow shims of a version manager
   export MANYHOST_ENGINE=vllm MANYHOST_EXECUTOR=mp MANYHOST_MODEL=some/model MANYHOST_MODEL_PATH=
