@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -97,7 +98,7 @@ class Observer:
             self._read_logs([pod for pod in pods if _talks(pod)])
         known = {}
         for pod in pods:
-            host = host_of(pod, self._lines.get(pod["metadata"]["uid"]))
+            host = host_of(pod, self._lines.get(pod["metadata"]["uid"]), time.time())
             known[host.group, host.host] = host
         status, spec = lws.get("status") or {}, lws["spec"]
         replicas = int(spec.get("replicas", 1))

@@ -38,6 +38,7 @@ _SCRIPT_PHASES: dict[str, Phase] = {
 }
 _LINE = re.compile(r"^(?:(?P<time>\S+Z) )?manyhost phase=(?P<phase>[a-z]+) (?P<rest>.*)$")
 _PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
+_CLOCK_SECONDS = 10.0  # clocks of the API server and of this machine may differ
 _IMAGE_ERRORS = {
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable",
     "ImageInspectError",
@@ -119,18 +120,20 @@ def last_script_line(lines: Iterable[str]) -> ScriptLine | None:
     return last
 
 
-def host_of(pod: Pod, line: ScriptLine | None = None) -> Host:
+def host_of(pod: Pod, line: ScriptLine | None = None, now: float = 0.0) -> Host:
     """Return how far a pod is.
 
     Args:
         pod: The pod object.
         line: The last phase line of its engine container, when the log was read.
+        now: Seconds since the epoch, to see that a pod does not end; 0.0 leaves that out.
     """
     labels = pod["metadata"].get("labels") or {}
     status = pod.get("status") or {}
     containers = status.get("containerStatuses") or []
     inits = status.get("initContainerStatuses") or []
     phase, detail = _phase(pod, containers, inits, line)
+    ending = bool(pod["metadata"].get("deletionTimestamp"))
     return Host(
         group=int(labels.get(GROUP, 0)),
         host=int(labels.get(WORKER, 0)),
@@ -142,7 +145,7 @@ def host_of(pod: Pod, line: ScriptLine | None = None) -> Host:
         detail=detail,
         restarts=sum(int(item.get("restartCount", 0)) for item in [*containers, *inits]),
         revision=labels.get(REVISION, ""),
-        problem=_problem(pod, containers, inits, line),
+        problem=_overdue(pod, now) if ending else _problem(pod, containers, inits, line),
     )
 
 
@@ -199,12 +202,10 @@ def _detail(line: ScriptLine) -> str:
     return line.reason or {"engine": "engine starts", "serving": "engine answers"}.get(line.phase, "")
 
 
-def _problem(  # noqa: PLR0911  one return a cause, the nearest first
+def _problem(
     pod: Pod, containers: list[dict[str, Any]], inits: list[dict[str, Any]], line: ScriptLine | None
 ) -> Problem | None:
     name = pod["metadata"]["name"]
-    if pod["metadata"].get("deletionTimestamp"):
-        return None
     status = pod.get("status") or {}
     scheduled = _condition(pod, "PodScheduled") or {}
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
@@ -227,6 +228,23 @@ def _problem(  # noqa: PLR0911  one return a cause, the nearest first
         node = (pod.get("spec") or {}).get("nodeName", "")
         return Problem("lost", f"{name}: node {node} does not answer", f"kubectl describe node {node}", None)
     return None
+
+
+def _overdue(pod: Pod, now: float) -> Problem | None:
+    """A pod that has not ended at the end of its grace period: its node hears nothing.
+
+    The group cannot be made anew until it has, because its leader waits for it.
+    """
+    due = timestamp(pod["metadata"]["deletionTimestamp"])
+    if not now or now < due + _CLOCK_SECONDS:
+        return None
+    node = (pod.get("spec") or {}).get("nodeName", "")
+    return Problem(
+        "lost",
+        f"{pod['metadata']['name']} should have ended {now - due:.0f} s ago: node {node} does not answer",
+        f"bring the node back; if it is gone for good: kubectl delete node {node}",
+        None,
+    )
 
 
 def _container_problem(pod: str, item: dict[str, Any]) -> Problem | None:

@@ -18,6 +18,7 @@ _EVENTS_EVERY = 5.0
 _SCHEDULER_SECONDS = 3.0  # a pod may be unschedulable for a moment while another one leaves
 _RECREATIONS = 3  # of one group without it ever having been ready: it will not get better
 _CONTROLLER_SECONDS = 5.0  # LWS before v0.9 does not say whether it has seen a change
+_VARYING = {"unschedulable", "lost"}  # their sentences carry counts and times: said once
 _DENIED_SECONDS = 30.0  # an API server that has just come back knows no permissions yet
 
 
@@ -193,7 +194,7 @@ class Wait:
             if (
                 said is None
                 or said is _SILENT
-                or (said.kind != "unschedulable" and said.message != problem.message)
+                or (said.kind not in _VARYING and said.message != problem.message)
             ):
                 log = self._observer.tail(key[1]) if problem.kind in {"crash", "held"} else []
                 self._say("problem", hosts.get(key[1]), text=problem.message, fix=problem.fix, log=log)

@@ -10,7 +10,7 @@ from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed,
 from manyhost.cluster.quantity import parse, show
 from manyhost.cluster.target import KINDS
 
-# Native sidecars (interconnect daemon, GCS FUSE) are on by default since it: kubernetes.io, "Sidecar Containers".
+# Native sidecars are on by default since it: kubernetes.io, "Sidecar Containers".
 _OLDEST = (1, 29)
 _REVIEW = path_of("authorization.k8s.io/v1", "selfsubjectaccessreviews")
 
