@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from manyhost.cluster.connection import Missing
+from manyhost.cluster.connection import Missing, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 
 _API = "networking.gke.io/v1"
@@ -166,7 +166,8 @@ def _hosts(sight: Sight) -> bool:
     """Whether any node carries the labels that the pods select."""
     selector = sight.target.pod("leader")["spec"].get("nodeSelector") or {}
     labels = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
-    return bool(sight.list("v1", "nodes", labels=labels, metadata=True))
+    query = {"labelSelector": labels or None, "limit": 1}
+    return bool(sight.connection.get(path_of("v1", "nodes"), query=query).get("items"))
 
 
 def _daemonset(sight: Sight, name: str) -> dict[str, Any] | None:
