@@ -136,10 +136,11 @@ P
 
 @test "ray: too few GPUs is a failed attempt that names the count" {
   echo 4 >"$FAKE/1.gpus"
-  export MANYHOST_EXECUTOR=ray MANYHOST_PEER_WAIT_SECONDS=2 MANYHOST_START_ATTEMPTS=1
+  # Long enough for both to register on a busy machine: the count must be of both.
+  export MANYHOST_EXECUTOR=ray MANYHOST_PEER_WAIT_SECONDS=8 MANYHOST_START_ATTEMPTS=1
   member 0
   member 1
-  seen 0 'Ray has 12 of 16 GPUs after 2 s'
+  seen 0 'Ray has 12 of 16 GPUs after 8 s'
   seen 0 'phase=held role=leader'
   until_ok 20 eval "! kill -0 $(cat "$FAKE/raypid.0") 2>/dev/null" # daemons end with the attempt
 }
