@@ -276,7 +276,8 @@ def test_discover(plant: Any, broken: Cluster, monkeypatch: pytest.MonkeyPatch, 
     try:
         assert list(findings()) == ["networks"]
         dry = run("discover", "a3mega", "--dry-run").ok()
-        assert "+  subnetworks:" in dry.out or "+network:" in dry.out
+        assert "+a3mega:" in dry.out
+        assert "+    subnetworks:" in dry.out
         assert "gpunet" not in local.read_text()
         run("discover", "a3mega", "--yes").ok()
         text = local.read_text()

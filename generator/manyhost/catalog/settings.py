@@ -1,7 +1,8 @@
 """Merges a recipe with the settings of a site, and remembers where each value came from.
 
 Precedence: --set, then environment variables, then values/local.yaml, then the recipe.
-All four address the same keys, those of catalog.types.Recipe.
+All four address the same keys, those of catalog.types.Recipe. In values/local.yaml a key that is the name of
+an environment holds settings for its recipes alone.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def resolve(
         (f"recipes/{name}/recipe.yaml", catalog.recipe_document(name))
     ]
     if local_file is not None and local_file.exists():
-        layers.append((LOCAL_FILE, yaml_reader.read_mapping(local_file, LOCAL_FILE)))
+        layers += _local_layers(catalog, local_file, name.split("/", 1)[0])
     for variable, key in VARIABLES.items():
         if value := (variables or {}).get(variable, ""):
             yaml_reader.check_plain(value, f"environment variable {variable}")
@@ -100,6 +101,16 @@ def resolve(
         key, message = yaml_reader.explain(error)
         raise _invalid(key, message, layers) from None
     return Resolved(name=name, recipe=recipe, origins=origins)
+
+
+def _local_layers(catalog: Catalog, path: Path, environment: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the settings of a site: those for all environments, then those below the name of this one."""
+    document = dict(yaml_reader.read_mapping(path, LOCAL_FILE))
+    sections = {name: document.pop(name) for name in catalog.names("environments") if name in document}
+    own = sections.get(environment)
+    if own is not None and not isinstance(own, dict):
+        raise InvalidInput("must be a mapping of names to values", where=f"{LOCAL_FILE}: {environment}")
+    return [(LOCAL_FILE, document), (f"{LOCAL_FILE}: {environment}", own or {})]
 
 
 def _defaults(catalog: Catalog, layers: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:

@@ -33,7 +33,8 @@ def command(environment: str, context: str, dry_run: bool, yes: bool, output_for
         before = path.read_text() if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"cannot be read: {error}", where=str(path)) from None
-    after = edit(before, found.settings)
+    # Below the environment's own name: what one cluster has must not reach recipes of another.
+    after = edit(before, {known.name: found.settings})
     if output_format == "json":
         emit({"found": found, "diff": difference(before, after)})
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -92,28 +93,22 @@ def edit(text: str, settings: dict[str, Any]) -> str:
 
     Args:
         text: The file as it is; may be empty.
-        settings: Nested keys, at most two levels deep, with their new values.
+        settings: Nested keys with their new values.
 
     Raises:
         InvalidInput: The file is no valid settings file, or is written in a way that cannot be edited safely.
     """
     where = "values/local.yaml"
     before = _mapping(text, where)
+    # Rebuilt, so that what the file says twice by an alias is not the same object twice.
+    wanted = msgspec.to_builtins(before)
     lines = text.splitlines()
-    for key, value in settings.items():
-        if isinstance(value, dict) and key != "node_selector":
-            for name, item in value.items():
-                if (before.get(key) or {}).get(name) != item:
-                    _set(lines, [key, name], item)
-        elif before.get(key) != value:
-            _set(lines, [key], value)
+    for keys, value in _leaves(settings):
+        if _put(wanted, keys, value):
+            _set(lines, keys, value)
     result = "\n".join(lines) + "\n" if lines else ""
-    wanted = dict(before)
-    for key, value in settings.items():
-        nested = isinstance(value, dict) and key != "node_selector"
-        wanted[key] = {**(before.get(key) or {}), **value} if nested else value
     try:
-        safe = _mapping(result, where) == wanted
+        safe = _mapping(result, where) == wanted or before == wanted
     except InvalidInput:
         safe = False
     if not safe:
@@ -124,6 +119,26 @@ def edit(text: str, settings: dict[str, Any]) -> str:
             fix=f"set these keys by hand: {wanted_text}",
         )
     return result
+
+
+def _leaves(settings: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[list[str], Any]]:
+    """Yield each value with the keys that lead to it; node labels are one value."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and key != "node_selector":
+            yield from _leaves(value, (*above, key))
+        else:
+            yield [*above, key], value
+
+
+def _put(mapping: dict[str, Any], keys: list[str], value: Any) -> bool:
+    """Set a nested key; return whether that changed anything."""
+    for key in keys[:-1]:
+        if not isinstance(mapping.get(key), dict):
+            mapping[key] = {}
+        mapping = mapping[key]
+    changed = bool(mapping.get(keys[-1]) != value)
+    mapping[keys[-1]] = value
+    return changed
 
 
 def difference(before: str, after: str) -> str:

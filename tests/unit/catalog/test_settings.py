@@ -207,3 +207,23 @@ def test_explain_an_unknown_key() -> None:
     assert ran.code == 3
     assert "unknown key" in ran.err
     assert "did you mean context?" in ran.err
+
+
+def test_settings_below_an_environment_reach_its_recipes_alone(tmp_path: Path) -> None:
+    path = tmp_path / "local.yaml"
+    path.write_text("groups: 2\na3mega:\n  groups: 3\n  site: {cluster_name: c}\n")
+    a3mega = resolve(CATALOG, RECIPE, local_file=path)
+    local = resolve(CATALOG, "local/tiny-r1", local_file=path)
+    assert (a3mega.recipe.groups, a3mega.recipe.site.cluster_name) == (3, "c")
+    assert (local.recipe.groups, local.recipe.site.cluster_name) == (2, "")
+    assert a3mega.origin("groups") == "values/local.yaml: a3mega"
+
+
+def test_a_section_of_an_environment_is_a_mapping_of_known_keys(tmp_path: Path) -> None:
+    path = tmp_path / "local.yaml"
+    path.write_text("a3mega: 5\n")
+    with pytest.raises(InvalidInput, match=r"values/local.yaml: a3mega: must be a mapping"):
+        resolve(CATALOG, RECIPE, local_file=path)
+    path.write_text("a3mega:\n  grups: 5\n")
+    with pytest.raises(InvalidInput, match=r"values/local.yaml: a3mega: grups: unknown key"):
+        resolve(CATALOG, RECIPE, local_file=path)
