@@ -209,6 +209,8 @@ def _invalid(key: str, message: str, layers: list[tuple[str, dict[str, Any]]]) -
         fix = nearest(plain, known_keys()) if "." in plain else nearest(plain, _top_level())
         if "token" in plain.lower():
             fix = "secrets are never settings; create the Kubernetes Secret hf-secret instead"
+    if message.startswith(("expected str, got int", "expected str, got float", "expected str, got bool")):
+        fix = f"quote it: '{key}=\"...\"'" if origin == "--set" else "put the value in quotes"
     if message.startswith("invalid enum value"):
         fix = f"choose one of: {', '.join(_choices(plain))}"
     if len(key) > 200:
