@@ -54,9 +54,14 @@ def test_lint_in_process():
     assert [m for m in report["messages"] if m["severity"] > 1] == []
 
 
+COMMITTED = sorted((CHART.parents[1] / "recipes").glob("*/*/values.yaml"))
+
+
 @pytest.mark.parametrize("engine", BINARIES)
-def test_lint(engine):
+@pytest.mark.parametrize("values", [None, *COMMITTED], ids=lambda p: p.parent.name if p else "defaults")
+def test_lint(engine, values):
     command = [str(helm_binaries()[engine]), "lint", "--strict", str(CHART)]
+    command += ["-f", str(values)] if values else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[WARNING]" not in done.stdout
