@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from manyhost.cluster.connection import Object, path_of
+from manyhost.cluster.connection import Missing, Object, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.cluster.quantity import parse, show
 from manyhost.cluster.target import KINDS
@@ -132,7 +133,12 @@ def queue(sight: Sight) -> Finding:
     name = str(sight.target.effective.get("queue") or "")
     if not name:
         return skipped("no queue is set")
-    known = sight.list("kueue.x-k8s.io/v1beta1", "localqueues", sight.target.namespace)
+    known = _queues(sight)
+    if known is None:
+        return failed(
+            f"the cluster does not serve Kueue's LocalQueue: nothing would queue the pods in {name}",
+            "install Kueue (https://kueue.sigs.k8s.io/docs/installation), or leave queue empty",
+        )
     names = sorted(item["metadata"]["name"] for item in known)
     if name not in names:
         there = ", ".join(names) or "none"
@@ -141,6 +147,16 @@ def queue(sight: Sight) -> Finding:
             "kubectl get localqueues --all-namespaces",
         )
     return passed(f"LocalQueue {name} exists")
+
+
+def _queues(sight: Sight) -> list[Object] | None:
+    """The LocalQueues of the namespace; None when the cluster has no such type."""
+    for version in ("v1beta1", "v1beta2"):  # which of them is served depends on Kueue's version
+        with contextlib.suppress(Missing):
+            return sight.list(
+                f"kueue.x-k8s.io/{version}", "localqueues", sight.target.namespace, metadata=True
+            )
+    return None
 
 
 def _version(sight: Sight) -> str:

@@ -47,9 +47,8 @@ def bucket(sight: Sight) -> Finding | list[Finding]:
             text = f"gs://{name} is in {found.location.lower()}, the cluster in {region}: "
             text += "every start would read far and pay for it"
             findings.append(failed(text, make) if found.kind == "region" else warned(text, make))
-    return findings or passed(
-        f"{', '.join(sorted({m['bucketName'] for m in _mounts(sight)}))} exist in the region"
-    )
+    there = ", ".join(f"gs://{name}" for name in sorted({m["bucketName"] for m in _mounts(sight)}))
+    return findings or passed(f"{there} exists{f' in {region}' if region else ': the region is not known'}")
 
 
 @check("bucket-access", "May the workload's identity use the bucket?", needs=("bucket",))
@@ -92,15 +91,21 @@ def weights(sight: Sight) -> Finding:  # noqa: PLR0911  one return a finding
         return skipped("weights do not come from a bucket")
     path = target.plan.weights_path
     mount = next(
-        (m for m in _mounts(sight) if path.startswith(f"{(m.get('mountPath') or '/gcs').rstrip('/')}/")), None
+        (
+            m
+            for m in _mounts(sight)
+            if f"{path}/".startswith(f"{(m.get('mountPath') or '/gcs').rstrip('/')}/")
+        ),
+        None,
     )
     if mount is None:
         return failed(f"no mounted bucket holds {path}", "manyhost explain weights.path")
     below = path[len((mount.get("mountPath") or "/gcs").rstrip("/")) :].strip("/")
     prefix = "/".join(part for part in (str(mount.get("onlyDir") or "").strip("/"), below) if part)
-    place = f"gs://{mount['bucketName']}/{prefix}"
+    folder = f"{prefix}/" if prefix else ""  # the model may be the whole bucket
+    place = f"gs://{mount['bucketName']}/{prefix}".rstrip("/")
     try:
-        names = gcs.names(_store(sight), mount["bucketName"], f"{prefix}/")
+        names = gcs.names(_store(sight), mount["bucketName"], folder)
     except NotReady as error:
         return warned(f"could not look into {place}: {error.message}", error.fix)
     except RemoteError as error:
@@ -110,7 +115,7 @@ def weights(sight: Sight) -> Finding:  # noqa: PLR0911  one return a finding
     stage = (
         f"hf download {target.plan.model.hub_id} --local-dir model && gcloud storage cp -r model/* {place}/"
     )
-    if f"{prefix}/config.json" not in names:
+    if f"{folder}config.json" not in names:
         return failed(f"{place} has no config.json: nothing is staged there", stage)
     if count != wanted:
         return failed(f"{place} has {count} of {wanted} safetensors files", stage)

@@ -1,0 +1,355 @@
+"""Doctor's checks of versions, queue, registry and bucket: a healthy case, and planted faults.
+
+Every test runs one check by its name through examine(), so it fails when the check is not registered.
+The others are tested against planted faults in the test cluster (tests/e2e/test_doctor.py).
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from manyhost.cluster.connection import connect
+from manyhost.cluster.doctor import CHECKS, Result, examine
+from manyhost.cluster.doctor.registry import split
+from manyhost.cluster.target import Target, from_rendered
+from manyhost.render import Renderer, build
+
+RECIPE = "a3mega/deepseek-r1-671b"
+FILES = 163  # DeepSeek-R1's safetensors files, values/models/deepseek-r1-671b.yaml
+MODEL = "models/deepseek-ai/DeepSeek-R1"
+POOL = "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p.svc.id.goog"
+NOBODY = "http://127.0.0.1:9"
+
+Reply = tuple[int, dict[str, str], Any]
+Examine = Callable[..., Result]
+Serve = Callable[[Callable[[str, str, Any], Reply]], str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts HTTP servers on loopback; each answers (method, path, headers) with (status, headers, JSON)."""
+    started: list[http.server.ThreadingHTTPServer] = []
+
+    def start(answer: Callable[[str, str, Any], Reply]) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, headers, body = answer(self.command, self.path, self.headers)
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(data)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_: object) -> None: ...
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        started.append(server)
+        return f"127.0.0.1:{server.server_port}"
+
+    yield start
+    for item in started:
+        item.shutdown()
+        item.server_close()
+
+
+@pytest.fixture
+def examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Examine:
+    """Runs one check on a target and returns its only result."""
+
+    def run(name: str, target: Target, api: str = NOBODY, context: str = "here") -> Result:
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": context,
+            "clusters": [{"name": "c", "cluster": {"server": api}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+            "contexts": [{"name": context, "context": {"cluster": "c", "user": "u"}}],
+        }  # fmt: skip
+        (tmp_path / "config").write_text(json.dumps(config))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        (result,) = examine(connect(), target, skip=set(CHECKS) - {name})
+        assert result.check == name
+        return result
+
+    return run
+
+
+def a_target(*assignments: str) -> Target:
+    return from_rendered(build(RECIPE, assignments=assignments), Renderer().chart)
+
+
+# ------------------------------------------------------------------ the API server
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "why"),
+    [
+        ("v1.29.0", "pass", "Kubernetes v1.29.0"),
+        ("v1.33.2-gke.1043000", "pass", "Kubernetes v1.33.2-gke.1043000"),
+        ("v1.28.15-gke.100", "fail", "older than 1.29: it has no native sidecars"),
+        ("unknown", "warn", "version 'unknown' is not understood"),
+    ],
+)
+def test_kubernetes_version(version: str, status: str, why: str, serve: Serve, examined: Examine) -> None:
+    def answer(method: str, path: str, headers: Any) -> Reply:
+        assert path == "/version"
+        return 200, {}, {"gitVersion": version}
+
+    result = examined("kubernetes-version", a_target(), f"http://{serve(answer)}")
+    assert result.status == status
+    assert why in result.why
+    if status == "fail":
+        assert "gcloud container clusters upgrade CLUSTER" in result.fix
+
+
+def with_queue(name: str) -> Target:
+    target = a_target()
+    return msgspec.structs.replace(target, effective={**target.effective, "queue": name})
+
+
+def kueue(*served: str) -> Callable[[str, str, Any], Reply]:
+    """An API server with one LocalQueue, under the served versions of Kueue's API."""
+
+    def answer(method: str, path: str, headers: Any) -> Reply:
+        for version in served:
+            if path.startswith(f"/apis/kueue.x-k8s.io/{version}/namespaces/default/localqueues?"):
+                return 200, {}, {"metadata": {}, "items": [{"metadata": {"name": "gpus"}}]}
+        return 404, {}, {"message": "the server could not find the requested resource"}
+
+    return answer
+
+
+@pytest.mark.parametrize("version", ["v1beta1", "v1beta2"])
+def test_queue(version: str, serve: Serve, examined: Examine) -> None:
+    api = f"http://{serve(kueue(version))}"
+    assert examined("queue", with_queue("gpus"), api).status == "pass"
+    wrong = examined("queue", with_queue("gpu"), api)
+    assert wrong.status == "fail"
+    assert wrong.why == "namespace default has no LocalQueue gpu; it has gpus"
+    assert wrong.fix == "kubectl get localqueues --all-namespaces"
+    assert examined("queue", a_target(), api).status == "skip"
+
+
+def test_queue_without_kueue(serve: Serve, examined: Examine) -> None:
+    result = examined("queue", with_queue("gpus"), f"http://{serve(kueue())}")
+    assert result.status == "fail"
+    assert "does not serve Kueue's LocalQueue" in result.why
+    assert "install Kueue" in result.fix
+
+
+# ------------------------------------------------------------------ the registry
+
+
+class Registry:
+    """The part of the OCI distribution API that decides whether an image can be pulled.
+
+    Attributes:
+        manifests: repository -> its tags.
+        gate: "" for none, "token" for one that the token server gives to anyone, "closed" for one it refuses.
+        mirror: Where to send who asks for a manifest.
+    """
+
+    def __init__(self, gate: str = "", mirror: str = "") -> None:
+        self.manifests = {"team/vllm": {"v0.26.0"}}
+        self.gate, self.mirror, self.address = gate, mirror, ""
+        self.asked: list[str] = []
+
+    def __call__(self, method: str, path: str, headers: Any) -> Reply:
+        self.asked.append(f"{method} {path}")
+        if path.startswith("/token?"):
+            if self.gate == "closed":
+                return 401, {}, {}
+            assert "scope=repository%3Ateam%2Fvllm%3Apull" in path
+            assert "service=registry" in path
+            return 200, {}, {"token": "for-anyone"}
+        repository, _, tag = path.removeprefix("/v2/").partition("/manifests/")
+        if self.gate and headers.get("Authorization") != "Bearer for-anyone":
+            scope = f'scope="repository:{repository}:pull"'
+            challenge = f'Bearer realm="http://{self.address}/token",service="registry",{scope}'
+            return 401, {"WWW-Authenticate": challenge}, {}
+        if self.mirror:
+            return 307, {"Location": f"http://{self.mirror}{path}"}, {}
+        found = tag in self.manifests.get(repository, set())
+        assert "vnd.oci.image.index.v1+json" in headers["Accept"]
+        return (200 if found else 404), {}, {}
+
+
+def image(host: str, tag: str = "v0.26.0") -> Target:
+    return a_target(f"engine.image={host}/team/vllm", f'engine.tag="{tag}"')
+
+
+@pytest.mark.parametrize("gate", ["", "token"])
+@pytest.mark.parametrize(("tag", "status"), [("v0.26.0", "pass"), ("v0.26.9", "fail")])
+def test_image(gate: str, tag: str, status: str, serve: Serve, examined: Examine) -> None:
+    registry = Registry(gate)
+    registry.address = serve(registry)
+    result = examined("image", image(registry.address, tag))
+    assert result.status == status
+    assert registry.asked[0] == f"HEAD /v2/team/vllm/manifests/{tag}"
+    assert len(registry.asked) == (3 if gate else 1)
+    if status == "fail":
+        assert result.why == f"{registry.address}/team/vllm:{tag} does not exist"
+        assert "choose another engine.version" in result.fix
+
+
+def test_image_of_a_private_registry(serve: Serve, examined: Examine) -> None:
+    registry = Registry("closed")
+    registry.address = serve(registry)
+    result = examined("image", image(registry.address))
+    assert result.status == "warn"
+    assert "does not tell strangers" in result.why
+
+
+@pytest.mark.parametrize(("tag", "status"), [("v0.26.0", "pass"), ("v0.26.9", "fail")])
+def test_image_behind_a_redirect(tag: str, status: str, serve: Serve, examined: Examine) -> None:
+    """A registry that sends to its mirror has said nothing yet."""
+    mirror = serve(Registry())
+    assert examined("image", image(serve(Registry(mirror=mirror)), tag)).status == status
+
+
+def test_image_of_a_registry_that_is_busy_or_away(serve: Serve, examined: Examine) -> None:
+    busy = serve(lambda method, path, headers: (429, {"Retry-After": "3600"}, {}))
+    assert "answers 429" in examined("image", image(busy)).why
+    away = examined("image", image("127.0.0.1:9"))
+    assert (away.status, "NewConnectionError" in away.why) == ("warn", True)
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        ("vllm/vllm-openai:v1", ("registry-1.docker.io", "vllm/vllm-openai", "v1")),
+        ("docker.io/vllm/vllm-openai:v1", ("registry-1.docker.io", "vllm/vllm-openai", "v1")),
+        ("index.docker.io/busybox", ("registry-1.docker.io", "library/busybox", "latest")),
+        ("localhost:5000/a/b", ("localhost:5000", "a/b", "latest")),
+        ("ghcr.io/a/b:1@sha256:0", ("ghcr.io", "a/b", "sha256:0")),
+    ],
+)
+def test_image_references(reference: str, parts: tuple[str, str, str]) -> None:
+    assert split(reference) == parts
+
+
+# ------------------------------------------------------------------ Cloud Storage
+
+
+class Storage:
+    """The emulator with the bucket gs://models, and a client for planting."""
+
+    def __init__(self, server: Any, client: Any) -> None:
+        self.client = client
+        self.server = server
+        self.bucket = client.create_bucket("models")
+
+    def place(self, location: str, kind: str = "region") -> None:
+        """Move the bucket: the emulator takes no location from its API."""
+        found = self.server._storage.buckets["models"]
+        found.update(location=location, locationType=kind)
+
+    def allow(self, **roles: str) -> None:
+        """Let members have roles/storage.<role> on the bucket, and nobody else."""
+        policy = self.bucket.get_iam_policy(requested_policy_version=3)
+        policy.bindings = [
+            {"role": f"roles/storage.{role}", "members": {member}} for role, member in roles.items()
+        ]
+        self.bucket.set_iam_policy(policy)
+
+    def stage(self, folder: str, files: int) -> None:
+        for name in ["config.json", *(f"model-{n:05}.safetensors" for n in range(files))]:
+            self.bucket.blob(f"{folder}{name}").upload_from_string(b"")
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    from gcp_storage_emulator.server import create_server
+    from manyhost.cluster import gcs
+
+    server = create_server("127.0.0.1", 0, in_memory=True)
+    server.start()
+    try:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server._api._httpd.server_port}")
+        yield Storage(server, gcs.open_store("test").client)
+    finally:
+        server.stop()
+
+
+def on_bucket(*assignments: str, name: str = "models") -> Target:
+    return a_target(f"site.gcs_bucket={name}", *assignments)
+
+
+def test_bucket(storage: Storage, examined: Examine) -> None:
+    here = on_bucket("site.cluster_region=us-east4")
+    storage.place("US-EAST4")
+    healthy = examined("bucket", here)
+    assert (healthy.status, healthy.why) == ("pass", "gs://models exists in us-east4")
+
+    storage.place("EUROPE-WEST4")
+    far = examined("bucket", here)
+    assert far.status == "fail"
+    assert "gs://models is in europe-west4, the cluster in us-east4" in far.why
+    assert "buckets create gs://NAME --location=us-east4" in far.fix
+    # The region of a GKE context counts when no setting names one.
+    assert examined("bucket", on_bucket(), context="gke_p_us-east4-b_prod").status == "fail"
+    assert "the region is not known" in examined("bucket", on_bucket()).why
+
+    storage.place("US", "multi-region")
+    assert examined("bucket", here).status == "warn"
+    assert examined("bucket", a_target()).status == "skip"
+
+
+def test_bucket_that_does_not_exist(storage: Storage, examined: Examine) -> None:
+    result = examined("bucket", on_bucket(name="modles"))
+    assert (result.status, result.why) == ("fail", "gs://modles does not exist")
+    assert "gcloud storage buckets create gs://modles" in result.fix
+
+
+def test_bucket_access(storage: Storage, examined: Examine) -> None:
+    account = f"{POOL}/subject/ns/default/sa/deepseek-r1-671b"
+    storage.allow(objectUser=account)
+    assert examined("bucket-access", on_bucket()).status == "pass"
+
+    storage.allow(objectViewer=account)
+    result = examined("bucket-access", on_bucket("site.project_id=p"))
+    assert result.status == "fail"
+    assert result.why == "ServiceAccount default/deepseek-r1-671b may not write to gs://models"
+    assert "add-iam-policy-binding gs://models --role roles/storage.objectUser" in result.fix
+    assert "p.svc.id.goog/subject/ns/default/sa/deepseek-r1-671b" in result.fix
+
+    storage.allow(objectUser=f"{POOL}/subject/ns/default/sa/another")
+    result = examined("bucket-access", on_bucket())
+    assert (result.status, "may not read gs://models" in result.why) == ("fail", True)
+    assert examined("bucket-access", a_target()).status == "skip"
+
+
+def test_weights(storage: Storage, examined: Examine) -> None:
+    empty = examined("weights", on_bucket())
+    assert empty.status == "fail"
+    assert empty.why == f"gs://models/{MODEL} has no config.json: nothing is staged there"
+    assert empty.fix.endswith(f"gcloud storage cp -r model/* gs://models/{MODEL}/")
+
+    storage.stage(f"{MODEL}/", FILES)
+    healthy = examined("weights", on_bucket())
+    assert (healthy.status, f"config.json and {FILES} safetensors files" in healthy.why) == ("pass", True)
+
+    storage.bucket.blob(f"{MODEL}/model-00007.safetensors").delete()
+    short = examined("weights", on_bucket())
+    assert (short.status, f"has {FILES - 1} of {FILES} safetensors files" in short.why) == ("fail", True)
+
+    away = examined("weights", on_bucket("weights.path=/data/model"))
+    assert (away.status, away.why) == ("fail", "no mounted bucket holds /data/model")
+    assert examined("weights", a_target()).status == "skip"
+
+
+def test_weights_that_are_the_whole_bucket(storage: Storage, examined: Examine) -> None:
+    storage.stage("", FILES)
+    assert examined("weights", on_bucket("weights.path=/gcs")).status == "pass"
