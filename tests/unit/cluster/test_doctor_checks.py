@@ -114,6 +114,33 @@ def test_kubernetes_version(version: str, status: str, why: str, serve: Serve, e
         assert "gcloud container clusters upgrade CLUSTER" in result.fix
 
 
+@pytest.mark.parametrize(
+    ("hard", "ranges", "status", "why"),
+    [
+        ({"pods": "10", "requests.nvidia.com/gpu": "16"}, 0, "pass", "1 quota leaves room"),
+        ({"requests.nvidia.com/gpu": "8"}, 0, "fail", "allows 8 requests.nvidia.com/gpu, 0 are used and 16"),
+        ({"limits.cpu": "999", "memory": "9Ti"}, 0, "fail", "counts limits.cpu, memory: pods that do not"),
+        ({"limits.cpu": "999", "memory": "9Ti"}, 1, "pass", "1 quota leaves room"),
+    ],
+)
+def test_quota(
+    hard: dict[str, str], ranges: int, status: str, why: str, serve: Serve, examined: Examine
+) -> None:
+    items = {
+        "resourcequotas": [{"metadata": {"name": "tight"}, "status": {"hard": hard, "used": {}}}],
+        "limitranges": [{"metadata": {"name": "defaults"}}] * ranges,
+        "pods": [],
+    }
+
+    def answer(method: str, path: str, headers: Any) -> Reply:
+        plural = path.partition("?")[0].rpartition("/")[2]
+        return 200, {}, {"metadata": {}, "items": items[plural]}
+
+    result = examined("quota", a_target(), f"http://{serve(answer)}")
+    assert result.status == status
+    assert why in result.why
+
+
 def with_queue(name: str) -> Target:
     target = a_target()
     return msgspec.structs.replace(target, effective={**target.effective, "queue": name})

@@ -109,9 +109,20 @@ def quota(sight: Sight) -> Finding | list[Finding]:
     own = sum(1 for pod in _own_pods(sight))
     share = own / max(1, target.groups * target.size)  # an upgrade reuses what the release has now
     findings: list[Finding] = []
+    filled = bool(sight.list("v1", "limitranges", target.namespace, metadata=True))
     for item in quotas:
         status = item.get("status") or {}
         hard, used = status.get("hard") or item["spec"].get("hard") or {}, status.get("used") or {}
+        silent = [] if filled else sorted(key for key in hard if _unstated(sight, key))
+        if silent:
+            findings.append(
+                failed(
+                    f"quota {item['metadata']['name']} counts {', '.join(silent)}: pods that do not "
+                    "state them are refused, and these do not",
+                    f"give namespace {target.namespace} defaults with a LimitRange "
+                    "(https://kubernetes.io/docs/concepts/policy/limit-range)",
+                )
+            )
         for key, limit in hard.items():
             amount = needed.get(key, 0.0)
             resource = key.removeprefix("requests.").removeprefix("limits.")
@@ -124,7 +135,9 @@ def quota(sight: Sight) -> Finding | list[Finding]:
                         f"kubectl edit quota {item['metadata']['name']} --namespace {target.namespace}",
                     )
                 )
-    return findings or passed(f"{len(quotas)} quota{'s' * (len(quotas) != 1)} leave room")
+    return findings or passed(
+        "1 quota leaves room" if len(quotas) == 1 else f"{len(quotas)} quotas leave room"
+    )
 
 
 @check("queue", "Does the Kueue queue exist?", needs=("api", "namespace"))
@@ -147,6 +160,26 @@ def queue(sight: Sight) -> Finding:
             "kubectl get localqueues --all-namespaces",
         )
     return passed(f"LocalQueue {name} exists")
+
+
+def _unstated(sight: Sight, key: str) -> bool:
+    """Whether a quota's key is one that every container must state, and one of ours does not.
+
+    The rule holds for CPU and memory alone (kubernetes.io, "Resource Quotas", requests and limits).
+    """
+    part, _, name = key.rpartition(".")
+    if name not in {"cpu", "memory"} or part not in {"", "requests", "limits"}:
+        return False
+    for role in ("leader", "worker"):
+        spec = sight.target.pod(role)["spec"]
+        for container in [*spec["containers"], *(spec.get("initContainers") or [])]:
+            resources = container.get("resources") or {}
+            stated = dict(resources.get("limits") or {})  # a limit is the request too where there is none
+            if part != "limits":
+                stated |= resources.get("requests") or {}
+            if name not in stated:
+                return True
+    return False
 
 
 def _queues(sight: Sight) -> list[Object] | None:
