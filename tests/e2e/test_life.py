@@ -140,6 +140,43 @@ def test_two_groups(place: Place, image: tuple[str, str], namespace: str) -> Non
     run("teardown", "local", *here, "--yes").ok()
 
 
+def test_scale_up_and_down(place: Place, image: tuple[str, str], namespace: str) -> None:
+    """groups=2 adds a group that serves, and groups=1 takes it away; the first group never notices."""
+    here = ["--namespace", namespace, *standin(image)]
+
+    def pods() -> dict[str, str]:
+        return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods_of(place, namespace)}
+
+    def endpoints() -> set[str]:
+        found = place.get("endpointslices", "-n", namespace, "-l", "kubernetes.io/service-name=tiny-r1-svc")
+        ends = [end for item in found["items"] for end in item["endpoints"] or ()]
+        return {end["targetRef"]["name"] for end in ends if end["conditions"]["ready"]}
+
+    def deploy(groups: int) -> Any:
+        settings = ["--set", f"groups={groups}", "--timeout", "120", "--output", "json"]
+        lines = run("deploy", "local", *here, *settings).ok().lines
+        # The change is the number of groups and nothing else: no pod template is rolled.
+        assert [change["kind"] for change in lines[0]["result"]["changes"]] == ["LeaderWorkerSet"]
+        return lines[-1]["result"]
+
+    run("deploy", "local", *here, "--timeout", "120").ok()
+    first = pods()
+    up = deploy(2)
+    assert (up["groups"], up["hosts"], up["revision"]) == (2, 4, 2)
+    assert set(pods()) == {"tiny-r1-0", "tiny-r1-0-1", "tiny-r1-1", "tiny-r1-1-1"}
+    assert first.items() <= pods().items()
+    until("both leaders behind the Service", lambda: endpoints() == {"tiny-r1-0", "tiny-r1-1"}, 20)
+    assert "rank=1" in run("logs", "local", *here, "--group", "1", "--host", "1").ok().out
+
+    down = deploy(1)
+    assert (down["groups"], down["revision"]) == (1, 3)
+    until("the second group is gone", lambda: pods() == first, 30)
+    assert endpoints() == {"tiny-r1-0"}
+    status = run("status", "local", *here, "--output", "json").ok().lines[0]
+    assert (status["groups"], status["ready_groups"], status["revision"]) == (1, 1, 3)
+    run("teardown", "local", *here, "--yes").ok()
+
+
 def test_bad_image_is_explained_and_rolled_back(place: Place, image: tuple[str, str], namespace: str) -> None:
     here = ["--namespace", namespace, *standin(image)]
     run("deploy", "local", *here, "--timeout", "120").ok()
