@@ -140,9 +140,10 @@ class Machine:
 
     def cut_power(self) -> None:
         """Ends the machine at once, with everything on it. Twice is safe."""
+        # First the cable: the kernel closes a dead process's connections, and the others would hear it.
+        succeeds("ip", "link", "del", self.link)
         if (pid := self.pid()) is not None:
             kill([pid])
-        succeeds("ip", "link", "del", self.link)
 
 
 def remains(state: Path) -> tuple[list[int], set[int]]:
