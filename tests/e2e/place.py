@@ -109,6 +109,16 @@ def start(*args: str, kubeconfig: Path) -> subprocess.Popen[str]:
     )
 
 
+def finish(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+    """Return what a program printed; one that does not end in time is killed and its output shown."""
+    try:
+        return process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"still running after {seconds:.0f} s\n{out}\n{err}") from None
+
+
 def until(what: str, probe: Callable[[], Any], seconds: float = 60) -> Any:
     """Wait until a probe returns something true; return it."""
     end = time.monotonic() + seconds

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.place import Place, names_of, run, standin, start, until
+from tests.e2e.place import Place, finish, names_of, run, standin, start, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 LWS = "leaderworkerset.sigs.k8s.io"
@@ -220,7 +220,8 @@ def test_interrupt_leaves_a_clear_state(place: Place, image: tuple[str, str], na
     _pods_or_end(process, place, namespace)
     time.sleep(2)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    # At once on an idle machine; reading logs under way may take its own time-out on a busy one.
+    out, err = finish(process, 60)
     assert process.returncode == 130, (out, err)
     assert "is installed and goes on starting" in err
     assert "Traceback" not in out + err
@@ -248,7 +249,7 @@ def test_api_server_away_in_the_middle_of_a_wait(
         assert process.poll() is None
     finally:
         place.own.start_api_server()
-    out, err = process.communicate(timeout=120)
+    out, err = finish(process, 120)
     events = [json.loads(line)["event"] for line in out.splitlines()]
     assert process.returncode == 0, (out, err)
     assert events.count("lost") == 1
