@@ -13,6 +13,7 @@ ENV ?=
 RECIPE ?=
 MODEL ?=
 TESTS ?= tests
+E2E ?=
 
 # The recipe that ENV, RECIPE and MODEL name, as the command line wants it.
 picked = $(ENV)$(if $(RECIPE),/$(RECIPE)) $(if $(MODEL),--model $(MODEL))
@@ -78,7 +79,7 @@ test: $(VENV)/.dev tools ## Run all tests that need no cluster
 
 .PHONY: e2e
 e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, or the test cluster)
-	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 tests/e2e tests/cluster
+	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 $(E2E) tests/e2e tests/cluster
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, types and the direction of imports
