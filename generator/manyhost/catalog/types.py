@@ -33,7 +33,6 @@ class Host(Struct, frozen=True):
     cpus: Positive
     memory_gib: Positive
     local_ssd_gib: Count
-    nvlink_gpus: Count
 
 
 class Violation(Struct, frozen=True):
