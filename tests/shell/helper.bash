@@ -121,6 +121,6 @@ serving_group() {
   member 1 "$@"
   seen 0 phase=serving
   seen 1 phase=serving
-  until_ok 5 probe 0 ready
-  until_ok 5 probe 1 ready
+  until_ok 20 probe 0 ready
+  until_ok 20 probe 1 ready
 }

@@ -70,7 +70,7 @@ P
   seen 0 'phase=held role=leader'
   grep -qF "reason=\"rank 1: profile missing at $FAKE/none.sh\"" "$FAKE/log.0"
   until_ok 20 probe 0 startup
-  probe 1 startup
+  until_ok 20 probe 1 startup
   probe 1 live
   run ! probe 0 ready
   [[ $output == *"profile missing"* ]]

@@ -29,7 +29,7 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
 }
 
 @test "a status that is not rewritten fails everything" {
-  status 29 serving 1 1 1
+  status 25 serving 1 1 1
   run -0 probe 0 live
   status 32 serving 1 1 1
   run -1 probe 0 live
@@ -44,11 +44,15 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
 
 @test "a probe takes a few milliseconds" {
   status 0 serving 1 1 1
-  start=$(date +%s%N)
-  for _ in {1..20}; do probe 0 live; done
-  took=$((($(date +%s%N) - start) / 20000000))
-  echo "# $took ms a probe" >&3
-  [ "$took" -lt 50 ]
+  least=1000
+  for _ in {1..20}; do # the least of many: the machine may be busy
+    start=$(date +%s%N)
+    probe 0 live
+    took=$((($(date +%s%N) - start) / 1000000))
+    least=$((took < least ? took : least))
+  done
+  echo "# $least ms a probe" >&3
+  [ "$least" -lt 50 ]
 }
 
 @test "idle for longer than the stall limit: live and ready" {
@@ -62,10 +66,10 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
 
 @test "a long prefill that moves the step counter: live" {
   metrics 1 20 100
-  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=1 member 0
+  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=2 member 0
   seen 0 phase=serving
   for i in {1..8}; do
-    sleep 0.3
+    sleep 0.5
     metrics 1 20 $((100 + i))
     probe 0 live
   done
@@ -85,14 +89,14 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
 
 @test "a server too busy to answer: live, and ready until the stall limit" {
   metrics 1 0 100
-  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=3 member 0
+  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=8 member 0
   seen 0 phase=serving
   until_ok 20 probe 0 ready
   touch "$FAKE/mute"
   sleep 2
   probe 0 live
   probe 0 ready
-  until_ok 20 eval '! probe 0 ready'
+  until_ok 30 eval '! probe 0 ready'
   probe 0 live
 }
 
