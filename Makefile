@@ -79,7 +79,7 @@ test: $(VENV)/.dev tools ## Run all tests that need no cluster
 
 .PHONY: e2e
 e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, or the test cluster)
-	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 $(E2E) tests/e2e tests/cluster
+	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 --durations 15 $(E2E) tests/e2e tests/cluster
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, types and the direction of imports

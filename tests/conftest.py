@@ -13,6 +13,17 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what tests on a cluster start, before the clock of the first of them runs."""
+    marks = {mark.name for item in session.items for mark in item.iter_markers()}
+    if session.config.option.collectonly or not marks & {"e2e", "engine"}:
+        return
+    from tests.e2e import place
+
+    with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        place.prepare(engine="engine" in marks)
+
+
 @pytest.fixture(autouse=True)
 def no_site_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide values/local.yaml and the published recipe's variables."""

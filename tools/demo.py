@@ -149,15 +149,6 @@ class Walk:
             self.kube("delete", "namespace", NAMESPACE, "--wait=false")
 
 
-def settings_of(engine: Path) -> list[str]:
-    """Settings that take engine and model from a folder of the host, which the nodes share."""
-    mounts = [
-        {"name": name, "host_path": str(engine / source), "mount_path": f"/opt/{source}"}
-        for name, source in (("engine", "vllm"), ("model", "model"))
-    ]
-    return ["--set", f"host_mounts={json.dumps(mounts)}"]
-
-
 def walk_on_own_cluster(kubeconfig: str) -> None:
     """Walk on the person's cluster.
 
@@ -179,7 +170,7 @@ def walk_on_test_cluster() -> None:
     fresh = step("start the cluster, or find it", begin)
     try:
         kubectl = str(cluster.programs / "kubectl")
-        Walk(cluster.kubeconfig, kubectl, settings_of(engine)).run()
+        Walk(cluster.kubeconfig, kubectl, local_engine.settings(engine)).run()
     finally:
         if fresh:
             step("stop the cluster", cluster.down)

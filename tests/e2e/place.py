@@ -147,6 +147,29 @@ def standin(image: tuple[str, str], *more: str, start_seconds: float = 0) -> lis
     return [part for item in settings for part in ("--set", item)]
 
 
+def prepare(engine: bool) -> None:
+    """Build what the cluster that `find` takes will need; minutes, the first time.
+
+    Args:
+        engine: The real engine too.
+    """
+    from tests.cluster import engine as local_engine
+    from tests.cluster import images
+    from tests.cluster.build import programs
+
+    if os.environ.get("KUBECONFIG"):
+        return
+    begin = time.monotonic()
+    with contextlib.suppress(MissingError):  # `find` says what is missing
+        folder = programs()
+        images.standin(folder)
+        images.standin_host(folder)
+        if engine and not _kind_works():  # the engine's tests need nodes that share this file system
+            local_engine.build()
+    if time.monotonic() - begin > 1:
+        print(f"e2e: cluster and engine built in {time.monotonic() - begin:.0f} s", flush=True)
+
+
 def find() -> Place:
     """Find or start a cluster: $KUBECONFIG, else kind, else the test cluster.
 
@@ -159,7 +182,7 @@ def find() -> Place:
             raise Unavailable("KUBECONFIG is set, but there is no kubectl on PATH")
         name, _, tag = os.environ.get("MANYHOST_E2E_IMAGE", "").rpartition(":")
         return Place(Path(os.environ["KUBECONFIG"]), kubectl, (name, tag) if name else None)
-    if shutil.which("kind") and shutil.which("docker") and _works("docker", "info"):
+    if _kind_works():
         return _kind()
     return _own()
 
@@ -231,8 +254,10 @@ def _kind() -> Place:
     return place
 
 
-def _works(*command: str) -> bool:
-    return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
+def _kind_works() -> bool:
+    if not (shutil.which("kind") and shutil.which("docker")):
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, timeout=30, check=False).returncode == 0
 
 
 @contextlib.contextmanager

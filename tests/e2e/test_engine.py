@@ -10,7 +10,6 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,15 +60,7 @@ def settings(place: Place) -> list[str]:
         pytest.skip("needs the test cluster, whose nodes share this machine's file system")
     folder = local_engine.build()
     place.own.import_image(folder / "image.tar")
-    return settings_of(folder)
-
-
-def settings_of(folder: Path) -> list[str]:
-    mounts = [
-        {"name": name, "host_path": str(folder / source), "mount_path": f"/opt/{source}"}
-        for name, source in (("engine", "vllm"), ("model", "model"))
-    ]
-    return ["--set", f"host_mounts={json.dumps(mounts)}"]
+    return local_engine.settings(folder)
 
 
 def status(here: list[str]) -> Any:

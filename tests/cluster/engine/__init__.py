@@ -5,6 +5,6 @@
 fits), `model/tiny-r1` and `image.tar` (for `ctr images import`, named `IMAGE`).
 """
 
-from tests.cluster.engine.build import IMAGE, build, engine_dir
+from tests.cluster.engine.build import IMAGE, build, engine_dir, settings
 
-__all__ = ["IMAGE", "build", "engine_dir"]
+__all__ = ["IMAGE", "build", "engine_dir", "settings"]

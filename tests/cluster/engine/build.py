@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -107,6 +108,25 @@ def _environment(work: Path) -> None:
 
 def _model(work: Path) -> None:
     _run(work / "vllm/bin/python", HERE / "tinymodel.py", work / "model/tiny-r1")
+    # What vLLM otherwise finds out by importing itself once more, on every member at every start.
+    look = "from vllm.model_executor.models.registry import ModelRegistry as registry\n"
+    look += "registry.models['DeepseekV3ForCausalLM'].inspect_model_cls()"
+    _run("env", f"VLLM_CACHE_ROOT={work}/model/cache", work / "vllm/bin/python", "-c", look)
+
+
+def settings(folder: Path) -> list[str]:
+    """Options of manyhost that let the local recipe take engine and model from here.
+
+    The test cluster's nodes share this machine's file system.
+    """
+    mounts = [
+        {"name": name, "host_path": str(folder / source), "mount_path": f"/opt/{source}"}
+        for name, source in (("engine", "vllm"), ("model", "model"))
+    ]
+    return [
+        *("--set", f"host_mounts={json.dumps(mounts)}"),
+        *("--set", "variables.VLLM_CACHE_ROOT=/opt/model/cache"),
+    ]
 
 
 def _image(work: Path) -> None:
