@@ -62,8 +62,8 @@ class RemoteError(ManyhostError):
 INTERRUPTED = 130
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint for a misspelt name: the closest known one, or the whole list."""
+def nearest(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return a hint for a misspelt name: the closest known one, else `otherwise`, else the whole list."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean {close[0]}?" if close else f"choose one of: {', '.join(names)}"
+    return f"did you mean {close[0]}?" if close else otherwise or f"choose one of: {', '.join(names)}"

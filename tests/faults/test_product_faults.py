@@ -140,13 +140,13 @@ CHART_FAULTS = [
 
 TEMPLATE_FAULTS = [
     ("  tp_size: {{ plan.tensor }}", "  tp_size: {{ plan.pipeline }}", "chart|parallelism"),
-    ("  pp_size: {{ plan.pipeline }}", "  pp_size: 1.5", "chart"),
+    ("  pp_size: {{ plan.pipeline }}", "  pp_size: 1.5", "parallelism.pipeline"),
     ("  gpus: {{ environment.host.gpus }}", "  gpus: 4", "chart|network|golden"),
-    ("  tag: {{ plan.tag }}", "  tag: latest", "chart"),
+    ("  tag: {{ plan.tag }}", "  tag: latest", "engine.tag"),
     ("  executor: {{ plan.executor }}", "  executer: {{ plan.executor }}", "chart"),
     ("  executor: {{ plan.executor }}", "  executor: ray", "golden"),
     ("  subnetworks: {{ plan.networks }}", "  subnetworks: []", "golden|values"),
-    ("  networks: {{ environment.networks }}", "  networks: [default]", "chart"),
+    ("  networks: {{ environment.networks }}", "  networks: [default]", "network.subnetworks"),
     ("{{ name }}: {{ value }}  #", "{{ name }}: {{ value ~ '' }}  #", "engine-flag|chart|golden|values"),
     ("  path: {{ plan.weights_path }}", "  path: ''", "golden|values"),
     ("  startupSeconds: {{ plan.startup_seconds }}", "  startupSeconds: 60", "golden"),

@@ -203,7 +203,10 @@ class EngineChoice(Struct, frozen=True):
     ]
     image: Annotated[
         str,
-        Meta(description="Image without tag; a bare name is looked up in site.artifact_registry."),
+        Meta(
+            max_length=255,  # of a repository name: distribution/reference, RepositoryNameTotalLengthMax
+            description="Image without tag; a bare name is looked up in site.artifact_registry.",
+        ),
     ] = ""
     tag: Annotated[str, Meta(description="Tag of the image; the engine's own by default.")] = ""
     digest: Annotated[

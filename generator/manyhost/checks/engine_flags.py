@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from manyhost.checks.finding import Finding, nearest
+from manyhost.checks.finding import Finding
 from manyhost.checks.objects import Container, Context
+from manyhost.errors import nearest
 
 # Set by launch.sh, which knows the role of the pod; a second value would win or contradict.
 RESERVED = frozenset(
@@ -160,7 +161,7 @@ def _wrong(flag: Mapping[str, Any], values: tuple[str, ...], off: bool) -> str:
 def _wrong_value(flag: Mapping[str, Any], value: str) -> str:
     choices = [str(choice) for choice in flag.get("choices", ())]
     if choices and value not in choices:
-        hint = nearest(value, choices) or "one of " + ", ".join(choices[:12])
+        hint = nearest(value, choices)
         return f"cannot be {value!r}: {hint}"
     if flag["type"] in _TYPES:
         words, accepts = _TYPES[flag["type"]]
@@ -215,5 +216,5 @@ def _unknown(where: str, spelling: str, table: FlagTable) -> Finding:
     if spelling.startswith("--no-") and positive in table.spellings:
         message = f"{positive} cannot be switched off with {spelling}"
         return _finding(where, f"{message} in vLLM {table.version}", "leave the flag out")
-    hint = nearest(spelling.replace("_", "-"), table.spellings)
-    return _finding(where, f"{spelling} is no flag of vLLM {table.version}", hint or "remove it")
+    hint = nearest(spelling.replace("_", "-"), table.spellings, "remove it")
+    return _finding(where, f"{spelling} is no flag of vLLM {table.version}", hint)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,9 +28,3 @@ class Finding:
         """Return the line that users see."""
         advice = f"; {self.fix}" if self.fix else ""
         return f"{self.where}: {self.message}{advice} [{self.check}]"
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ` did you mean X?` for the closest known word, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
-    return f"did you mean {close[0]}?" if close else ""

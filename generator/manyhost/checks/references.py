@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from manyhost.checks.finding import Finding, nearest
+from manyhost.checks.finding import Finding
 from manyhost.checks.objects import Container, Context, Group, Object, Pod, place
+from manyhost.errors import nearest
 
 _LWS_NAME = "leaderworkerset.sigs.k8s.io/name"
 _LWS_INDEX = "leaderworkerset.sigs.k8s.io/worker-index"
@@ -41,7 +42,7 @@ def _check_volumes(pod: Pod) -> Iterator[Finding]:
             mounted.add(name)
             if name not in volumes:
                 where = f"{container.where}.volumeMounts[{name}]"
-                fix = nearest(name, volumes) or "add the volume"
+                fix = nearest(name, volumes, "add the volume")
                 yield _finding(where, f"the pod has no volume {name}", fix)
     for name in sorted(volumes - mounted):
         if not name.startswith(_FUSE_VOLUMES):
@@ -68,7 +69,7 @@ def _check_pod_references(pod: Pod, context: Context) -> Iterator[Finding]:
             message = f"secret {name} is not among the manifests"
             yield Finding("reference", where, message, "it must exist in the cluster before", "warning")
         else:
-            fix = nearest(name, known) or f"use one of {', '.join(sorted(known)) or '(none)'}"
+            fix = nearest(name, known, "" if known else "add one")
             yield _finding(where, f"{kind} {name} is not known", fix)
 
 
@@ -126,7 +127,7 @@ def _check_files(container: Container, pod: Pod, context: Context) -> Iterator[F
         for word in words:
             folder, _, name = word.rpartition("/")
             if folder in folders and name not in folders[folder]:
-                fix = nearest(name, folders[folder]) or "add the script to the config map"
+                fix = nearest(name, folders[folder], "add the script to the config map")
                 yield _finding(f"{container.where}.{field}", f"{word} is not there", fix)
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyhost.checks import leaderworkerset
-from manyhost.checks.finding import Finding, nearest
+from manyhost.checks.finding import Finding
 from manyhost.checks.objects import Context, Object, place
+from manyhost.errors import nearest
 
 if TYPE_CHECKING:
     import jsonschema_rs
@@ -68,7 +69,7 @@ def check_object(item: Object) -> Iterator[Finding]:
             "schema",
             where,
             f"unknown kind {kind}",
-            nearest(kind, _document()["kinds"]) or "known: " + ", ".join(_document()["kinds"]),
+            nearest(kind, _document()["kinds"]),
         )
         return
     if validator.is_valid(item):
@@ -82,7 +83,7 @@ def check_object(item: Object) -> Iterator[Finding]:
         at = f"{where} {path}".strip()
         if isinstance(error.kind, ValidationErrorKind.AdditionalProperties):
             for field in error.kind.unexpected:
-                fix = nearest(field, _field_names()) or "remove it"
+                fix = nearest(field, _field_names(), "remove it")
                 yield Finding("schema", at, f"unknown field {field}", fix)
         elif isinstance(error.kind, ValidationErrorKind.Required):
             yield Finding("schema", at, f"field {error.kind.property} is missing", "add it")

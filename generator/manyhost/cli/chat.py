@@ -7,28 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manyhost.cli.options import output_option, recipe_argument, settings_options
-from manyhost.cli.session import emit, open_place, place_options
+from manyhost.cli.options import output_option
+from manyhost.cli.session import Wanted, emit, open_place, place_options
 
 if TYPE_CHECKING:
     from manyhost.cluster.chat import Piece
 
 
 @click.command(name="chat")
-@recipe_argument
-@settings_options
 @place_options
 @click.option("--prompt", default="", metavar="TEXT", help="Ask this and end; otherwise a conversation.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Limit of an answer.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 takes the likeliest token each time.")
 @output_option
 def command(
-    recipe: str,
-    model: str,
-    assignments: tuple[str, ...],
-    release: str,
-    namespace: str,
-    context: str,
+    wanted: Wanted,
     prompt: str,
     max_tokens: int | None,
     temperature: float | None,
@@ -40,9 +33,7 @@ def command(
     """
     from manyhost.cluster.chat import ask, model_name, ready_leader, tunnel
 
-    connection, namespace, release = open_place(
-        recipe, model, assignments, release=release, namespace=namespace, context=context
-    )
+    connection, namespace, release = open_place(wanted)
     leader = ready_leader(connection, namespace, release)
     with tunnel(connection, namespace, leader) as client:
         served = model_name(client)

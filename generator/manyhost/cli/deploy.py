@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manyhost.cli.options import output_option, recipe_argument, settings_options
-from manyhost.cli.session import emit, open_target, place_options, timeout_option
+from manyhost.cli.options import output_option
+from manyhost.cli.session import Wanted, emit, open_target, place_options, timeout_option
 from manyhost.errors import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -16,21 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command(name="deploy")
-@recipe_argument
-@settings_options
 @place_options
 @click.option("--dry-run", is_flag=True, help="Show what would change; the API server rehearses it.")
 @timeout_option("How long to wait for the groups; the plan's cold start plus ten minutes by default.")
 @output_option
-@click.pass_context
 def command(
-    context_: click.Context,
-    recipe: str,
-    model: str,
-    assignments: tuple[str, ...],
-    release: str,
-    namespace: str,
-    context: str,
+    wanted: Wanted,
     dry_run: bool,
     timeout: float | None,
     output_format: str,
@@ -42,9 +33,7 @@ def command(
     from manyhost.cluster.deploy import deploy, patience, propose
     from manyhost.cluster.doctor import require
 
-    connection, target = open_target(
-        recipe, model, assignments, release=release, namespace=namespace, context=context
-    )
+    connection, target = open_target(wanted)
     require(connection, target)
     proposal = propose(connection, target)
     as_json = output_format == "json"
@@ -59,12 +48,13 @@ def command(
     except KeyboardInterrupt:
         text = (
             f"interrupted: release {target.release} is installed and goes on starting; "
-            f"manyhost status {recipe} {where} shows it, manyhost teardown {recipe} {where} removes it"
+            f"manyhost status {wanted.recipe} {where} shows it, "
+            f"manyhost teardown {wanted.recipe} {where} removes it"
         )
         if as_json:
             emit({"event": "interrupted", "release": target.release, "text": text})
         click.echo(f"manyhost: {text}", err=True)
-        context_.exit(INTERRUPTED)
+        click.get_current_context().exit(INTERRUPTED)
     if as_json:
         emit({"event": "done", "result": done})
         return
@@ -73,7 +63,7 @@ def command(
         f"of {target.size} answer (installed in {done.install_seconds:.1f} s, "
         f"ready after {done.ready_seconds:.1f} s)"
     )
-    click.echo(f"next: manyhost chat {recipe} {where}")
+    click.echo(f"next: manyhost chat {wanted.recipe} {where}")
 
 
 def _show(proposal: Proposal, as_json: bool, *, full: bool) -> None:

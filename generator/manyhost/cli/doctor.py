@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import click
 
-from manyhost.cli.options import output_option, recipe_argument, settings_options
-from manyhost.cli.session import emit, open_target, place_options
+from manyhost.cli.options import output_option
+from manyhost.cli.session import Wanted, emit, open_target, place_options
 
 
 @click.command(name="doctor")
-@recipe_argument
-@settings_options
 @place_options
 @click.option("--skip", multiple=True, metavar="CHECK", help="Leave a check out.")
 @output_option
 def command(
-    recipe: str,
-    model: str,
-    assignments: tuple[str, ...],
-    release: str,
-    namespace: str,
-    context: str,
+    wanted: Wanted,
     skip: tuple[str, ...],
     output_format: str,
 ) -> None:
@@ -33,9 +26,7 @@ def command(
     from manyhost.cluster.doctor import examine
     from manyhost.errors import NotReady
 
-    connection, target = open_target(
-        recipe, model, assignments, release=release, namespace=namespace, context=context
-    )
+    connection, target = open_target(wanted)
     results = examine(connection, target, skip=skip)
     if output_format == "json":
         emit(results)

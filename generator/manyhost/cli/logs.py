@@ -6,13 +6,10 @@ import sys
 
 import click
 
-from manyhost.cli.options import recipe_argument, settings_options
-from manyhost.cli.session import open_place, place_options
+from manyhost.cli.session import Wanted, open_place, place_options
 
 
 @click.command(name="logs")
-@recipe_argument
-@settings_options
 @place_options
 @click.option("--group", type=click.IntRange(min=0), default=0, show_default=True, help="Which group.")
 @click.option("--host", type=click.IntRange(min=0), default=0, show_default=True, help="0 is the leader.")
@@ -21,12 +18,7 @@ from manyhost.cli.session import open_place, place_options
 @click.option("--tail", type=click.IntRange(min=0), metavar="LINES", help="Only the last lines.")
 @click.option("--container", default="vllm", show_default=True, help="Another container of the pod.")
 def command(
-    recipe: str,
-    model: str,
-    assignments: tuple[str, ...],
-    release: str,
-    namespace: str,
-    context: str,
+    wanted: Wanted,
     group: int,
     host: int,
     follow: bool,
@@ -40,9 +32,7 @@ def command(
     """
     from manyhost.cluster.logs import logs, pod_name
 
-    connection, namespace, release = open_place(
-        recipe, model, assignments, release=release, namespace=namespace, context=context
-    )
+    connection, namespace, release = open_place(wanted)
     pieces = logs(
         connection,
         namespace,

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import click
 
-from manyhost.cli.options import output_option, recipe_argument, settings_options
-from manyhost.cli.session import emit, open_target, place_options, timeout_option
+from manyhost.cli.options import output_option
+from manyhost.cli.session import Wanted, emit, open_target, place_options, timeout_option
 
 
 @click.command(name="nccl")
-@recipe_argument
-@settings_options
 @place_options
 @click.option("--dry-run", is_flag=True, help="Print the manifests only.")
 @timeout_option("Time limit of all of it; 900 by default.")
 @output_option
 def command(
-    recipe: str,
-    model: str,
-    assignments: tuple[str, ...],
-    release: str,
-    namespace: str,
-    context: str,
+    wanted: Wanted,
     dry_run: bool,
     timeout: float | None,
     output_format: str,
@@ -35,9 +28,7 @@ def command(
     from manyhost.cluster.nccl import manifests, measure
     from manyhost.errors import Failed
 
-    connection, target = open_target(
-        recipe, model, assignments, release=release or "nccl", namespace=namespace, context=context
-    )
+    connection, target = open_target(wanted._replace(release=wanted.release or "nccl"))
     if dry_run:
         import yaml
 
@@ -61,5 +52,5 @@ def command(
         raise Failed(
             f"{found.bus_gbytes_per_second:.1f} GB/s is below {found.minimum_gbytes_per_second:.0f} GB/s",
             where=f"interconnect {target.plan.interconnect.name}",
-            fix=f"manyhost doctor {recipe}; compare the NCCL version in the log with the plugin's",
+            fix=f"manyhost doctor {wanted.recipe}; compare the NCCL version in the log with the plugin's",
         )

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import click
 
-from manyhost.cli.options import output_option, recipe_argument, settings_options
-from manyhost.cli.session import emit, open_place, place_options
+from manyhost.cli.options import output_option
+from manyhost.cli.session import Wanted, emit, open_place, place_options
 
 
 @click.command(name="status")
-@recipe_argument
-@settings_options
 @place_options
 @output_option
 def command(
-    recipe: str,
-    model: str,
-    assignments: tuple[str, ...],
-    release: str,
-    namespace: str,
-    context: str,
+    wanted: Wanted,
     output_format: str,
 ) -> None:
     """Show the groups of a release and why one is not ready.
@@ -29,9 +22,7 @@ def command(
     from manyhost.cluster.status import status
     from manyhost.errors import NotReady
 
-    connection, namespace, release = open_place(
-        recipe, model, assignments, release=release, namespace=namespace, context=context
-    )
+    connection, namespace, release = open_place(wanted)
     found = status(connection, namespace, release)
     if output_format == "json":
         emit(found)
@@ -55,5 +46,6 @@ def command(
         click.echo(f"endpoints of {found.service}: {', '.join(found.endpoints) or 'none'}")
     if not found.installed:
         raise NotReady(
-            f"release {release} is not installed in namespace {namespace}", fix=f"manyhost deploy {recipe}"
+            f"release {release} is not installed in namespace {namespace}",
+            fix=f"manyhost deploy {wanted.recipe}",
         )

@@ -6,25 +6,18 @@ import time
 
 import click
 
-from manyhost.cli.options import output_option, recipe_argument, settings_options
-from manyhost.cli.session import emit, open_place, place_options, timeout_option
+from manyhost.cli.options import output_option
+from manyhost.cli.session import Wanted, emit, open_place, place_options, timeout_option
 
 
 @click.command(name="teardown")
-@recipe_argument
-@settings_options
 @place_options
 @click.option("--dry-run", is_flag=True, help="List what would be removed.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @timeout_option("How long the pods may take to end; 600 by default.")
 @output_option
 def command(
-    recipe: str,
-    model: str,
-    assignments: tuple[str, ...],
-    release: str,
-    namespace: str,
-    context: str,
+    wanted: Wanted,
     dry_run: bool,
     yes: bool,
     timeout: float | None,
@@ -37,9 +30,7 @@ def command(
     from manyhost.cluster.teardown import inventory, teardown
 
     as_json = output_format == "json"
-    connection, namespace, release = open_place(
-        recipe, model, assignments, release=release, namespace=namespace, context=context
-    )
+    connection, namespace, release = open_place(wanted)
     found = inventory(connection, namespace, release)
     if as_json:
         emit({"event": "inventory", "result": found})

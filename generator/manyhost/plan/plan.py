@@ -84,11 +84,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Return where the value of a recipe key came from."""
         return self.resolved.origin(key)
 
-    @property
-    def gpus_per_group(self) -> int:
-        """GPUs of one group; 0 on hosts without any."""
-        return self.hosts_per_group * self.gpus_per_host
-
 
 def make_plan(
     resolved: Resolved,

@@ -14,6 +14,7 @@ from manyhost.catalog import Catalog, Engine, Environment, Recipe, Resolved, res
 from manyhost.errors import InvalidInput, nearest
 from manyhost.plan import Plan, make_plan, table
 from manyhost.render.helm import HelmEngine, InProcess
+from manyhost.render.refusal import ChartRefusal, in_settings
 from manyhost.render.topology import topology_svg
 from manyhost.render.values import parse_values, values_text
 
@@ -117,7 +118,10 @@ class Renderer:
         release = release or release_name(plan.recipe)
         text = values_text(plan)
         values = parse_values(text)
-        manifests = self.engine.render(values, release=release, namespace=namespace)
+        try:
+            manifests = self.engine.render(values, release=release, namespace=namespace)
+        except ChartRefusal as refusal:
+            raise in_settings(refusal, values, plan.origin) from None
         objects = parse_manifests(manifests)
         findings = self.check(objects, plan)
         errors = [finding for finding in findings if finding.severity == "error"]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from manyhost.errors import InvalidInput, NotReady
+from manyhost.render.refusal import ChartRefusal
 
 RELEASE_NAME = re.compile(r"^[a-z]([a-z0-9-]{0,43}[a-z0-9])?$")
 _NAMESPACE = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")  # an RFC 1123 label
@@ -60,7 +61,7 @@ class InProcess:
         try:
             self._chart = helm_python.Chart.load(str(chart))
         except helm_python.HelmError as error:
-            raise InvalidInput(_sentence(str(error)), where=str(chart)) from None
+            raise InvalidInput("; ".join(_problems(str(error))), where=str(chart)) from None
         self._path = chart
         self._load = helm_python.Chart.load
         self._renders = 0
@@ -76,7 +77,7 @@ class InProcess:
             chart = self._bare_chart(values) if self._renders > 1 else self._chart
             files = chart.render(values, name=release, namespace=namespace)
         except self._errors as error:
-            raise InvalidInput(_sentence(str(error)), where="chart") from None
+            raise ChartRefusal(_problems(str(error))) from None
         return _stream(files)
 
     def _bare_chart(self, values: dict[str, Any]) -> Any:
@@ -146,7 +147,7 @@ class Binary:
             except subprocess.TimeoutExpired:
                 raise NotReady(f"no answer within {_TIMEOUT_SECONDS} s", where=self.binary) from None
         if done.returncode:
-            raise InvalidInput(_sentence(done.stderr), where="chart")
+            raise ChartRefusal(_problems(done.stderr))
         documents = done.stdout.split("\n---\n")
         return _stream(dict(enumerate_documents(documents)))
 
@@ -173,15 +174,16 @@ def _stream(files: dict[str, str]) -> str:
     return "".join(parts)
 
 
-def _sentence(message: str) -> str:
-    """Cut Helm's call chain off: what the chart's own `fail` or the schema said is enough."""
+def _problems(message: str) -> list[str]:
+    """Cut Helm's call chain off: what the chart's own `fail` or the schema said is enough, one text each."""
     message = message.strip()
     if len(message) > _SENTENCE_LIMIT:  # it quotes a value that nobody meant
         message = message[:_SENTENCE_LIMIT] + "..."
     if "error calling fail: " in message:
-        return message.rsplit("error calling fail: ", 1)[1].strip()
+        return message.rsplit("error calling fail: ", 1)[1].strip().splitlines()
     lines = [line.strip(" ") for line in message.splitlines() if line.strip()]
     if any("the specifications of the schema" in line for line in lines):
-        return "; ".join(line.removeprefix("- ") for line in lines if line.startswith("- "))
+        return [line.removeprefix("- ") for line in lines if line.startswith("- ")]
     lines = [line for line in lines if not line.startswith(("Use --debug", "level="))]
-    return re.sub(r"^(Error: )?(execution error at \([^)]*\): )?", "", "; ".join(lines))
+    lines = [re.sub(r"^(Error: )?(execution error at \([^)]*\): )?", "", line) for line in lines]
+    return lines or ["Helm fails and does not say why"]

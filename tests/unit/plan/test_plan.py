@@ -36,7 +36,6 @@ def test_every_recipe_has_a_plan_whose_ranks_fill_its_hosts(recipe: str) -> None
     assert ranks == p.hosts_per_group * max(p.gpus_per_host, 1)
     assert len(p.networks) == len(p.environment.networks)
     assert sum(p.pipeline_layers) == p.model.architecture.layers
-    assert p.gpus_per_group == p.hosts_per_group * p.gpus_per_host
     assert p.startup_seconds >= 600
 
 

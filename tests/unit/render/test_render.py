@@ -68,7 +68,7 @@ def test_both_say_the_same_when_the_chart_refuses(engine: str, monkeypatch: pyte
             renderer.render(resolved)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
-    assert messages[0].startswith("chart: volumes.gcsMounts[0].bucketName: ")
+    assert messages[0].startswith("--set: site.gcs_bucket: ")
 
 
 def test_values_say_where_they_came_from() -> None:

@@ -1,4 +1,4 @@
-"""The API server, permissions, versions, the namespace and its limits."""
+"""The API server, permissions, versions, the namespace and its queue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from manyhost.cluster.connection import Missing, Object, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
-from manyhost.cluster.quantity import parse, show
 from manyhost.cluster.target import KINDS
 
 # Native sidecars are on by default since it: kubernetes.io, "Sidecar Containers".
@@ -98,48 +97,6 @@ def namespace(sight: Sight) -> Finding:
     return passed(f"namespace {name} admits {level} pods")
 
 
-@check("quota", "Does the namespace's quota allow the groups?", needs=("api", "namespace"))
-def quota(sight: Sight) -> Finding | list[Finding]:
-    """Every ResourceQuota against what all groups request."""
-    target = sight.target
-    quotas = sight.list("v1", "resourcequotas", target.namespace)
-    if not quotas:
-        return passed("the namespace has no quota")
-    needed = _needed(sight)
-    own = sum(1 for pod in _own_pods(sight))
-    share = own / max(1, target.groups * target.size)  # an upgrade reuses what the release has now
-    findings: list[Finding] = []
-    filled = bool(sight.list("v1", "limitranges", target.namespace, metadata=True))
-    for item in quotas:
-        status = item.get("status") or {}
-        hard, used = status.get("hard") or item["spec"].get("hard") or {}, status.get("used") or {}
-        silent = [] if filled else sorted(key for key in hard if _unstated(sight, key))
-        if silent:
-            findings.append(
-                failed(
-                    f"quota {item['metadata']['name']} counts {', '.join(silent)}: pods that do not "
-                    "state them are refused, and these do not",
-                    f"give namespace {target.namespace} defaults with a LimitRange "
-                    "(https://kubernetes.io/docs/concepts/policy/limit-range)",
-                )
-            )
-        for key, limit in hard.items():
-            amount = needed.get(key, 0.0)
-            resource = key.removeprefix("requests.").removeprefix("limits.")
-            taken = parse(used.get(key, "0")) - share * amount
-            if amount and taken + amount > parse(limit):
-                findings.append(
-                    failed(
-                        f"quota {item['metadata']['name']} allows {show(resource, parse(limit))} {key}, "
-                        f"{show(resource, taken)} are used and {show(resource, amount)} are needed",
-                        f"kubectl edit quota {item['metadata']['name']} --namespace {target.namespace}",
-                    )
-                )
-    return findings or passed(
-        "1 quota leaves room" if len(quotas) == 1 else f"{len(quotas)} quotas leave room"
-    )
-
-
 @check("queue", "Does the Kueue queue exist?", needs=("api", "namespace"))
 def queue(sight: Sight) -> Finding:
     """Only when the values name one."""
@@ -160,26 +117,6 @@ def queue(sight: Sight) -> Finding:
             "kubectl get localqueues --all-namespaces",
         )
     return passed(f"LocalQueue {name} exists")
-
-
-def _unstated(sight: Sight, key: str) -> bool:
-    """Whether a quota's key is one that every container must state, and one of ours does not.
-
-    The rule holds for CPU and memory alone (kubernetes.io, "Resource Quotas", requests and limits).
-    """
-    part, _, name = key.rpartition(".")
-    if name not in {"cpu", "memory"} or part not in {"", "requests", "limits"}:
-        return False
-    for role in ("leader", "worker"):
-        spec = sight.target.pod(role)["spec"]
-        for container in [*spec["containers"], *(spec.get("initContainers") or [])]:
-            resources = container.get("resources") or {}
-            stated = dict(resources.get("limits") or {})  # a limit is the request too where there is none
-            if part != "limits":
-                stated |= resources.get("requests") or {}
-            if name not in stated:
-                return True
-    return False
 
 
 def _queues(sight: Sight) -> list[Object] | None:
@@ -215,24 +152,3 @@ def _review(verb: str, group: str, plural: str, namespace: str) -> Object:
 def _allowed(sight: Sight, item: tuple[str, str, str, str]) -> bool:
     answer = sight.connection.create(_REVIEW, _review(*item))
     return bool((answer.get("status") or {}).get("allowed"))
-
-
-def _own_pods(sight: Sight) -> list[Object]:
-    labels = f"leaderworkerset.sigs.k8s.io/name={sight.target.release}"
-    return sight.list("v1", "pods", sight.target.namespace, labels=labels, metadata=True)
-
-
-def _needed(sight: Sight) -> dict[str, float]:
-    """What all groups request, under the names that quotas use."""
-    from manyhost.cluster.doctor.hosts import requests_of
-
-    target = sight.target
-    total: dict[str, float] = {"pods": 0.0, "services": 2.0, "configmaps": 1.0, "count/pods": 0.0}
-    for role, count in (("leader", 1), ("worker", target.size - 1)):
-        pods = count * target.groups
-        total["pods"] += pods
-        total["count/pods"] += pods
-        for name, amount in requests_of(target.pod(role)["spec"]).items():
-            for key in (name, f"requests.{name}"):
-                total[key] = total.get(key, 0.0) + amount * pods
-    return total

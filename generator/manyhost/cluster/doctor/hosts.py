@@ -122,22 +122,31 @@ def requests_of(spec: dict[str, Any]) -> Amounts:
     Args:
         spec: A pod's spec, as in a manifest; limits count where requests are missing.
     """
+    return _amounts_of(spec, ("limits", "requests"))
+
+
+def limits_of(spec: dict[str, Any]) -> Amounts:
+    """Return the limits of a pod, added up as its requests are."""
+    return _amounts_of(spec, ("limits",))
+
+
+def _amounts_of(spec: dict[str, Any], parts: tuple[str, ...]) -> Amounts:
+    """Add up a pod's amounts; of several parts of `resources` the last that has one counts."""
+
+    def pick(container: dict[str, Any]) -> dict[str, Any]:
+        resources = container.get("resources") or {}
+        merged = {k: str(v) for part in parts for k, v in (resources.get(part) or {}).items()}
+        return {"resources": {"requests": merged}, "restartPolicy": container.get("restartPolicy", "")}
+
     pod = msgspec.convert(
         {
-            "containers": [_with_requests(item) for item in spec.get("containers") or []],
-            "initContainers": [_with_requests(item) for item in spec.get("initContainers") or []],
+            "containers": [pick(item) for item in spec.get("containers") or []],
+            "initContainers": [pick(item) for item in spec.get("initContainers") or []],
             "overhead": spec.get("overhead"),
         },
         _PodSpec,
     )
     return _requests(pod)
-
-
-def _with_requests(container: dict[str, Any]) -> dict[str, Any]:
-    resources = container.get("resources") or {}
-    merged = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-    texts = {name: str(value) for name, value in merged.items()}
-    return {"resources": {"requests": texts}, "restartPolicy": container.get("restartPolicy", "")}
 
 
 def _requests(pod: _PodSpec) -> Amounts:

@@ -53,7 +53,11 @@ def bucket(sight: Sight) -> Finding | list[Finding]:
 
 @check("bucket-access", "May the workload's identity use the bucket?", needs=("bucket",))
 def bucket_access(sight: Sight) -> Finding | list[Finding]:
-    """The bucket's policy, for the pods' Kubernetes ServiceAccount."""
+    """The bucket's own policy, for the pods' Kubernetes ServiceAccount.
+
+    A grant on the project, the folder or the organization, or through a role of the organization's own,
+    is as good and not seen here: what the policy lacks is a warning, not a failure.
+    """
     if not _mounts(sight):
         return skipped("no bucket is mounted")
     target = sight.target
@@ -75,9 +79,11 @@ def bucket_access(sight: Sight) -> Finding | list[Finding]:
         if not access.read or (write and not access.write):
             what = "read" if not access.read else "write to"
             findings.append(
-                failed(
-                    f"ServiceAccount {target.namespace}/{target.service_account} may not {what} gs://{name}",
-                    fix,
+                warned(
+                    f"the policy of gs://{name} does not let ServiceAccount {target.namespace}/"
+                    f"{target.service_account} {what} it; grants above the bucket were not read",
+                    f"gcloud projects get-ancestors-iam-policy {project} shows those; if none has "
+                    f"ns/{target.namespace}/sa/{target.service_account}: {fix}",
                 )
             )
     return findings or passed(f"ServiceAccount {target.namespace}/{target.service_account} may use it")

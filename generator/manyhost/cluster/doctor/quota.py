@@ -1,0 +1,182 @@
+"""ResourceQuotas of the namespace: do they leave room for all groups, and do they concern them at all?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from manyhost.cluster.connection import Object
+from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
+from manyhost.cluster.doctor.hosts import limits_of, requests_of
+from manyhost.cluster.quantity import parse, show
+
+Spec = dict[str, Any]
+
+
+@check("quota", "Does the namespace's quota allow the groups?", needs=("api", "namespace"))
+def quota(sight: Sight) -> Finding | list[Finding]:
+    """Every ResourceQuota against what the pods that it counts request."""
+    target = sight.target
+    quotas = sight.list("v1", "resourcequotas", target.namespace)
+    if not quotas:
+        return passed("the namespace has no quota")
+    own = len(_own_pods(sight))
+    share = own / max(1, target.groups * target.size)  # an upgrade reuses what the release has now
+    findings: list[Finding] = []
+    filled = _filled(sight)
+    counted = 0
+    for item in quotas:
+        pods = _counted(sight, item)
+        scoped = bool(_scopes(item))
+        if scoped and not pods:
+            continue
+        counted += 1
+        name = item["metadata"]["name"]
+        needed = _needed(sight, pods, others=not scoped)
+        status = item.get("status") or {}
+        hard, used = status.get("hard") or item["spec"].get("hard") or {}, status.get("used") or {}
+        silent = [] if filled else sorted(key for key in hard if _unstated(pods, key))
+        if silent:
+            findings.append(
+                failed(
+                    f"quota {name} counts {', '.join(silent)}: pods that do not "
+                    "state them are refused, and these do not",
+                    f"give namespace {target.namespace} defaults with a LimitRange "
+                    "(https://kubernetes.io/docs/concepts/policy/limit-range)",
+                )
+            )
+        for key, limit in hard.items():
+            amount = needed.get(key, 0.0)
+            resource = key.removeprefix("requests.").removeprefix("limits.")
+            taken = parse(used.get(key, "0")) - share * amount
+            if amount and taken + amount > parse(limit):
+                findings.append(
+                    failed(
+                        f"quota {name} allows {show(resource, parse(limit))} {key}, "
+                        f"{show(resource, taken)} are used and {show(resource, amount)} are needed",
+                        f"kubectl edit quota {name} --namespace {target.namespace}",
+                    )
+                )
+    if counted == 0:
+        return passed("no quota of the namespace counts such pods")
+    return findings or passed("1 quota leaves room" if counted == 1 else f"{counted} quotas leave room")
+
+
+def _scopes(item: Object) -> list[Object]:
+    """The conditions of a quota, all of which a pod must meet to be counted."""
+    spec = item.get("spec") or {}
+    plain = [{"scopeName": name, "operator": "Exists"} for name in spec.get("scopes") or ()]
+    return [*plain, *((spec.get("scopeSelector") or {}).get("matchExpressions") or ())]
+
+
+def _counted(sight: Sight, item: Object) -> list[tuple[Spec, int]]:
+    """The pod specs that a quota counts, and how many pods of each there will be."""
+    target = sight.target
+    found = [(target.pod("leader")["spec"], target.groups)]
+    found.append((target.pod("worker")["spec"], target.groups * (target.size - 1)))
+    conditions = _scopes(item)
+    return [(spec, count) for spec, count in found if all(_meets(sight, spec, one) for one in conditions)]
+
+
+def _meets(sight: Sight, spec: Spec, condition: Object) -> bool:
+    """Whether a pod meets one condition of a quota (kubernetes.io, "Resource Quotas", quota scopes).
+
+    Scopes of what is no pod, and ones that Kubernetes may get later, meet none.
+    """
+    name = condition["scopeName"]
+    if name == "PriorityClass":
+        return _has_class(_priority_class(sight, spec), condition)
+    if name == "CrossNamespacePodAffinity":
+        return _looks_elsewhere(spec)
+    if name in {"BestEffort", "NotBestEffort"}:
+        return _best_effort(sight, spec) is (name == "BestEffort")
+    ends = spec.get("activeDeadlineSeconds") is not None
+    return (name == "Terminating" and ends) or (name == "NotTerminating" and not ends)
+
+
+def _best_effort(sight: Sight, spec: Spec) -> bool:
+    """Whether no container requests CPU or memory; GPUs do not count for that, a LimitRange's defaults do."""
+    containers = [*spec["containers"], *(spec.get("initContainers") or [])]
+    stated = {
+        name
+        for container in containers
+        for part in ("requests", "limits")
+        for name, amount in ((container.get("resources") or {}).get(part) or {}).items()
+        if parse(amount)
+    }
+    return not stated & {"cpu", "memory"} and not _filled(sight)
+
+
+def _looks_elsewhere(spec: Spec) -> bool:
+    affinity = spec.get("affinity") or {}
+    for kind in ("podAffinity", "podAntiAffinity"):
+        rules = affinity.get(kind) or {}
+        terms = list(rules.get("requiredDuringSchedulingIgnoredDuringExecution") or ())
+        preferred = rules.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+        terms += [item["podAffinityTerm"] for item in preferred]
+        if any(term.get("namespaces") or term.get("namespaceSelector") is not None for term in terms):
+            return True
+    return False
+
+
+def _priority_class(sight: Sight, spec: Spec) -> str:
+    """The pod's priority class: its own, or else the cluster's default, which admission writes into it."""
+    own = str(spec.get("priorityClassName") or "")
+    if own:
+        return own
+    known = sight.list("scheduling.k8s.io/v1", "priorityclasses")
+    return next((str(item["metadata"]["name"]) for item in known if item.get("globalDefault")), "")
+
+
+def _has_class(name: str, condition: Object) -> bool:
+    """Match as label selectors do: NotIn takes a pod without a class too."""
+    values = condition.get("values") or ()
+    match condition["operator"]:
+        case "In":
+            return name in values
+        case "NotIn":
+            return name not in values
+        case "Exists":
+            return bool(name)
+    return not name  # DoesNotExist
+
+
+def _filled(sight: Sight) -> bool:
+    """Whether a LimitRange gives containers what they do not state."""
+    return bool(sight.list("v1", "limitranges", sight.target.namespace, metadata=True))
+
+
+def _unstated(pods: list[tuple[Spec, int]], key: str) -> bool:
+    """Whether a quota's key is one that every container must state, and one of ours does not.
+
+    The rule holds for CPU and memory alone (kubernetes.io, "Resource Quotas", requests and limits).
+    """
+    part, _, name = key.rpartition(".")
+    if name not in {"cpu", "memory"} or part not in {"", "requests", "limits"}:
+        return False
+    for spec, _ in pods:
+        for container in [*spec["containers"], *(spec.get("initContainers") or [])]:
+            resources = container.get("resources") or {}
+            stated = dict(resources.get("limits") or {})  # a limit is the request too where there is none
+            if part != "limits":
+                stated |= resources.get("requests") or {}
+            if name not in stated:
+                return True
+    return False
+
+
+def _own_pods(sight: Sight) -> list[Object]:
+    labels = f"leaderworkerset.sigs.k8s.io/name={sight.target.release}"
+    return sight.list("v1", "pods", sight.target.namespace, labels=labels, metadata=True)
+
+
+def _needed(sight: Sight, pods: list[tuple[Spec, int]], *, others: bool) -> dict[str, float]:
+    """What these pods request, and with `others` the objects beside them, under the names that quotas use."""
+    total: dict[str, float] = {"services": 2.0, "configmaps": 1.0} if others else {}
+    for spec, count in pods:
+        amounts = {"pods": 1.0, "count/pods": 1.0}
+        for name, amount in requests_of(spec).items():
+            amounts[name] = amounts[f"requests.{name}"] = amount
+        amounts |= {f"limits.{name}": amount for name, amount in limits_of(spec).items()}
+        for name, amount in amounts.items():
+            total[name] = total.get(name, 0.0) + amount * count
+    return total
