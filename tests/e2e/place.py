@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -99,9 +100,14 @@ def run(*args: str) -> Outcome:
 
 
 def start(*args: str, kubeconfig: Path) -> subprocess.Popen[str]:
-    """Start the command line as a program of its own."""
+    """Start the command line as a program of its own.
+
+    Ctrl-C reaches it as from a terminal, also when these tests run in a shell's background, where the
+    signal is ignored and children inherit that.
+    """
     return subprocess.Popen(
         [str(CLI), *args],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 one thread
         env={**os.environ, "KUBECONFIG": str(kubeconfig)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
