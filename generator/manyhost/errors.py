@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -64,6 +63,8 @@ INTERRUPTED = 130
 
 def nearest(word: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return a hint for a misspelt name: the closest known one, else `otherwise`, else the whole list."""
+    import difflib  # noqa: PLC0415  for mistakes only
+
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     return f"did you mean {close[0]}?" if close else otherwise or f"choose one of: {', '.join(names)}"

@@ -26,6 +26,8 @@ class Catalog:
     def __init__(self, root: Path = CHECKOUT) -> None:
         self.root = root
         self._kept: dict[tuple[str, str], Any] = {}
+        self._names: dict[str, list[str]] = {}
+        self._recipes: list[str] | None = None
 
     def environment(self, name: str) -> Environment:
         """Return an environment by name; InvalidInput when there is none."""
@@ -73,16 +75,20 @@ class Catalog:
 
     def recipes(self) -> list[str]:
         """Return the names of all recipes, as <environment>/<recipe>."""
-        folder = self.root / "recipes"
-        return sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob("*/*/recipe.yaml"))
+        if self._recipes is None:
+            paths = (self.root / "recipes").glob("*/*/recipe.yaml")
+            self._recipes = sorted(f"{path.parts[-3]}/{path.parts[-2]}" for path in paths)
+        return list(self._recipes)
 
     def names(self, kind: str) -> list[str]:
         """Return the names of one folder of values/: environments, interconnects, models, engines/vllm."""
-        return sorted(
-            path.stem
-            for path in (self.root / "values" / kind).glob("*.yaml")
-            if not path.name.endswith(".flags.yaml")
-        )
+        if kind not in self._names:
+            self._names[kind] = sorted(
+                path.stem
+                for path in (self.root / "values" / kind).glob("*.yaml")
+                if not path.name.endswith(".flags.yaml")
+            )
+        return list(self._names[kind])
 
     def recipe_name(self, environment: str, model: str = "", recipe: str = "") -> str:
         """Return the full name of the recipe that ENV, MODEL and RECIPE pick.

@@ -2,9 +2,10 @@
 
 Every struct is frozen and refuses unknown keys, so a typing error in a file is an error with the
 key's name, never a silently ignored line. Units are part of the field names.
-"""
 
-from __future__ import annotations
+No `from __future__ import annotations` here: msgspec would compile each annotation from its text, which
+takes 3 ms in each process.
+"""
 
 from typing import Annotated, Any, Literal
 

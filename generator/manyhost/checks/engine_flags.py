@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+import msgspec
 
 from manyhost.checks.finding import Finding
 from manyhost.checks.objects import Container, Context
@@ -37,8 +38,7 @@ _INTEGER = re.compile(r"[+-]?\d+")
 _HUMAN = re.compile(r"[+-]?\d+|\d+[KMGT]|\d+(\.\d+)?[kmgt]")  # 1K is 1024, 1k and 25.6k are decimal
 
 
-@dataclass(frozen=True)
-class FlagTable:
+class FlagTable(msgspec.Struct, frozen=True, dict=True):
     """The flags of one engine version.
 
     Attributes:
@@ -64,8 +64,7 @@ class FlagTable:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(msgspec.Struct, frozen=True):
     """One flag as it was given."""
 
     position: int

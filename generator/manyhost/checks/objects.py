@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from manyhost.checks.engine_flags import FlagTable
@@ -24,8 +25,7 @@ def place(item: Object) -> str:
     return f"{item.get('kind') or '?'}/{name or '?'}".replace(" ", "_")
 
 
-@dataclass(frozen=True)
-class Container:
+class Container(msgspec.Struct, frozen=True, dict=True):
     """A container with the place it stands at, for messages."""
 
     where: str
@@ -59,8 +59,7 @@ class Container:
         return int(limits.get(GPU, 0))
 
 
-@dataclass(frozen=True)
-class Pod:
+class Pod(msgspec.Struct, frozen=True, dict=True):
     """A pod template of a LeaderWorkerSet."""
 
     owner: Object
@@ -107,8 +106,7 @@ class Pod:
         return None
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """A LeaderWorkerSet with its two templates."""
 
     owner: Object
@@ -143,8 +141,7 @@ def paths(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(msgspec.Struct, frozen=True, dict=True):
     """Manifests and what is known about the place they go to."""
 
     objects: Sequence[Object]
@@ -155,7 +152,7 @@ class Context:
 
     def without(self, places: Collection[str]) -> Context:
         """Return the context less the objects at these places."""
-        return replace(self, objects=[o for o in self.objects if place(o) not in places])
+        return msgspec.structs.replace(self, objects=[o for o in self.objects if place(o) not in places])
 
     def of_kind(self, kind: str) -> Iterator[Object]:
         """Yield the objects of one kind."""

@@ -6,8 +6,9 @@ Rules: kubernetes.io/docs/concepts/security/pod-security-standards.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from manyhost.checks.finding import Finding
 from manyhost.checks.objects import Container, Context, Pod
@@ -62,8 +63,7 @@ _RESTRICTED_VOLUMES = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Allowance:
+class Allowance(msgspec.Struct, frozen=True):
     """What an environment allows its pods.
 
     Attributes:

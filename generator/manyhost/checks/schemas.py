@@ -20,6 +20,8 @@ from manyhost.errors import nearest
 if TYPE_CHECKING:
     import jsonschema_rs
 
+_DEFINITIONS = "urn:manyhost:kubernetes"
+
 
 @cache
 def _document() -> dict[str, Any]:
@@ -31,14 +33,22 @@ def _document() -> dict[str, Any]:
 
 
 @cache
-def _validator(api_kind: str) -> jsonschema_rs.Draft202012Validator | None:
+def _registry() -> jsonschema_rs.Registry:
+    """Return all definitions, read once for the validators of all kinds."""
     import jsonschema_rs  # noqa: PLC0415 - 15 ms that commands without a render do not pay
 
-    document = _document()
-    definition = document["kinds"].get(api_kind)
+    return jsonschema_rs.Registry([(_DEFINITIONS, {"$defs": _document()["$defs"]})])
+
+
+@cache
+def _validator(api_kind: str) -> jsonschema_rs.Draft202012Validator | None:
+    import jsonschema_rs  # noqa: PLC0415 - as in _registry
+
+    definition = _document()["kinds"].get(api_kind)
     if definition is None:
         return None
-    return jsonschema_rs.Draft202012Validator({"$ref": f"#/$defs/{definition}", "$defs": document["$defs"]})
+    reference = {"$ref": f"{_DEFINITIONS}#/$defs/{definition}"}
+    return jsonschema_rs.Draft202012Validator(reference, registry=_registry())
 
 
 @cache
@@ -74,7 +84,7 @@ def check_object(item: Object) -> Iterator[Finding]:
         return
     if validator.is_valid(item):
         return
-    from jsonschema_rs import ValidationErrorKind  # noqa: PLC0415 - as in _validator
+    from jsonschema_rs import ValidationErrorKind  # noqa: PLC0415 - as in _registry
 
     for error in validator.iter_errors(item):
         path = "".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import signal
 import sys
@@ -60,7 +61,10 @@ def main() -> None:
 
 def entry() -> None:
     """Run the command line; every user's problem becomes one or two lines and a documented exit code."""
-    sys.exit(run(None))
+    gc.set_threshold(50_000)  # imports make much that stays: looking for garbage among it 60 times takes 8 ms
+    code = run(None)
+    gc.freeze()  # the process ends: looking for garbage once more, module by module, would take 20 ms
+    sys.exit(code)
 
 
 def run(arguments: list[str] | None) -> int:

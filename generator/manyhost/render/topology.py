@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from manyhost.plan import Plan
 
 _COLOURS = ("#2f6fb7", "#c2571a", "#3b8a4e", "#8a4fa3", "#9a7b16", "#b8375f", "#1f8a8a", "#6b6b6b")
 _GPU_WIDTH, _GPU_HEIGHT, _GAP, _MARGIN = 88, 64, 10, 24
 _HOST_HEIGHT = 196
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 
 
 def topology_svg(plan: Plan) -> bytes:
@@ -21,7 +20,7 @@ def topology_svg(plan: Plan) -> bytes:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" font-family="sans-serif" font-size="13">',
-        f"<title>{escape(plan.recipe)}</title>",
+        f"<title>{_escape(plan.recipe)}</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         _text(_MARGIN, 32, plan.recipe, size=20, weight="bold"),
         _text(
@@ -61,7 +60,7 @@ def _host(plan: Plan, host: int, top: int, width: int) -> list[str]:
         colour = _COLOURS[stage % len(_COLOURS)]
         label = f"{kind} {gpu}: rank {rank}, tensor rank {tensor_rank}, pipeline stage {stage}"
         parts += [
-            f"<g><title>{escape(label)}</title>",
+            f"<g><title>{_escape(label)}</title>",
             f'<rect x="{x}" y="{y}" width="{_GPU_WIDTH}" height="{_GPU_HEIGHT}" rx="5" fill="{colour}"/>',
             _text(x + _GPU_WIDTH / 2, y + 26, f"{kind} {gpu}", anchor="middle", colour="#ffffff"),
             _text(
@@ -113,6 +112,10 @@ def _legend(plan: Plan, top: int) -> list[str]:
     return parts
 
 
+def _escape(text: str) -> str:
+    return text.translate(_ENTITIES)
+
+
 def _short(text: str, limit: int = 14) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
@@ -129,5 +132,5 @@ def _text(
 ) -> str:
     return (
         f'<text x="{x:g}" y="{y:g}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" '
-        f'fill="{colour}">{escape(text)}</text>'
+        f'fill="{colour}">{_escape(text)}</text>'
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -199,3 +201,26 @@ def test_later_renders_are_the_same_and_refuse_the_same_in_the_same_words() -> N
         with pytest.raises(InvalidInput) as warm_refusal:
             warm.render(resolved)
         assert str(warm_refusal.value) == str(cold_refusal.value)
+
+
+def test_one_render_imports_little(tmp_path: Path) -> None:
+    """A third of a render is imports: what no render needs is imported by whoever does."""
+    code = f"import sys, manyhost.cli; manyhost.cli.run(['render', 'a3mega', '--out', {str(tmp_path)!r}])"
+    heavy = [
+        "jinja2",
+        "pydantic",
+        "kubernetes",
+        "google",
+        "rich",
+        "subprocess",
+        "tempfile",
+        "ssl",
+        "dataclasses",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print([m for m in {heavy} if m in sys.modules])"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
