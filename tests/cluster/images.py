@@ -18,6 +18,7 @@ from tests.cluster.system import run
 PAUSE = "docker.io/manyhost/pause:1"
 STANDIN = "docker.io/manyhost/standin:1"
 STANDIN_HOST = "docker.io/manyhost/standin-host:1"
+STANDIN_HOST_NEXT = "docker.io/manyhost/standin-host:2"  # the same image, for rolling to another tag
 STANDIN_MODEL = "/opt/standin/model"  # in STANDIN_HOST: a model folder as far as files go
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SUITE = "bookworm"
@@ -118,7 +119,7 @@ def _standin_host(base: Path, program: Path, out: Path) -> None:
         model.mkdir(parents=True)
         (model / "config.json").write_text("{}\n")
         (model / "model.safetensors").write_bytes(b"")
-        archive([STANDIN_HOST], [], root, out)
+        archive([STANDIN_HOST, STANDIN_HOST_NEXT], [], root, out)
 
 
 def _debian(target: Path) -> None:

@@ -36,6 +36,7 @@ class Place:
         kubeconfig: Its administrator's kubeconfig.
         kubectl: The program.
         image: The stand-in engine, name and tag apart; empty when the cluster has none.
+        next_tag: A second tag of the same image; empty when there is none.
         own: The test cluster, when it is one: only its hosts and API server may be harmed.
     """
 
@@ -44,6 +45,7 @@ class Place:
     image: tuple[str, str] | None
     own: Cluster | None = None
     close: Callable[[], None] = field(default=lambda: None)
+    next_tag: str = ""
 
     def kube(self, *args: str) -> str:
         """Run kubectl and return what it prints."""
@@ -187,7 +189,8 @@ def find() -> Place:
         if not kubectl:
             raise Unavailable("KUBECONFIG is set, but there is no kubectl on PATH")
         name, _, tag = os.environ.get("MANYHOST_E2E_IMAGE", "").rpartition(":")
-        return Place(Path(os.environ["KUBECONFIG"]), kubectl, (name, tag) if name else None)
+        second = os.environ.get("MANYHOST_E2E_NEXT_TAG", "")
+        return Place(Path(os.environ["KUBECONFIG"]), kubectl, (name, tag) if name else None, next_tag=second)
     if _kind_works():
         return _kind()
     return _own()
@@ -210,6 +213,7 @@ def _own() -> Place:
         (name, tag),
         cluster,
         cluster.down if fresh else lambda: None,
+        images.STANDIN_HOST_NEXT.rpartition(":")[2],
     )
 
 
@@ -256,7 +260,7 @@ def _kind() -> Place:
         close()
         raise
     name, _, tag = images.STANDIN_HOST.rpartition(":")
-    place.image = (name, tag)
+    place.image, place.next_tag = (name, tag), images.STANDIN_HOST_NEXT.rpartition(":")[2]
     return place
 
 

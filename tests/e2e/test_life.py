@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -92,8 +95,7 @@ def test_walk(place: Place, image: tuple[str, str], namespace: str) -> None:
     begin = time.monotonic()
     run("teardown", "local", *here, "--yes", "--timeout", "60").ok()
     print(f"teardown to nothing: {time.monotonic() - begin:.1f} s")
-    # What the LeaderWorkerSet itself owned goes at the pace of Kubernetes' garbage collector.
-    until("nothing left", lambda: everything(place, namespace) == before, 60)
+    assert everything(place, namespace) == before
     assert "nothing of release" in run("teardown", "local", *here, "--yes").ok().out
     assert run("status", "local", *here).code == 4
 
@@ -144,7 +146,10 @@ def test_two_groups(place: Place, image: tuple[str, str], namespace: str) -> Non
 
 
 def test_scale_up_and_down(place: Place, image: tuple[str, str], namespace: str) -> None:
-    """groups=2 adds a group that serves, and groups=1 takes it away; the first group never notices."""
+    """groups=2 adds a group that serves, and groups=1 takes it away; the first group never notices.
+
+    Between the two, both groups roll to a new image and Helm rolls them back, and the Service answers.
+    """
     here = ["--namespace", namespace, *standin(image)]
 
     def pods() -> dict[str, str]:
@@ -171,13 +176,73 @@ def test_scale_up_and_down(place: Place, image: tuple[str, str], namespace: str)
     until("both leaders behind the Service", lambda: endpoints() == {"tiny-r1-0", "tiny-r1-1"}, 20)
     assert "rank=1" in run("logs", "local", *here, "--group", "1", "--host", "1").ok().out
 
+    revision = 2
+    if place.next_tag:
+        _roll_and_back(place, namespace, here, image)
+        revision, first = 4, {name: uid for name, uid in pods().items() if name in first}
+
     down = deploy(1)
-    assert (down["groups"], down["revision"]) == (1, 3)
+    assert (down["groups"], down["revision"]) == (1, revision + 1)
     until("the second group is gone", lambda: pods() == first, 30)
     assert endpoints() == {"tiny-r1-0"}
     status = run("status", "local", *here, "--output", "json").ok().lines[0]
-    assert (status["groups"], status["ready_groups"], status["revision"]) == (1, 1, 3)
+    assert (status["groups"], status["ready_groups"], status["revision"]) == (1, 1, revision + 1)
     run("teardown", "local", *here, "--yes").ok()
+
+
+def _roll_and_back(place: Place, namespace: str, here: list[str], image: tuple[str, str]) -> None:
+    """Deploy the image's second tag over two groups, then let the helm program roll back to the first."""
+    from tests.helpers.helm import helm_binaries
+
+    def images() -> dict[str, str]:
+        found = pods_of(place, namespace)
+        return {pod["metadata"]["name"]: pod["spec"]["containers"][0]["image"] for pod in found}
+
+    names = {"tiny-r1-0", "tiny-r1-0-1", "tiny-r1-1", "tiny-r1-1-1"}
+    old, new = f"{image[0]}:{image[1]}", f"{image[0]}:{place.next_tag}"
+    assert images() == dict.fromkeys(names, old)
+    with _asking(place, namespace) as answers:
+        rolled = run(
+            "deploy", "local", *here, "--set", "groups=2", "--set", f'engine.tag="{place.next_tag}"',
+            "--timeout", "120", "--output", "json",
+        ).ok().lines  # fmt: skip
+        assert rolled[0]["result"]["action"] == "upgrade"
+        assert (rolled[-1]["result"]["groups"], rolled[-1]["result"]["revision"]) == (2, 3)
+        assert images() == dict.fromkeys(names, new)
+        helm = next(iter(helm_binaries().values()), None)
+        assert helm, "no Helm binaries: make tools"
+        common = [str(helm), "--kubeconfig", str(place.kubeconfig), "--namespace", namespace]
+        subprocess.run([*common, "rollback", "tiny-r1"], check=True, capture_output=True, timeout=60)
+        until("the first image is back", lambda: images() == dict.fromkeys(names, old), 90)
+        until("both groups are ready", lambda: _ready(here), 60)
+    assert len(answers) > 20, answers
+    assert set(answers) == {"answered"}, [text for text in answers if text != "answered"]
+
+
+@contextlib.contextmanager
+def _asking(place: Place, namespace: str) -> Iterator[list[str]]:
+    """Ask the Service for an answer over and over; gives a list of "answered" and of what went wrong."""
+    answers: list[str] = []
+    over = threading.Event()
+    path = f"/api/v1/namespaces/{namespace}/services/tiny-r1-svc:http/proxy/v1/completions"
+    command = [place.kubectl, "--kubeconfig", str(place.kubeconfig), "create", "--raw", path, "-f", "-"]
+    body = json.dumps({"model": "tiny-r1", "prompt": "hello", "max_tokens": 2})
+
+    def ask() -> None:
+        while not over.is_set():
+            done = subprocess.run(
+                command, input=body, capture_output=True, text=True, timeout=60, check=False
+            )
+            fine = done.returncode == 0 and json.loads(done.stdout)["choices"]
+            answers.append("answered" if fine else f"{time.time():.1f} {done.stderr or done.stdout}")
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_bad_image_is_explained_and_rolled_back(place: Place, image: tuple[str, str], namespace: str) -> None:

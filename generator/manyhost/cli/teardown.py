@@ -44,6 +44,8 @@ def command(
             click.echo(f"  {item.kind} {item.name}")
         for pod in found.pods:
             click.echo(f"  pod {pod}")
+        if found.made:
+            click.echo(f"  and what controllers made for these ({len(found.made)} objects)")
     if dry_run or found.empty:
         return
     if not yes:

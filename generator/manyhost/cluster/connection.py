@@ -142,10 +142,16 @@ class Connection:
         """Replace an object."""
         return self._write("PUT", path, body, dry_run)
 
-    def delete(self, path: str) -> bool:
-        """Delete an object with everything it owns; False when it did not exist."""
+    def delete(self, path: str, *, foreground: bool = False) -> bool:
+        """Delete an object with everything it owns; False when it did not exist.
+
+        Args:
+            path: The object.
+            foreground: It stays until what it owns has gone.
+        """
+        policy = "Foreground" if foreground else "Background"
         try:
-            self._request("DELETE", path, query={"propagationPolicy": "Background"})
+            self._request("DELETE", path, query={"propagationPolicy": policy})
         except Missing:
             return False
         return True

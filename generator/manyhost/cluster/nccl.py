@@ -14,26 +14,43 @@ import msgspec
 from manyhost.cluster.connection import Connection, Object, Refused, path_of
 from manyhost.cluster.observe import Observer
 from manyhost.cluster.phases import ENGINE_CONTAINER
+from manyhost.cluster.release import rehearse
 from manyhost.cluster.target import KINDS, Target
 from manyhost.cluster.teardown import inventory, teardown
-from manyhost.errors import Failed, InvalidInput, NotReady
+from manyhost.errors import Failed, InvalidInput, ManyhostError, NotReady
 
 _HOSTS = 2
+_GRACE_SECONDS = 5  # there are no requests to finish, and the first process of a container takes no signals
+_REMOVE_SECONDS = 120
 _PROGRAM = Path(__file__).with_name("all_reduce.py")
 _LOOK_SECONDS = 2.0
+_TAIL_LINES = 200
+_REASON_LIMIT = 300
 _WANTED = {"LeaderWorkerSet", "ConfigMap", "ServiceAccount"}
 _LINE = re.compile(r"^manyhost nccl bytes=(\d+) seconds=([\d.]+) busbw=([\d.]+)$")
 _DONE = re.compile(r"^manyhost nccl done ranks=(\d+) busbw=([\d.]+)$", re.M)
 # What launch.sh does before the engine, then the measurement in its place. The pod stays until it is removed.
 _COMMAND = r"""set -eu
-if [ -n "${MANYHOST_PROFILE:-}" ]; then set +eu; . "$MANYHOST_PROFILE"; set -eu; fi
+if [ -n "${MANYHOST_PROFILE:-}" ]; then
+  [ -r "$MANYHOST_PROFILE" ] || { echo "manyhost: error: profile missing at $MANYHOST_PROFILE" >&2; exit 1; }
+  set +eu; . "$MANYHOST_PROFILE"; set -eu
+fi
 for name in ${!MANYHOST_SET_@}; do export "${name#MANYHOST_SET_}=${!name}"; done
+python=python3 engine=$(command -v "${MANYHOST_ENGINE%%$'\n'*}") && [ -x "${engine%/*}/python3" ] \
+  && python=${engine%/*}/python3
 printf '%s' "$MANYHOST_ALL_REDUCE" >/tmp/all_reduce.py
-python3 -m torch.distributed.run --nnodes "$LWS_GROUP_SIZE" --node-rank "$LWS_WORKER_INDEX" \
+until getent hosts "$LWS_LEADER_ADDRESS" >/dev/null; do sleep 1; done
+"$python" -m torch.distributed.run --nnodes "$LWS_GROUP_SIZE" --node-rank "$LWS_WORKER_INDEX" \
   --nproc-per-node "$MANYHOST_GPUS_PER_HOST" --master-addr "$LWS_LEADER_ADDRESS" \
   --master-port "$MANYHOST_MASTER_PORT" /tmp/all_reduce.py
 exec sleep 3600
 """
+# An uncaught exception as PyTorch prints it, with or without "[rank3]: ", and a warning of NCCL's own.
+_ERRORS = (
+    re.compile(r"^(?:\[rank\d+\]: *)?((?:[A-Za-z_]\w*\.)*\w*(?:Error|Exception): .*)$"),
+    re.compile(r"(NCCL WARN .*)$"),
+    re.compile(r"^(manyhost: error: .*)$"),
+)
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -79,6 +96,8 @@ def manifests(target: Target) -> list[Object]:
     group = spec["leaderWorkerTemplate"]
     group["size"], group["restartPolicy"] = _HOSTS, "None"
     for role in ("leaderTemplate", "workerTemplate"):
+        _without_buckets(group[role])
+        group[role]["spec"]["terminationGracePeriodSeconds"] = _GRACE_SECONDS
         for container in group[role]["spec"]["containers"]:
             if container["name"] == ENGINE_CONTAINER:
                 _become_measurement(container)
@@ -97,68 +116,97 @@ def measure(
         report: Receives one line a step.
 
     Raises:
-        NotReady: The pods find no place, or time is up.
-        Failed: The program fails.
+        InvalidInput: The environment has no GPUs, or the API server refuses an object.
+        NotReady: Something is missing, the pods find no place, or time is up.
+        Failed: The program fails, or something is left of it.
     """
     objects = manifests(target)
+    again = f"manyhost teardown {target.recipe} --release {target.release} --namespace {target.namespace}"
     if not inventory(connection, target.namespace, target.release).empty:
-        raise NotReady(
-            f"{target.release} is there already: a measurement runs or was cut off",
-            fix=f"manyhost teardown {target.recipe} --release {target.release} "
-            f"--namespace {target.namespace}",
-        )
+        raise NotReady(f"{target.release} is there already: a measurement runs or was cut off", fix=again)
+    rehearse(connection, msgspec.structs.replace(target, objects=objects))
     end = time.monotonic() + timeout
     try:
         for item in objects:
             version, plural = KINDS[item["kind"]]
             connection.create(path_of(version, plural, target.namespace), item)
         report(f"{_HOSTS} hosts asked for, release {target.release}")
-        return _wait(connection, target, end, report)
-    finally:
-        found = inventory(connection, target.namespace, target.release)
-        teardown(connection, found, timeout=120, report=lambda _: None)
-        report("removed")
+        found = _wait(connection, target, end, report)
+    except BaseException:
+        try:
+            _remove(connection, target, report)
+        except ManyhostError as error:  # the first reason is the one to tell
+            report(f"not removed: {error.message}; {again}")
+        raise
+    _remove(connection, target, report)
+    return found
+
+
+def _remove(connection: Connection, target: Target, report: Callable[[str], None]) -> None:
+    found = inventory(connection, target.namespace, target.release)
+    teardown(connection, found, timeout=_REMOVE_SECONDS, report=lambda _: None)
+    report("removed")
 
 
 def _wait(connection: Connection, target: Target, end: float, report: Callable[[str], None]) -> Bandwidth:
     observer = Observer(connection, target.namespace, target.release)
-    said: set[str] = set()
+    sizes: dict[int, Size] = {}
     problem = ""
     while time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
         look = observer.look(logs=False)
         text = _log(connection, target)
-        for line in text.splitlines():
-            if _LINE.match(line) and line not in said:
-                said.add(line)
+        for line, match in ((line, _LINE.match(line)) for line in text.splitlines()):
+            if match and int(match[1]) not in sizes:
+                sizes[int(match[1])] = Size(int(match[1]), float(match[2]), float(match[3]))
                 report(line.removeprefix("manyhost nccl "))
         done = _DONE.search(text)
         if done:
-            sizes = [
-                Size(int(m[1]), float(m[2]), float(m[3])) for m in map(_LINE.match, text.splitlines()) if m
-            ]
             return Bandwidth(
                 ranks=int(done[1]),
                 bus_gbytes_per_second=float(done[2]),
                 minimum_gbytes_per_second=target.plan.interconnect.minimum_bus_bandwidth_gbytes_per_second,
-                sizes=sizes,
+                sizes=list(sizes.values()),
             )
         for host in look.hosts:
             if host.problem and host.problem.message != problem:
                 problem = host.problem.message
                 report(problem)
                 if host.problem.kind == "crash":
-                    last = " | ".join(observer.tail(host.pod, 3))
-                    raise Failed(f"the measurement ended early: {last}", where=host.pod, fix=host.problem.fix)
+                    reason = _reason(observer.tail(host.pod, _TAIL_LINES))
+                    raise Failed(f"the measurement failed: {reason or problem}", where=host.pod)
     raise NotReady(f"no result in time{f': {problem}' if problem else ''}", fix="wait longer with --timeout")
+
+
+def _reason(lines: list[str]) -> str:
+    """Return the line of a log that says why the program ended: the last error in it, else its last line."""
+    for pattern in _ERRORS:
+        for line in reversed(lines):
+            if match := pattern.search(line.strip()):
+                return match[1][:_REASON_LIMIT]
+    return next((line.strip()[:_REASON_LIMIT] for line in reversed(lines) if re.search(r"\w", line)), "")
 
 
 def _log(connection: Connection, target: Target) -> str:
     path = path_of("v1", "pods", target.namespace, f"{target.release}-0", "log")
     try:
-        return connection.text(path, query={"container": ENGINE_CONTAINER, "tailLines": 200})
+        return connection.text(path, query={"container": ENGINE_CONTAINER, "tailLines": _TAIL_LINES})
     except Refused:
         return ""  # not started yet
+
+
+def _without_buckets(template: dict[str, Any]) -> None:
+    """Take the buckets out: no weights are read, and this release's ServiceAccount has no access to them."""
+    spec = template["spec"]
+    names = {volume["name"] for volume in spec["volumes"] if "csi" in volume}
+    spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] not in names]
+    for container in [*spec["containers"], *(spec.get("initContainers") or [])]:
+        mounts = container.get("volumeMounts") or []
+        container["volumeMounts"] = [mount for mount in mounts if mount["name"] not in names]
+    annotations = template["metadata"].get("annotations") or {}
+    template["metadata"]["annotations"] = {
+        key: value for key, value in annotations.items() if not key.startswith("gke-gcsfuse/")
+    }
 
 
 def _become_measurement(container: dict[str, Any]) -> None:

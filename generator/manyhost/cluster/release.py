@@ -100,9 +100,20 @@ class Releases:
         )
 
     def uninstall(self, release: str) -> bool:
-        """Uninstall a release; False when there was none."""
+        """Uninstall a release; False when there was none.
+
+        Its objects stay until what they own has gone: the wheel's uninstall() has no such option.
+        """
+        from helm_python import _native
+
+        options = {"timeout_seconds": _SECONDS, "deletion_propagation": "foreground"}
+        raw = msgspec.json.encode(options).decode()
         try:
-            self._act(lambda: self._config.uninstall(release, timeout=_SECONDS))
+            self._act(
+                lambda: msgspec.json.decode(
+                    _native.call_string("helm_uninstall", self._config._raw(), release, raw)
+                )
+            )
         except NotReady:
             return False
         return True

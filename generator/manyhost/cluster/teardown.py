@@ -15,6 +15,14 @@ from manyhost.cluster.target import CHART, KINDS
 from manyhost.errors import Failed, InvalidInput
 
 _LOOK_SECONDS = 0.5
+# What controllers make for a release; it goes with its owner, some time after it.
+MADE: dict[str, tuple[str, str]] = {
+    "StatefulSet": ("apps/v1", "statefulsets"),
+    "ControllerRevision": ("apps/v1", "controllerrevisions"),
+    "Service": ("v1", "services"),
+    "EndpointSlice": ("discovery.k8s.io/v1", "endpointslices"),
+    "Endpoints": ("v1", "endpoints"),
+}
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -40,6 +48,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
         revision: Helm's newest revision of it, if any.
         items: Objects that its chart made, by label.
         pods: Pods of its groups; they go with their LeaderWorkerSet.
+        made: What controllers made for these; it goes with them.
     """
 
     release: str
@@ -47,11 +56,12 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     revision: Revision | None
     items: list[Item]
     pods: list[str]
+    made: list[Item]
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to remove."""
-        return not self.items and not self.pods and self.revision is None
+        return not self.items and not self.pods and not self.made and self.revision is None
 
 
 def inventory(connection: Connection, namespace: str, release: str) -> Inventory:
@@ -72,24 +82,22 @@ def inventory(connection: Connection, namespace: str, release: str) -> Inventory
                 fix=f"helm uninstall {release} --namespace {namespace}, if that is what you want",
             )
     items = []
-    selector = f"app.kubernetes.io/instance={release},app.kubernetes.io/name={CHART}"
-    for kind, (version, plural) in KINDS.items():
-        path = path_of(version, plural, namespace)
+    for kind in KINDS:
         try:
-            found = list(connection.pages(path, dict[str, Any], labels=selector, metadata=True))
+            items += [
+                Item(kind, name, path)
+                for name, path, owned in _find(connection, namespace, KINDS[kind], _chart_label(release))
+                if not owned  # what has an owner goes with it
+            ]
         except Missing:
             continue  # a cluster without LeaderWorkerSets has none of them
-        for item in found:
-            name = item["metadata"]["name"]
-            if item["metadata"].get("ownerReferences"):
-                continue  # goes with its owner
-            items.append(Item(kind, name, path_of(version, plural, namespace, name)))
     return Inventory(
         release=release,
         namespace=namespace,
         revision=revision,
         items=items,
-        pods=_pods(connection, namespace, release),
+        pods=[name for name, _, _ in _find(connection, namespace, ("v1", "pods"), f"{NAME}={release}")],
+        made=_made(connection, namespace, release, items),
     )
 
 
@@ -113,36 +121,68 @@ def teardown(
         Releases(connection, found.namespace).uninstall(found.release)
         report(f"helm release {found.release} uninstalled")
     for item in found.items:
-        if connection.delete(item.path) and not found.revision:
+        if connection.delete(item.path, foreground=True) and not found.revision:
             report(f"{item.kind} {item.name} deleted")
     _forget(connection, found)
     # Left to themselves, workers are told to end only when their leader has gone: their containers would
     # start once more in between and then take the whole grace period to end.
-    path = path_of("apps/v1", "statefulsets", found.namespace)
-    sets = list(connection.pages(path, dict[str, Any], labels=f"{NAME}={found.release}", metadata=True))
-    for one in sets:
-        connection.delete(path_of("apps/v1", "statefulsets", found.namespace, one["metadata"]["name"]))
-    left = _left(connection, found)
-    said = -1
-    while left and time.monotonic() < end:
-        pods = sum(1 for text in left if text.startswith("pod "))
-        if pods and pods != said:
-            report(f"waiting for {pods} pod{'s' if pods > 1 else ''} to end")
-            said = pods
+    for _, path, _ in _find(connection, found.namespace, MADE["StatefulSet"], f"{NAME}={found.release}"):
+        connection.delete(path, foreground=True)
+    said = ""
+    while not (left := inventory(connection, found.namespace, found.release)).empty:
+        count = len(left.pods)
+        waiting = f"{count} pod{'s' * (count != 1)} to end" if count else "what belonged to them to go"
+        if waiting != said:
+            report(f"waiting for {waiting}")
+            said = waiting
+        if time.monotonic() > end:
+            raise _still_there(left, timeout)
         time.sleep(_LOOK_SECONDS)
-        left = _left(connection, found)
-    if left:
-        raise Failed(
-            f"still there after {timeout:.0f} s: {', '.join(left[:5])}",
-            where=f"release {found.release}",
-            fix="run teardown again with a longer --timeout",
+
+
+def _still_there(left: Inventory, timeout: float) -> Failed:
+    names = [f"pod {name}" for name in left.pods]
+    names += [f"{item.kind} {item.name}" for item in [*left.items, *left.made]]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return Failed(
+        f"still there after {timeout:.0f} s: {', '.join(names[:5]) or 'the Helm record'}{more}",
+        where=f"release {left.release}",
+        fix="run teardown again with a longer --timeout",
+    )
+
+
+def _chart_label(release: str) -> str:
+    return f"app.kubernetes.io/instance={release},app.kubernetes.io/name={CHART}"
+
+
+def _find(
+    connection: Connection, namespace: str, kind: tuple[str, str], labels: str
+) -> list[tuple[str, str, bool]]:
+    """Return name, path and whether it has an owner, of all objects of a kind with these labels."""
+    version, plural = kind
+    found = connection.pages(
+        path_of(version, plural, namespace), dict[str, Any], labels=labels, metadata=True
+    )
+    return sorted(
+        (
+            item["metadata"]["name"],
+            path_of(version, plural, namespace, item["metadata"]["name"]),
+            bool(item["metadata"].get("ownerReferences")),
         )
+        for item in found
+    )
 
 
-def _pods(connection: Connection, namespace: str, release: str) -> list[str]:
-    path = path_of("v1", "pods", namespace)
-    pods = connection.pages(path, dict[str, Any], labels=f"{NAME}={release}", metadata=True)
-    return sorted(pod["metadata"]["name"] for pod in pods)
+def _made(connection: Connection, namespace: str, release: str, items: list[Item]) -> list[Item]:
+    """Return what controllers made: the LeaderWorkerSet's by its label, the Service's by the chart's."""
+    known = {item.path for item in items}
+    found: dict[str, Item] = {}
+    for kind, where in MADE.items():
+        for labels in (f"{NAME}={release}", _chart_label(release)):
+            for name, path, _ in _find(connection, namespace, where, labels):
+                if path not in known:
+                    found[path] = Item(kind, name, path)
+    return list(found.values())
 
 
 def _forget(connection: Connection, found: Inventory) -> None:
@@ -153,8 +193,3 @@ def _forget(connection: Connection, found: Inventory) -> None:
         return
     for secret in list(connection.pages(path, dict[str, Any], labels=selector, metadata=True)):
         connection.delete(path_of("v1", "secrets", found.namespace, secret["metadata"]["name"]))
-
-
-def _left(connection: Connection, found: Inventory) -> list[str]:
-    now = inventory(connection, found.namespace, found.release)
-    return [f"{item.kind} {item.name}" for item in now.items] + [f"pod {name}" for name in now.pods]

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from manyhost.cluster.connection import Missing, Object, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.cluster.target import KINDS
+from manyhost.cluster.teardown import MADE
 
 # Native sidecars are on by default since it: kubernetes.io, "Sidecar Containers".
 _OLDEST = (1, 29)
@@ -43,6 +44,8 @@ def permissions(sight: Sight) -> Finding:
         ("get", "", "pods/log", namespace),
         ("create", "", "pods/portforward", namespace),
         ("list", "", "events", namespace),
+        ("delete", "apps", "statefulsets", namespace),  # what teardown hastens and waits for
+        *(("list", version.rpartition("/")[0], plural, namespace) for version, plural in MADE.values()),
     ]
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda item: _allowed(sight, item), wanted))

@@ -1,0 +1,95 @@
+"""teardown ends when nothing is left, not when it has asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from manyhost.cluster import teardown as module
+from manyhost.cluster.connection import Connection, path_of
+from manyhost.cluster.teardown import inventory, teardown
+from manyhost.errors import Failed
+
+CHART = {"app.kubernetes.io/instance": "r", "app.kubernetes.io/name": "llm-multihost"}
+SET = {"leaderworkerset.sigs.k8s.io/name": "r"}
+LWS = path_of("leaderworkerset.x-k8s.io/v1", "leaderworkersets", "n", "r")
+OWNED = {
+    path_of("apps/v1", "statefulsets", "n", "r"): SET,
+    path_of("apps/v1", "controllerrevisions", "n", "r-1"): SET,
+    path_of("v1", "services", "n", "r"): SET,
+    path_of("discovery.k8s.io/v1", "endpointslices", "n", "r-svc-x"): CHART,
+    path_of("v1", "endpoints", "n", "r-svc"): CHART,
+    path_of("v1", "pods", "n", "r-0"): SET | CHART,
+}
+STRANGE = {path_of("v1", "services", "n", "other"): {"app.kubernetes.io/instance": "other"}}
+
+
+class Api:
+    """Objects with labels; what the LeaderWorkerSet owns goes one object a look, after it was deleted.
+
+    Attributes:
+        stuck: Objects that never go.
+        foreground: What was deleted so that it waits for what it owns.
+    """
+
+    def __init__(self) -> None:
+        self.objects = {LWS: CHART, **OWNED, **STRANGE}
+        self.stuck: set[str] = set()
+        self.foreground: list[str] = []
+
+    def pages(
+        self, path: str, kind: Any, *, labels: str = "", metadata: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        if path.endswith("/pods") and LWS in self.foreground:
+            going = next((item for item in OWNED if item in self.objects and item not in self.stuck), LWS)
+            self.objects.pop(going, None)
+        wanted = dict(item.split("=") for item in labels.split(","))
+        for item, own in list(self.objects.items()):
+            if item.rpartition("/")[0] == path and wanted.items() <= own.items():
+                owners = [{"name": "r"}] if item in OWNED else []
+                yield {"metadata": {"name": item.rpartition("/")[2], "ownerReferences": owners}}
+
+    def delete(self, path: str, *, foreground: bool = False) -> bool:
+        if foreground:
+            self.foreground.append(path)
+        return path in self.objects
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Api:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0)
+    return Api()
+
+
+def remove(api: Api, timeout: float) -> list[str]:
+    said: list[str] = []
+    connection = cast("Connection", api)
+    teardown(connection, inventory(connection, "n", "r"), timeout=timeout, report=said.append)
+    return said
+
+
+def test_it_waits_for_what_controllers_made(api: Api) -> None:
+    said = remove(api, 60)
+    assert api.objects == STRANGE
+    assert LWS in api.foreground
+    assert said == [
+        "LeaderWorkerSet r deleted", "waiting for 1 pod to end", "waiting for what belonged to them to go",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", OWNED)
+def test_what_does_not_go_is_named(path: str, api: Api) -> None:
+    api.stuck.add(path)
+    with pytest.raises(Failed, match=r"still there after 0 s: ") as error:
+        remove(api, 0.05)
+    assert path.rpartition("/")[2] in error.value.message
+    assert error.value.exit_code == 1
+
+
+def test_leftovers_alone_are_not_nothing(api: Api) -> None:
+    """An earlier teardown was cut off: the next one still has something to wait for."""
+    del api.objects[LWS]
+    found = inventory(cast("Connection", api), "n", "r")
+    assert (found.items, found.empty) == ([], False)
+    assert {item.path for item in found.made} | {path_of("v1", "pods", "n", "r-0")} == set(OWNED)
