@@ -51,6 +51,18 @@ for line in post("/v1/completions", body):
         print(line.decode().strip(), flush=True)
 """
 )
+CROWD = (
+    ASK
+    + """
+import concurrent.futures
+def ask(number):
+    body = {"model": "tiny-r1", "prompt": f"{number} " + "import os " * 450,
+            "max_tokens": 32, "ignore_eos": True}
+    return json.load(post("/v1/completions", body))["usage"]
+with concurrent.futures.ThreadPoolExecutor(32) as pool:
+    print(json.dumps(list(pool.map(ask, range(32)))))
+"""
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +131,7 @@ def shell(place: Place, here: list[str], command: str) -> None:
 
 
 def test_pipeline_over_two_hosts(place: Place, namespace: str, settings: list[str]) -> None:
-    """mp, PP=2: chat, the same tokens as on one host, a drain, a lost worker, a wrong flag."""
+    """mp, PP=2: chat, the same tokens as on one host, a crowd, lost workers, a drain, a wrong flag."""
     here = ["--namespace", namespace, *settings]
     print(f"two hosts, mp, PP=2: deploy {deploy(here):.0f} s")
     said = run("chat", "local", *here, "--prompt", "Who are you?", "--temperature", "0", "--output", "json")
@@ -128,10 +140,18 @@ def test_pipeline_over_two_hosts(place: Place, namespace: str, settings: list[st
     assert answer["answer"].strip() == ANSWER
     two = completions(place, namespace)
 
+    crowded(place, namespace)
+
     print("mp: the worker's engine is killed")
     kill = """kill -9 $(pgrep -f "[-]-headless")"""
     lose(place, here, lambda: shell(place, here, kill), lambda: None)
     same(two, completions(place, namespace), 0.02)
+
+    own = place.own
+    assert own is not None
+    node = next(host["node"] for host in status(here)["hosts"] if host["pod"] == WORKER)
+    print(f"mp: {node}, the worker's node, loses its power")
+    lose(place, here, lambda: own.kill_node(node), lambda: own.restore_node(node))
 
     drained(place, namespace)
     until("the group after the drain", lambda: status(here)["ready_groups"] == 1, START_SECONDS)
@@ -142,6 +162,27 @@ def test_pipeline_over_two_hosts(place: Place, namespace: str, settings: list[st
     print(f"one host: deploy {deploy(here, '--set', 'parallelism.pipeline=1'):.0f} s")
     same(two, completions(place, namespace), 0.02)
     run("teardown", "local", *here, "--yes").ok()
+
+
+def crowded(place: Place, namespace: str) -> None:
+    """Twice the requests that run at once, with long prompts: the probes stay content throughout."""
+    begin = time.monotonic()
+    words = [place.kubectl, "--kubeconfig", str(place.kubeconfig), "exec", "-n", namespace, LEADER]
+    words += ["--", "python3", "-c", CROWD]
+    seen = set()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as crowd:
+        while crowd.poll() is None:
+            for pod in place.get("pods", "-n", namespace)["items"]:
+                ready = next(c["status"] for c in pod["status"]["conditions"] if c["type"] == "Ready")
+                seen.add((ready, pod["status"]["containerStatuses"][0]["restartCount"]))
+            time.sleep(0.5)
+        assert crowd.stdout is not None
+        used = json.loads(crowd.stdout.read())
+    tokens = used[0]["prompt_tokens"]
+    print(f"a crowd: {len(used)} requests of {tokens} tokens in {time.monotonic() - begin:.0f} s")
+    assert all(one["completion_tokens"] == 32 for one in used)
+    assert tokens > 800
+    assert seen == {("True", 0)}
 
 
 def drained(place: Place, namespace: str) -> None:

@@ -1,4 +1,4 @@
-"""Seeded faults in the chart, the values and the code of the plan: each is caught.
+"""Seeded faults in the chart, the values template and the code of the plan: each is caught.
 
 The tables say by what: a check of the render, the golden of a recipe, or a test function by name.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jinja2
 import manyhost.catalog.settings as settings_module
 import pytest
 from manyhost.catalog import Catalog, resolve
@@ -35,7 +36,7 @@ GOLDEN = ROOT / "tests/golden"
 RECIPES = ["a3mega/deepseek-r1-671b", "local/tiny-r1"]
 
 
-# -------------------------------------------------------------------------- chart and values
+# ------------------------------------------------------------------------ chart and template
 # file, old text, new text, what catches it: "golden", or the name of a check, or words of the refusal
 CHART_FAULTS = [
     ("_container.tpl", "int64 $model.tp_size", "mul 2 $model.tp_size", "parallelism"),
@@ -137,20 +138,21 @@ CHART_FAULTS = [
     ),
 ]
 
-VALUES_FAULTS = [
-    ("tp_size=plan.tensor", "tp_size=plan.pipeline", "chart|parallelism"),
-    ("pp_size=plan.pipeline", "pp_size=1.5", "parallelism.pipeline"),
-    ("gpus=environment.host.gpus", "gpus=4", "chart|network|golden"),
-    ("tag=plan.tag", 'tag="latest"', "engine.tag"),
-    ("executor=plan.executor", "executer=plan.executor", "chart"),
-    ("executor=plan.executor", 'executor="ray"', "golden"),
-    ("subnetworks=plan.networks", "subnetworks=[]", "golden|values"),
-    (" networks=environment.networks", ' networks=["default"]', "network.subnetworks"),
-    ("return _Remark(value,", "return _Remark(str(value),", "engine-flag|chart|golden|values"),
-    ("path=plan.weights_path", 'path=""', "golden|values"),
-    ("startupSeconds=plan.startup_seconds", "startupSeconds=60", "golden"),
-    ("shmSize=environment.shm_size", 'shmSize="1Gi"', "golden"),
-    ("runAsUser=security.run_as_user", "runAsUser=0", "golden"),
+TEMPLATE_FAULTS = [
+    ("  tp_size: {{ plan.tensor }}", "  tp_size: {{ plan.pipeline }}", "chart|parallelism"),
+    ("  pp_size: {{ plan.pipeline }}", "  pp_size: 1.5", "parallelism.pipeline"),
+    ("  gpus: {{ environment.host.gpus }}", "  gpus: 4", "chart|network|golden"),
+    ("  tag: {{ plan.tag }}", "  tag: latest", "engine.tag"),
+    ("  executor: {{ plan.executor }}", "  executer: {{ plan.executor }}", "chart"),
+    ("  executor: {{ plan.executor }}", "  executor: ray", "golden"),
+    ("  subnetworks: {{ plan.networks }}", "  subnetworks: []", "golden|values"),
+    ("  networks: {{ environment.networks }}", "  networks: [default]", "network.subnetworks"),
+    ("{{ name }}: {{ value }}  #", "{{ name }}: {{ value ~ '' }}  #", "engine-flag|chart|golden|values"),
+    ("  path: {{ plan.weights_path }}", "  path: ''", "golden|values"),
+    ("  startupSeconds: {{ plan.startup_seconds }}", "  startupSeconds: 60", "golden"),
+    ("  replicaCount: {{ plan.groups }}", "  replicaCount: {{ plan.group }}", "undefined"),
+    ("  shmSize: {{ environment.shm_size }}", "  shmSize: 1Gi", "golden"),
+    ("  runAsUser: {{ environment.security.run_as_user }}", "  runAsUser: 0", "golden"),
 ]
 
 
@@ -168,6 +170,9 @@ def _catchers(renderer: Renderer) -> str:
             rendered = renderer.render(resolve(renderer.catalog, recipe))
         except InvalidInput as error:
             found.append(str(error))
+            continue
+        except (jinja2.UndefinedError, TypeError):  # StrictUndefined is nothing that JSON could write
+            found.append("undefined")
             continue
         manifests, values = _golden(recipe)
         if goldens.manifests_text(rendered.objects, CHART / "scripts") != manifests:
@@ -203,13 +208,15 @@ def test_faults_in_the_chart(file: str, old: str, new: str, caught_by: str, tmp_
     _expect(_catchers(Renderer(Catalog(ROOT), engine)), caught_by)
 
 
-@pytest.mark.parametrize(("old", "new", "caught_by"), VALUES_FAULTS)
-def test_faults_in_the_values(old: str, new: str, caught_by: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = inspect.getsource(values_module._sections)
-    assert source.count(old) == 1, "the fault no longer fits the code"
-    scope = dict(values_module.__dict__)
-    exec(compile(source.replace(old, new), values_module.__file__, "exec"), scope)
-    monkeypatch.setattr(values_module, "_sections", scope["_sections"])
+@pytest.mark.parametrize(("old", "new", "caught_by"), TEMPLATE_FAULTS)
+def test_faults_in_the_values_template(
+    old: str, new: str, caught_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = values_module._template()
+    source = (Path(values_module.__file__).parent / "templates/values.yaml.j2").read_text()
+    assert source.count(old) == 1, "the fault no longer fits the template"
+    broken = template.environment.from_string(source.replace(old, new))
+    monkeypatch.setattr(values_module, "_template", lambda: broken)
     _expect(_catchers(Renderer(Catalog(ROOT))), caught_by)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from manyhost.errors import InvalidInput
 
-# Helm value -> the settings that render/values.py writes it from; facts of the environment have none.
+# Helm value -> the settings that templates/values.yaml.j2 writes it from; facts of the environment have none.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "job.image.repository": ("engine.image", "site.artifact_registry"),
     "job.image.tag": ("engine.tag",),

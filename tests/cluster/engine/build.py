@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.cluster.build import locked
 from tests.cluster.errors import ClusterError, MissingError
 from tests.cluster.images import archive
 from tests.cluster.layout import cache_dir
@@ -153,8 +154,14 @@ def build() -> Path:
         ClusterError: a step failed; the message has its last lines.
     """
     target = engine_dir()
-    if target.is_dir():
-        return target
+    if not target.is_dir():
+        with locked("engine"):  # a second builder waits and finds it
+            if not target.is_dir():
+                _build(target)
+    return target
+
+
+def _build(target: Path) -> None:
     work = target.with_name(f"{target.name}.{os.getpid()}")
     work.mkdir(parents=True)
     try:
@@ -171,4 +178,3 @@ def build() -> Path:
         work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return target

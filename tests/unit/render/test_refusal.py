@@ -16,7 +16,7 @@ from tests.helpers.cli import RECIPE, ROOT
 from tests.helpers.helm import helm_binaries
 
 MOUNTS = "host_mounts=[{name: a, host_path: /a, mount_path: /x}, {name: b, host_path: %s, mount_path: %s}]"
-# What render/values.py writes from the catalog: no setting changes it by itself.
+# What templates/values.yaml.j2 writes from the catalog: no setting changes it by itself.
 FACTS = {
     "recipe", "model.name", "model.servedName", "host.environment", "host.gpus", "host.networks",
     "host.tolerations", "host.topologyKeys", "host.resources",
@@ -95,7 +95,7 @@ def test_the_limit_of_an_image_name() -> None:
 
 
 def test_every_value_of_a_render_is_a_setting_or_a_fact() -> None:
-    """A line that is added to render/values.py belongs into the table too."""
+    """A line that is added to templates/values.yaml.j2 belongs into the table too."""
     text = build(RECIPE, assignments=["site.gcs_bucket=bucket", "node_selector.a=b"]).values_text
     keys = _leaves(yaml.safe_load(text), "")
     known = [*SETTINGS, *FACTS]
