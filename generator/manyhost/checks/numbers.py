@@ -18,7 +18,7 @@ def check(context: Context) -> Iterator[Finding]:
     for item in context.objects:
         # The data of a ConfigMap is program text.
         body = {k: v for k, v in item.items() if k not in ("data", "binaryData")}
-        values = list(leaves(body))
+        values = leaves(body)
         text = "\n".join(value for value in values if isinstance(value, str))
         if "e+" not in text and "E+" not in text and float not in map(type, values):
             continue

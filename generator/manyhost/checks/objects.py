@@ -116,9 +116,9 @@ class Group(msgspec.Struct, frozen=True):
     worker: Pod
 
 
-def leaves(item: Any) -> Iterator[Any]:
-    """Yield every scalar of an object, in no order; cheap, for checks that rarely find anything."""
-    waiting = [item]
+def leaves(item: Any) -> list[Any]:
+    """Return every scalar of an object, in no order; cheap, for checks that rarely find anything."""
+    found, waiting = [], [item]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
@@ -126,7 +126,8 @@ def leaves(item: Any) -> Iterator[Any]:
         elif isinstance(node, list):
             waiting.extend(node)
         else:
-            yield node
+            found.append(node)
+    return found
 
 
 def paths(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -62,7 +62,7 @@ def check(context: Context) -> Iterator[Finding]:
         ]
         everything = "\n".join(texts)
         hints = [hint for hint in _HINTS if hint in everything]
-        suspects = [text for text in texts if any(hint in text for hint in hints)]
+        suspects = [text for text in texts if any(hint in text for hint in hints)] if hints else []
         if any(map(_SHAPES.search, suspects)):
             for path, leaf in paths(item):
                 if isinstance(leaf, str) and _SHAPES.search(leaf):
