@@ -44,7 +44,7 @@ def command(
     Example: manyhost render a3mega --set context=65536
     """
     if not helm:
-        Thread(target=_preload, daemon=True).start()
+        Thread(target=_preload).start()  # no daemon: a process that ends while Go starts may crash
     from manyhost.output import write_files
     from manyhost.plan import table
     from manyhost.render import Renderer

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import jinja2
 import pytest
 import yaml
 from manyhost.catalog import Catalog, resolve
 from manyhost.errors import InvalidInput
 from manyhost.render import Renderer, build, release_name
 from manyhost.render.helm import Binary, check_names
-from manyhost.render.values import quote
+from manyhost.render.values import _Compiled, quote
 
 from tests.helpers.cli import RECIPE, ROOT, manyhost, tree
 from tests.helpers.helm import helm_binaries
@@ -214,3 +216,40 @@ def test_one_render_imports_little(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_refused_render_ends_after_helm_has_started(tmp_path: Path) -> None:
+    """The library starts on a thread; a process that ended under it crashed now and then."""
+    started = tmp_path / "started"
+    (tmp_path / "helm_python.py").write_text(
+        f"import pathlib, time\ntime.sleep(1)\npathlib.Path({str(started)!r}).touch()\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from manyhost.cli import entry; entry()",
+            "render",
+            "a3mega",
+            "--set",
+            "contxt=1",
+        ],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 3, done.stderr
+    assert started.exists()
+
+
+def test_the_compiled_template_is_kept_where_that_is_possible(tmp_path: Path) -> None:
+    for folder, files in ((tmp_path / "kept", 1), (tmp_path / "missing" / "impossible", 0)):
+        for _ in range(2):
+            environment = jinja2.Environment(
+                loader=jinja2.DictLoader({"a": "{{ b }}"}),
+                bytecode_cache=_Compiled(str(folder)),
+                autoescape=False,
+            )
+            assert environment.get_template("a").render(b="text") == "text"
+            assert len(list(folder.glob("*"))) == files
