@@ -10,7 +10,11 @@ LEADERS = {
     "leaderworkerset.sigs.k8s.io/name": "r1",
     "leaderworkerset.sigs.k8s.io/worker-index": "0",
 }
-SCRIPTS = {path.name: path.read_text() for path in (CHART / "scripts").iterdir() if path.is_file()}
+SCRIPTS = {
+    path.name: path.read_text()
+    for path in (CHART / "scripts").iterdir()
+    if path.is_file() and path.stem != "router"  # of groups apart alone: test_disaggregation.py
+}
 EVERYTHING = {
     "podDisruptionBudget": {"enabled": True},
     "networkPolicy": {"enabled": True},

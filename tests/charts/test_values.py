@@ -37,6 +37,8 @@ BUCKET = nest("volumes.gcsMounts", [{"bucketName": "weights"}])
 PDB = nest("podDisruptionBudget.enabled", True)
 POLICY = nest("networkPolicy.enabled", True)
 HPA = nest("autoscaling.enabled", True)
+ONE_STAGE = {"model": {"tp_size": 16, "pp_size": 1}}
+APART = merge(ONE_STAGE, nest("disaggregation.prefillGroups", 1))
 MUTATIONS = {
     "job.image.repository": ("other/image", {}),
     "job.image.tag": ("v1", {}),
@@ -110,6 +112,9 @@ MUTATIONS = {
     "security.fsGroup": (0, {}),
     "podAnnotations": ({"a": "b"}, {}),
     "podLabels": ({"a": "b"}, {}),
+    "disaggregation.prefillGroups": (1, ONE_STAGE),
+    "disaggregation.buffer": ("", APART),
+    "disaggregation.env": ([{"name": "UCX_TLS", "value": "all"}], APART),
 }
 
 

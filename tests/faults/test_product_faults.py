@@ -33,7 +33,7 @@ from tools import goldens
 
 CHART = ROOT / "charts/llm-multihost"
 GOLDEN = ROOT / "tests/golden"
-RECIPES = ["a3mega/deepseek-r1-671b", "local/tiny-r1"]
+RECIPES = ["a3mega/deepseek-r1-671b", "local/tiny-r1", "local/tiny-r1-disaggregated"]
 
 
 # ------------------------------------------------------------------------ chart and template
@@ -70,12 +70,12 @@ CHART_FAULTS = [
         "containerPort: 8001",
         "reference",
     ),
-    ("leaderworkerset.yaml", "size: {{ div", "size: {{ add 1 ", "parallelism"),
-    ("leaderworkerset.yaml", "restartPolicy: RecreateGroupOnPodRestart", "restartPolicy: None", "golden"),
-    ("leaderworkerset.yaml", "startupPolicy: LeaderCreated", "startupPolicy: LeaderReady", "lws|golden"),
-    ("leaderworkerset.yaml", "kind: LeaderWorkerSet", "kind: LeaderWorkerset", "schema"),
-    ("leaderworkerset.yaml", "replicas: {{ int64 $values.vllm.replicaCount }}", "replicas: 2", "golden"),
-    ("leaderworkerset.yaml", '"role" "worker"', '"role" "leader"', "golden|group"),
+    ("_group.tpl", "size: {{ div", "size: {{ add 1 ", "parallelism"),
+    ("_group.tpl", "restartPolicy: RecreateGroupOnPodRestart", "restartPolicy: None", "golden"),
+    ("_group.tpl", "startupPolicy: LeaderCreated", "startupPolicy: LeaderReady", "lws|golden"),
+    ("_group.tpl", "kind: LeaderWorkerSet", "kind: LeaderWorkerset", "schema"),
+    ("_group.tpl", "replicas: {{ int64 $values.vllm.replicaCount }}", "replicas: 2", "golden"),
+    ("_group.tpl", '"role" "worker"', '"role" "leader"', "golden|group"),
     ("service.yaml", "manyhost.leaderLabels", "manyhost.labels", "reference"),
     ("service.yaml", "{{ .Release.Name }}-svc", "{{ .Release.Name }}", "reference"),
     ("service.yaml", "targetPort: http", "targetPort: web", "reference"),
@@ -136,6 +136,19 @@ CHART_FAULTS = [
         "- {name: apertures, hostPath",
         "reference",
     ),
+    ("_disaggregation.tpl", "- name: router", "- name: proxy", "group"),
+    ("_disaggregation.tpl", "containerPort: {{ $port }}", "containerPort: {{ add1 $port }}", "reference"),
+    ("_disaggregation.tpl", "router.sh, serve", "route.sh, serve", "reference"),
+    ("_disaggregation.tpl", "toRawJson $config", "$config", "engine-flag"),
+    ("_disaggregation.tpl", '"kv_producer" "kv_consumer"', '"kv_consumer" "kv_producer"', "golden"),
+    ("_disaggregation.tpl", "{{ .Release.Name }}-prefill-svc:", "{{ .Release.Name }}-svc:", "golden"),
+    ("_disaggregation.tpl", "readOnlyRootFilesystem: true", "privileged: true", "pod-security"),
+    ("_container.tpl", "router.sh, drain", "route.sh, drain", "reference"),
+    ("_container.tpl", "containerPort: {{ add1", "containerPort: {{ int64", "reference"),
+    ("prefill-service.yaml", "name: {{ .Release.Name }}-prefill\n", "name: {{ .Release.Name }}\n", "golden"),
+    ("prefill-service.yaml", 'worker-index: "0"', 'worker-index: "9"', "reference"),
+    ("service.yaml", "targetPort: {{ int64", "targetPort: {{ add 2", "reference"),
+    ("configmap.yaml", "(gt (int64 $.Values.disaggregation.prefillGroups) 0)", "false", "reference"),
 ]
 
 TEMPLATE_FAULTS = [
@@ -153,6 +166,8 @@ TEMPLATE_FAULTS = [
     ("  replicaCount: {{ plan.groups }}", "  replicaCount: {{ plan.group }}", "undefined"),
     ("  shmSize: {{ environment.shm_size }}", "  shmSize: 1Gi", "golden"),
     ("  runAsUser: {{ environment.security.run_as_user }}", "  runAsUser: 0", "golden"),
+    ("  prefillGroups: {{ plan.prefill_groups }}", "  prefillGroups: 0", "golden|values"),
+    ("  prefillGroups: {{ plan.prefill_groups }}", "  prefillGroups: 1", "parallelism|interconnect"),
 ]
 
 

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manyhost.catalog import Catalog, Resolved, resolve
 from manyhost.errors import InvalidInput
+from manyhost.plan import Plan
 from manyhost.render import Rendered, Renderer
 from manyhost.render.values import quote
 
 from tests.helpers.cli import ROOT
-from tests.helpers.helm import args, env, expand, find, pod
+from tests.helpers.helm import Object, args, env, expand, find, pod
 
 RENDERER = Renderer(Catalog(ROOT))
 RECIPES = RENDERER.catalog.recipes()
@@ -116,6 +117,7 @@ def cases(draw: st.DrawFn) -> tuple[str, list[str]]:
         "engine.executor": st.sampled_from(["mp", "ray"]),
         "context": st.sampled_from([1, 2048, 32768, 163840, 1000000]),
         "groups": st.integers(1, 40),
+        "disaggregation.prefill_groups": st.integers(0, 3),
         "utilization": st.floats(0.3, 1, allow_nan=False),
         "network.interconnect": st.sampled_from(["tcpxo", "none", ""]),
         "network.host_network": st.booleans(),
@@ -132,25 +134,36 @@ def cases(draw: st.DrawFn) -> tuple[str, list[str]]:
 
 def _invariants(rendered: Rendered) -> None:
     plan = rendered.plan
-    workload = find(rendered.objects, "LeaderWorkerSet")["spec"]
-    assert workload["replicas"] == plan.groups
+    wanted = {rendered.release: plan.groups}
+    if plan.prefill_groups:
+        wanted[f"{rendered.release}-prefill"] = plan.prefill_groups
+    found = {item["metadata"]["name"]: item for item in rendered.objects if item["kind"] == "LeaderWorkerSet"}
+    assert {name: item["spec"]["replicas"] for name, item in found.items()} == wanted
+    others = [item for item in rendered.objects if item["kind"] != "LeaderWorkerSet"]
+    for item in found.values():
+        _whole([*others, item], plan)
+    assert yaml.safe_load(rendered.values_text) == yaml12.parse_yaml(rendered.values_text)
+
+
+def _whole(objects: list[Object], plan: Plan) -> None:
+    """One LeaderWorkerSet holds what the plan says of a group."""
+    workload = find(objects, "LeaderWorkerSet")["spec"]
     size = workload["leaderWorkerTemplate"]["size"]
     assert size == plan.hosts_per_group
     ranks = plan.tensor * plan.pipeline * plan.data
     assert ranks == size * max(plan.gpus_per_host, 1)
     for role in ("leader", "worker"):
-        template = pod(rendered.objects, role)
+        template = pod(objects, role)
         (engine,) = (c for c in template["spec"]["containers"] if c["name"] == "vllm")
         if plan.gpus_per_host:
             assert engine["resources"]["limits"]["nvidia.com/gpu"] == plan.gpus_per_host
-    given_flags = args(rendered.objects, "leader")
-    assert given_flags == args(rendered.objects, "worker")
+    given_flags = args(objects, "leader")
+    assert given_flags == args(objects, "worker")
     for name, value in plan.arguments.items():
         if isinstance(value, bool):
             assert f"--{name if value else f'no-{name}'}" in given_flags
         elif isinstance(value, int):
             assert given_flags[given_flags.index(f"--{name}") + 1] == str(value)
-    assert yaml.safe_load(rendered.values_text) == yaml12.parse_yaml(rendered.values_text)
 
 
 @given(cases())

@@ -18,29 +18,30 @@ value of a user goes through `replace "$" "$$"`.
   env:
   {{- include "manyhost.engineEnv" . | nindent 2 }}
   ports:
+  {{- if eq (.duty | default "") "decode" }}
+  - name: engine
+    containerPort: {{ add1 $values.vllm.service.ports.http }}
+  {{- else }}
   - name: http
     containerPort: {{ int64 $values.vllm.service.ports.http }}
+  {{- end }}
   {{- include "manyhost.probes" $values.lifecycle | nindent 2 }}
   resources:
     {{- include "manyhost.resources" $values.host | nindent 4 }}
+  {{- if .router }}
+  lifecycle:
+    preStop:
+      exec:
+        command: [bash, /opt/manyhost/router.sh, drain]
+  {{- end }}
   securityContext:
     {{- if $privileged }}
     privileged: true
     {{- else }}
-    allowPrivilegeEscalation: false
-    capabilities:
-      drop: [ALL]
-    seccompProfile:
-      type: RuntimeDefault
+    {{- include "manyhost.unprivileged" . | nindent 4 }}
     {{- end }}
-    {{- with $values.security }}
-    {{- if not (kindIs "invalid" .runAsUser) }}
-    runAsUser: {{ int64 .runAsUser }}
-    runAsNonRoot: {{ ne (int64 .runAsUser) 0 }}
-    {{- end }}
-    {{- if not (kindIs "invalid" .runAsGroup) }}
-    runAsGroup: {{ int64 .runAsGroup }}
-    {{- end }}
+    {{- with include "manyhost.user" . | trim }}
+    {{- . | nindent 4 }}
     {{- end }}
   volumeMounts:
   {{- include "manyhost.storage.mounts" . | nindent 2 }}
@@ -57,6 +58,26 @@ true
 {{- end -}}
 {{- end }}
 
+{{- define "manyhost.unprivileged" -}}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "manyhost.user" -}}
+{{- with .Values.security }}
+{{- if not (kindIs "invalid" .runAsUser) }}
+runAsUser: {{ int64 .runAsUser }}
+runAsNonRoot: {{ ne (int64 .runAsUser) 0 }}
+{{- end }}
+{{- if not (kindIs "invalid" .runAsGroup) }}
+runAsGroup: {{ int64 .runAsGroup }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* Flags of the engine, one item each: no shell reads them. */}}
 {{- define "manyhost.engineArgs" -}}
 {{- $model := .Values.model -}}
@@ -70,6 +91,10 @@ true
 {{- end }}
 - --served-model-name
 - {{ $model.servedName | default $model.name | replace "$" "$$" | quote }}
+{{- with .duty }}
+- --kv-transfer-config
+- {{ include "manyhost.kvTransfer" $ | quote }}
+{{- end }}
 {{- range $name, $value := .Values.vllm.serverArgs }}
 {{- if kindIs "bool" $value }}
 - --{{ ternary "" "no-" $value }}{{ $name }}
@@ -104,7 +129,9 @@ JSON prints a large whole number with all its digits. */}}
 {{- $_ := set $env "MANYHOST_MODEL" ($model.path | default $model.name) }}
 {{- $_ := set $env "MANYHOST_MODEL_PATH" $model.path }}
 {{- $_ := set $env "MANYHOST_GPUS_PER_HOST" (int64 $values.host.gpus | toString) }}
-{{- $_ := set $env "MANYHOST_PORT" (int64 $values.vllm.service.ports.http | toString) }}
+{{- /* The router has the API's port, the engine behind it the next one. */}}
+{{- $port := int64 $values.vllm.service.ports.http }}
+{{- $_ := set $env "MANYHOST_PORT" (eq (.duty | default "") "decode" | ternary (add1 $port) $port | toString) }}
 {{- $_ := set $env "MANYHOST_MASTER_PORT" "29501" }}
 {{- $_ := set $env "MANYHOST_RAY_PORT" "6379" }}
 {{- $_ := set $env "MANYHOST_INTERFACE" $network.socketInterface }}
@@ -124,6 +151,16 @@ JSON prints a large whole number with all its digits. */}}
 {{- end }}
 {{- $_ := set $env "VLLM_CACHE_ROOT" (printf "%s/cache/vllm" $ssd) }}
 {{- $_ := set $env "VLLM_NO_USAGE_STATS" "1" }}
+{{- if .duty }}
+{{- $_ := set $env "VLLM_NIXL_SIDE_CHANNEL_PORT" (include "manyhost.nixlPort" .) }}
+{{- $_ := set $env "UCX_NET_DEVICES" $network.socketInterface }}
+{{- if eq .duty "decode" }}
+{{- $_ := set $env "MANYHOST_ROUTER_PORT" ($port | toString) }}
+{{- end }}
+{{- range $values.disaggregation.env }}
+{{- $_ := set $env .name .value }}
+{{- end }}
+{{- end }}
 {{- range $values.vllm.env }}
 {{- $_ := set $env .name .value }}
 {{- end -}}
@@ -131,6 +168,12 @@ JSON prints a large whole number with all its digits. */}}
   valueFrom:
     fieldRef:
       fieldPath: status.podIP
+{{- if .duty }}
+- name: VLLM_NIXL_SIDE_CHANNEL_HOST
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+{{- end }}
 {{- with $values.huggingface }}
 {{- if .secretName }}
 - name: HF_TOKEN

@@ -12,6 +12,9 @@ metadata:
     {{- include "manyhost.podLabels" .root | nindent 4 }}
     app.kubernetes.io/component: {{ .role }}
     role: {{ .role }}
+    {{- with .root.duty }}
+    manyhost.dev/duty: {{ . }}
+    {{- end }}
     {{- with .root.Values.podLabels }}
     {{- include "manyhost.strings" . | nindent 4 }}
     {{- end }}
@@ -53,7 +56,9 @@ the chart that changes nothing for the engine. */}}
 {{- define "manyhost.scriptsChecksum" -}}
 {{- $scripts := "" }}
 {{- range $path, $text := .Files.Glob "scripts/*" }}
+{{- if or (gt (int64 $.Values.disaggregation.prefillGroups) 0) (not (hasPrefix "scripts/router." $path)) }}
 {{- $scripts = printf "%s%s\n%s" $scripts $path $text }}
+{{- end }}
 {{- end }}
 {{- sha256sum $scripts }}
 {{- end }}
@@ -86,7 +91,11 @@ tolerations:
 {{- with include "manyhost.placement" . }}
 {{- . }}
 {{- end }}
-{{- with include (printf "%s.initContainers" $interconnect) . | trim }}
+{{- $first := include (printf "%s.initContainers" $interconnect) . | trim }}
+{{- if .router }}
+{{- $first = printf "%s\n%s" $first (include "manyhost.router" .) | trim }}
+{{- end }}
+{{- with $first }}
 initContainers:
 {{ . }}
 {{- end }}

@@ -13,6 +13,7 @@ What the schema cannot say. Each check prints one line for each problem, written
   (include "manyhost.check.serverArgs" .)
   (include "manyhost.check.variables" .)
   (include "manyhost.check.storage" .)
+  (include "manyhost.check.disaggregation" .)
   (include "manyhost.check.metadata" .)
   (include "manyhost.check.scaling" .) | join "" | trim -}}
 {{- if $problems }}{{ fail $problems }}{{ end -}}
@@ -31,13 +32,15 @@ network.subnetworks[]: this key is gone, its brackets made it a key that nothing
 {{- end }}
 {{- end }}
 
-{{- /* Pods are called <release>-<group>-<rank>, and their labels add a hash: 45 leaves room in 63. */}}
+{{- /* Pods are called <release>-<group>-<rank>, and their labels add a hash: 45 leaves room in 63.
+Prefill groups add -prefill as well. */}}
 {{- define "manyhost.check.release" -}}
 {{- $name := .Release.Name }}
-{{- if or (gt (len $name) 45) (not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name)) }}
+{{- $most := ternary 37 45 (gt (int64 .Values.disaggregation.prefillGroups) 0) }}
+{{- if or (gt (len $name) $most) (not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name)) }}
 {{- $letters := regexReplaceAll "[^a-z0-9]+" (lower $name) "-" | trimAll "-" }}
-{{- $valid := regexReplaceAll "^([0-9])" $letters "r-$1" | trunc 45 | trimSuffix "-" | default "llm" }}
-release name: {{ $name | quote }} is no name for pods (lower-case letters, digits and dashes, a letter first, at most 45 characters); call the release {{ $valid }}
+{{- $valid := regexReplaceAll "^([0-9])" $letters "r-$1" | trunc $most | trimSuffix "-" | default "llm" }}
+release name: {{ $name | quote }} is no name for pods (lower-case letters, digits and dashes, a letter first, at most {{ $most }} characters); call the release {{ $valid }}
 {{- end }}
 {{- end }}
 
@@ -191,6 +194,36 @@ volumes.hostMounts[{{ $i }}].name: {{ $mount.name }} stands twice; give each fol
 volumes.gcsMountOptions: the CSI driver refuses {{ $option }}; remove it
 {{- else if eq $option "only-dir" }}
 volumes.gcsMountOptions: only-dir would hold for every bucket; use onlyDir of the mount
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.check.disaggregation" -}}
+{{- $values := .Values }}
+{{- if gt (int64 $values.disaggregation.prefillGroups) 0 }}
+{{- if ne $values.network.interconnect "none" }}
+disaggregation.prefillGroups: KV caches do not move over {{ $values.network.interconnect }}; set network.interconnect to none, or prefillGroups to 0
+{{- end }}
+{{- if gt (int64 $values.model.pp_size) 1 }}
+model.pp_size: KV caches are handed over to engines of one pipeline stage only; set it to 1, or disaggregation.prefillGroups to 0
+{{- end }}
+{{- if ne $values.vllm.executor "mp" }}
+vllm.executor: prefill and decode apart are proven with mp alone; set it to mp, or disaggregation.prefillGroups to 0
+{{- end }}
+{{- range $name, $_ := $values.vllm.serverArgs }}
+{{- $flag := splitList "." $name | first | replace "_" "-" | trimPrefix "no-" }}
+{{- if has $flag (list "kv-transfer-config" "kv-offloading-size" "ssl-certfile" "ssl-keyfile") }}
+vllm.serverArgs.{{ $name }}: cannot stand beside disaggregation.prefillGroups, which sets the KV connector and puts a router of plain HTTP before the engine; remove one of them
+{{- end }}
+{{- end }}
+{{- range $values.vllm.env }}
+{{- if hasPrefix "VLLM_NIXL_SIDE_CHANNEL_" .name }}
+vllm.env: {{ .name }} belongs to disaggregation; remove it
+{{- end }}
+{{- end }}
+{{- $taken := list "5599" "5600" "6378" "6379" "29500" "29501" "29510" "29511" "65535" }}
+{{- if has (int64 $values.vllm.service.ports.http | toString) $taken }}
+vllm.service.ports.http: {{ int64 $values.vllm.service.ports.http }} and the next one are not both free for the API and the engine behind it; choose another port
 {{- end }}
 {{- end }}
 {{- end }}

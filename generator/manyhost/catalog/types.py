@@ -102,11 +102,22 @@ class InterconnectRelease(Struct, frozen=True):
     nccl: str
 
 
-class Disaggregation(Struct, frozen=True):
-    """Whether prefill and decode engines can exchange KV caches over this fabric."""
+class KvTransfer(Struct, frozen=True):
+    """Whether and how prefill and decode engines can exchange KV caches over this fabric.
+
+    Attributes:
+        supported: Whether they can.
+        reason: Why or why not.
+        buffer: Memory that the KV cache moves through; the engine's own device when empty.
+        variables: Environment of the transfer library (UCX).
+        gbytes_per_second: What one host receives, 10^9 bytes per second; 0 when nobody has measured it.
+    """
 
     supported: bool
     reason: str
+    buffer: Literal["", "cpu"] = ""
+    variables: dict[str, str] = {}
+    gbytes_per_second: Amount = 0.0
 
 
 class Interconnect(Struct, frozen=True):
@@ -120,7 +131,7 @@ class Interconnect(Struct, frozen=True):
     profile: str
     daemonsets: list[str]
     releases: list[InterconnectRelease]
-    disaggregation: Disaggregation
+    disaggregation: KvTransfer
     plugin_repository: str = ""
     daemon_repository: str = ""
 
@@ -169,7 +180,11 @@ class EngineStartup(Struct, frozen=True):
 
 
 class Engine(Struct, frozen=True):
-    """vLLM at one version: image, executors, memory behaviour, and the file with its flags."""
+    """vLLM at one version: image, executors, memory behaviour, and the file with its flags.
+
+    `nixl` says whether it has the NIXL connector and its image the library: two engines can then
+    exchange KV caches.
+    """
 
     name: Literal["vllm"]
     version: Annotated[str, Meta(pattern=r"^v[0-9]+\.[0-9]+\.[0-9]+(-[a-z0-9]+)?$")]
@@ -178,6 +193,7 @@ class Engine(Struct, frozen=True):
     flags: str
     executors: Annotated[list[Literal["mp", "ray"]], Meta(min_length=1)]
     stock_image_executors: list[Literal["mp", "ray"]]
+    nixl: bool
     image_gib: Amount
     kv_entry_alignment_bytes: Positive
     kv_block_tokens: Positive
@@ -286,6 +302,19 @@ class HostMount(Struct, frozen=True):
     read_only: bool = True
 
 
+class Disaggregation(Struct, frozen=True):
+    """Prefill and decode in engines of their own."""
+
+    prefill_groups: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Groups that only read prompts and hand the KV cache on; `groups` then counts those "
+            "that write the answers. 0: every group does both.",
+        ),
+    ] = 0
+
+
 class Site(Struct, frozen=True):
     """Where the recipe runs: what the published recipe keeps in environment variables."""
 
@@ -349,6 +378,4 @@ class Recipe(Struct, frozen=True):
     startup_seconds: Annotated[
         int, Meta(ge=0, description="Start budget of the engine; 0 takes the plan's cold-start estimate.")
     ] = 0
-    disaggregation: Annotated[
-        bool, Meta(description="Prefill and decode in engines of their own; refused where it cannot work.")
-    ] = False
+    disaggregation: Disaggregation = Disaggregation()

@@ -12,6 +12,7 @@ from manyhost.cli.session import Wanted, open_place, place_options
 @click.command(name="logs")
 @place_options
 @click.option("--group", type=click.IntRange(min=0), default=0, show_default=True, help="Which group.")
+@click.option("--prefill", is_flag=True, help="A prefill group's, where prefill and decode are apart.")
 @click.option("--host", type=click.IntRange(min=0), default=0, show_default=True, help="0 is the leader.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the engine ends.")
 @click.option("--previous", is_flag=True, help="The log before the last restart of the container.")
@@ -20,6 +21,7 @@ from manyhost.cli.session import Wanted, open_place, place_options
 def command(
     wanted: Wanted,
     group: int,
+    prefill: bool,
     host: int,
     follow: bool,
     previous: bool,
@@ -36,7 +38,7 @@ def command(
     pieces = logs(
         connection,
         namespace,
-        pod_name(release, group, host),
+        pod_name(f"{release}-prefill" if prefill else release, group, host),
         follow=follow,
         previous=previous,
         tail=tail,

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 def line(event: Event) -> str:
     """Return an event as one line."""
     at = f"{event.seconds:7.1f} s "
-    who = f"group {event.group} host {event.host}" if event.group >= 0 else ""
+    group = f"{event.duty} group {event.group}".strip()
+    who = f"{group} host {event.host}" if event.group >= 0 else ""
     if event.event == "phase":
         node = f" on {event.node}" if event.node else ""
         detail = f": {event.text}" if event.text else ""
         return f"{at} {who} ({event.pod}{node}) {event.phase}{detail}"
     if event.event == "recreated":
-        return f"{at} group {event.group} starts anew: {event.text}"
+        return f"{at} {group} starts anew: {event.text}"
     if event.event == "ready":
         return f"{at} every host is ready"
     return f"{at} {event.text}"
@@ -35,7 +36,7 @@ class Board:
         from rich.live import Live
 
         self._console = Console()
-        self._rows: dict[tuple[int, int], Event] = {}
+        self._rows: dict[tuple[str, int, int], Event] = {}
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Board:
@@ -52,7 +53,7 @@ class Board:
     def __call__(self, event: Event) -> None:
         """Show an event."""
         if event.event == "phase":
-            self._rows[event.group, event.host] = event
+            self._rows[event.duty, event.group, event.host] = event
             self._live.update(self._table())
             return
         self._console.print(line(event), markup=False, highlight=False)
@@ -66,9 +67,9 @@ class Board:
         from rich.text import Text
 
         table = Table("group", "host", "pod", "node", "phase", "since", "detail", box=None)
-        for (group, host), event in sorted(self._rows.items())[:60]:  # what a screen can hold
+        for (duty, group, host), event in sorted(self._rows.items())[:60]:  # what a screen can hold
             cells = [
-                str(group),
+                f"{duty} {group}".strip(),
                 str(host),
                 event.pod,
                 event.node,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from manyhost.cluster.connection import Connection, Unreachable, path_of
-from manyhost.cluster.phases import ENGINE_CONTAINER, NAME, WORKER, is_ready
+from manyhost.cluster.phases import NAME, WORKER, is_ready
 from manyhost.errors import Failed, NotReady, RemoteError
 
 _ANSWER_SECONDS = 600.0  # without a byte of an answer: a long prompt is read before the first token
@@ -184,9 +184,8 @@ def _sentence(body: bytes, status: int) -> str:
 
 
 def _port(pod: dict[str, Any]) -> int:
-    for container in pod["spec"]["containers"]:
-        if container["name"] == ENGINE_CONTAINER:
-            for port in container.get("ports") or ():
-                if port.get("name") == "http":
-                    return int(port["containerPort"])
+    for container in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", ())]:
+        for port in container.get("ports") or ():
+            if port.get("name") == "http":
+                return int(port["containerPort"])
     return 8000

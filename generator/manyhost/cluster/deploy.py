@@ -139,8 +139,8 @@ def deploy(
 def _held(connection: Connection, target: Target) -> list[str]:
     """The pods of the groups that have given up."""
     look = Observer(connection, target.namespace, target.release).look()
-    groups = {host.group for host in look.hosts if host.problem and host.problem.kind == "held"}
-    return [host.pod for host in look.hosts if host.group in groups and host.uid]
+    groups = {host.place for host in look.hosts if host.problem and host.problem.kind == "held"}
+    return [host.pod for host in look.hosts if host.place in groups and host.uid]
 
 
 def patience(target: Target) -> float:

@@ -90,7 +90,10 @@ def manifests(target: Target) -> list[Object]:
     """
     if not target.plan.gpus_per_host:
         raise InvalidInput("the environment has no GPUs to measure", where=f"recipe {target.recipe}")
-    objects = [copy.deepcopy(item) for item in target.objects if item["kind"] in _WANTED]
+    prefill = [item for item in target.objects if item["kind"] == "LeaderWorkerSet" and item != target.group]
+    objects = [
+        copy.deepcopy(item) for item in target.objects if item["kind"] in _WANTED and item not in prefill
+    ]
     spec = next(item for item in objects if item["kind"] == "LeaderWorkerSet")["spec"]
     spec["replicas"] = 1
     group = spec["leaderWorkerTemplate"]

@@ -10,8 +10,8 @@ import msgspec
 
 from manyhost.cluster.connection import Connection, Missing, Object, Refused, path_of
 from manyhost.cluster.phases import (
+    DUTY,
     ENGINE_CONTAINER,
-    NAME,
     Host,
     Problem,
     ScriptLine,
@@ -20,7 +20,7 @@ from manyhost.cluster.phases import (
     last_script_line,
     timestamp,
 )
-from manyhost.cluster.target import LWS
+from manyhost.cluster.target import LWS, labels_of
 
 _LOGS_AT_ONCE = 8
 _LOGS_A_LOOK = 32  # with more hosts than that starting, a look shows the logs of the first ones
@@ -31,13 +31,14 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     """A release at one moment.
 
     Attributes:
-        exists: Whether its LeaderWorkerSet exists.
+        exists: Whether the LeaderWorkerSet of its name exists.
         replicas: Groups wanted.
         size: Hosts of a group.
         ready_groups: Groups that the controller counts as ready.
         updated_groups: Groups that run the newest template.
+        wanted: Groups wanted, by duty.
         settled: Whether the controller has seen the newest specification; None when its version does not say.
-        hosts: Every host that should exist or does, by group and host.
+        hosts: Every host that should exist or does, by duty, group and host.
     """
 
     exists: bool
@@ -45,6 +46,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0
     ready_groups: int = 0
     updated_groups: int = 0
+    wanted: dict[str, int] = {}
     settled: bool | None = None
     hosts: tuple[Host, ...] = ()
 
@@ -86,38 +88,49 @@ class Observer:
             Unreachable: The API server does not answer.
             Refused: It refuses.
         """
-        lws = self._connection.find(path_of(*LWS, self._namespace, self._release))
-        if lws is None:
+        labels = labels_of(self._release)
+        sets = self._sets(labels)
+        if all(item["metadata"]["name"] != self._release for item in sets):
             return Look(exists=False)
         pods = list(
-            self._connection.pages(
-                path_of("v1", "pods", self._namespace), dict[str, Any], labels=f"{NAME}={self._release}"
-            )
+            self._connection.pages(path_of("v1", "pods", self._namespace), dict[str, Any], labels=labels)
         )
         if logs:
             self._read_logs([pod for pod in pods if _talks(pod)])
-        known = {}
+        known: dict[tuple[str, int, int], Host] = {}
         for pod in pods:
             host = host_of(pod, self._lines.get(pod["metadata"]["uid"]), time.time())
-            known[host.group, host.host] = host
-        status, spec = lws.get("status") or {}, lws["spec"]
-        replicas = int(spec.get("replicas", 1))
-        size = int(spec["leaderWorkerTemplate"].get("size", 1))
-        for group in range(replicas):
-            for index in range(size):
-                suffix = f"-{index}" if index else ""
-                name = f"{self._release}-{group}{suffix}"
-                known.setdefault((group, index), Host(group=group, host=index, pod=name))
-        seen = status.get("observedGeneration")
+            known[host.duty, host.group, host.host] = host
+        wanted = {}
+        size = 1
+        for item in sets:
+            duty = item["metadata"]["labels"].get(DUTY, "")
+            wanted[duty] = int(item["spec"].get("replicas", 1))
+            size = int(item["spec"]["leaderWorkerTemplate"].get("size", 1))
+            for group in range(wanted[duty]):
+                for index in range(size):
+                    pod_name = f"{item['metadata']['name']}-{group}" + (f"-{index}" if index else "")
+                    host = Host(duty=duty, group=group, host=index, pod=pod_name)
+                    known.setdefault((duty, group, index), host)
+        states = [item.get("status") or {} for item in sets]
         return Look(
             exists=True,
-            replicas=replicas,
+            replicas=sum(wanted.values()),
             size=size,
-            ready_groups=int(status.get("readyReplicas", 0)),
-            updated_groups=int(status.get("updatedReplicas", 0)),
-            settled=None if seen is None else seen >= lws["metadata"]["generation"],
+            ready_groups=sum(int(state.get("readyReplicas", 0)) for state in states),
+            updated_groups=sum(int(state.get("updatedReplicas", 0)) for state in states),
+            wanted=wanted,
+            settled=_settled(sets),
             hosts=tuple(known[key] for key in sorted(known)),
         )
+
+    def _sets(self, labels: str) -> list[Object]:
+        """The LeaderWorkerSets of the release: one, or one for each duty."""
+        path = path_of(*LWS, self._namespace)
+        try:
+            return list(self._connection.pages(path, dict[str, Any], labels=labels))
+        except Missing:
+            return []  # a cluster without LeaderWorkerSets has none of them
 
     def events(self, since: float) -> list[Problem]:
         """Explain the namespace's recent Warning events about this release's objects.
@@ -171,6 +184,13 @@ class Observer:
         line = last_script_line(text.splitlines())
         if line:
             self._lines[uid] = line
+
+
+def _settled(sets: list[Object]) -> bool | None:
+    seen = [(item.get("status") or {}).get("observedGeneration") for item in sets]
+    if None in seen:
+        return None
+    return all(number >= item["metadata"]["generation"] for number, item in zip(seen, sets, strict=True))
 
 
 def _talks(pod: Object) -> bool:

@@ -20,6 +20,7 @@ Phase = Literal[
 NAME = "leaderworkerset.sigs.k8s.io/name"
 GROUP = "leaderworkerset.sigs.k8s.io/group-index"
 WORKER = "leaderworkerset.sigs.k8s.io/worker-index"
+DUTY = "manyhost.dev/duty"
 REVISION = "leaderworkerset.sigs.k8s.io/template-revision-hash"
 ENGINE_CONTAINER = "vllm"
 
@@ -79,8 +80,12 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """One host (pod) of a group."""
+    """One host (pod) of a group.
 
+    `duty` is prefill or decode where these are apart, and empty where each group does both.
+    """
+
+    duty: str = ""
     group: int
     host: int
     pod: str
@@ -97,6 +102,11 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     def role(self) -> str:
         """The leader is host 0 of its group."""
         return "leader" if self.host == 0 else "worker"
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Its group among all groups of the release."""
+        return self.duty, self.group
 
 
 def script_line(text: str) -> ScriptLine | None:
@@ -135,6 +145,7 @@ def host_of(pod: Pod, line: ScriptLine | None = None, now: float = 0.0) -> Host:
     phase, detail = _phase(pod, containers, inits, line)
     ending = bool(pod["metadata"].get("deletionTimestamp"))
     return Host(
+        duty=labels.get(DUTY, ""),
         group=int(labels.get(GROUP, 0)),
         host=int(labels.get(WORKER, 0)),
         pod=pod["metadata"]["name"],

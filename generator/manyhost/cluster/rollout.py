@@ -28,6 +28,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         event: phase, problem, recreated, lost, back or ready.
         seconds: Since the wait began.
+        duty: prefill or decode, where these are apart.
         group: Which group; -1 when it is about none.
         host: Which host of the group; -1 when it is about none.
         pod: The host's pod.
@@ -40,6 +41,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     event: str
     seconds: float
+    duty: str = ""
     group: int = -1
     host: int = -1
     pod: str = ""
@@ -75,7 +77,7 @@ class Wait:
         self._wall = time.time()
         self._known: dict[str, Host] = {}
         self._problems: dict[tuple[str, str], tuple[float, Problem]] = {}
-        self._recreations: dict[int, int] = {}
+        self._recreations: dict[tuple[str, int], int] = {}
         self._warnings: list[Problem] = []
         self._lost = False
         self._seen = False
@@ -142,12 +144,12 @@ class Wait:
 
     def _follow(self, look: Look) -> None:
         """Report the hosts that have moved, and the groups that were made anew."""
-        anew: dict[int, Host] = {}
+        anew: dict[tuple[str, int], Host] = {}
         for host in look.hosts:
             before = self._known.get(host.pod)
             self._known[host.pod] = host
             if before and before.uid and host.uid and before.uid != host.uid:
-                anew.setdefault(host.group, before)
+                anew.setdefault(host.place, before)
             if before is None or (before.phase, before.detail, before.uid) != (
                 host.phase,
                 host.detail,
@@ -164,12 +166,12 @@ class Wait:
             cause = next((p for (_, name), (_, p) in self._problems.items() if name == before.pod), None)
             self._say("recreated", before, text=cause.message if cause else "the group was made anew")
             self._forget(group)
-        for group in {host.group for host in look.hosts}:
-            if all(host.phase == "ready" for host in look.hosts if host.group == group):
+        for group in {host.place for host in look.hosts}:
+            if all(host.phase == "ready" for host in look.hosts if host.place == group):
                 self._recreations.pop(group, None)
 
-    def _forget(self, group: int) -> None:
-        names = {host.pod for host in self._known.values() if host.group == group}
+    def _forget(self, group: tuple[str, int]) -> None:
+        names = {host.pod for host in self._known.values() if host.place == group}
         self._problems = {key: value for key, value in self._problems.items() if key[1] not in names}
 
     def _explain(self, look: Look) -> None:
@@ -213,14 +215,15 @@ class Wait:
         for first, problem in self._problems.values():
             if problem.patience is not None and now - first >= problem.patience:
                 raise Failed(problem.message, where=f"release {self._release}", fix=problem.fix)
-        for group, times in self._recreations.items():
+        for (duty, group), times in self._recreations.items():
+            name = f"{duty} group {group}".strip()
             if times >= _RECREATIONS:
                 cause = next((p for _, p in self._problems.values() if p.kind == "crash"), None)
                 raise Failed(
-                    f"group {group} was made anew {times} times without becoming ready"
+                    f"{name} was made anew {times} times without becoming ready"
                     f"{f': {cause.message}' if cause else ''}",
                     where=f"release {self._release}",
-                    fix=f"manyhost logs shows the engine's last words; group {group}, --previous",
+                    fix=f"manyhost logs shows the engine's last words; {name}, --previous",
                 )
 
     def _late(self, look: Look) -> NotReady | Failed:
@@ -266,6 +269,7 @@ class Wait:
             Event(
                 event=event,
                 seconds=self._seconds(),
+                duty=host.duty if host else "",
                 group=host.group if host else -1,
                 host=host.host if host else -1,
                 pod=host.pod if host else "",

@@ -56,10 +56,10 @@ def status(connection: Connection, namespace: str, release: str) -> Status:
     """
     look = Observer(connection, namespace, release).look()
     revision = newest(connection, namespace, release)
-    ready = {host.group: True for host in look.hosts if host.group < look.replicas}
+    ready = {host.place: True for host in look.hosts if host.group < look.wanted.get(host.duty, 0)}
     for host in look.hosts:
-        if host.phase != "ready" and host.group in ready:
-            ready[host.group] = False
+        if host.phase != "ready" and host.place in ready:
+            ready[host.place] = False
     return Status(
         release=release,
         namespace=namespace,

@@ -27,6 +27,11 @@ KINDS: dict[str, tuple[str, str]] = {
 CHART = "llm-multihost"
 
 
+def labels_of(release: str) -> str:
+    """Return the selector of everything that the chart makes for a release, its pods included."""
+    return f"app.kubernetes.io/instance={release},app.kubernetes.io/name={CHART}"
+
+
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     """A recipe, resolved and rendered for one release.
 
@@ -55,8 +60,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def group(self) -> Object:
-        """The LeaderWorkerSet."""
-        return self.only("LeaderWorkerSet")
+        """The LeaderWorkerSet that clients talk to; it has the release's name."""
+        return next(item for item, _ in self.sets if item["metadata"]["name"] == self.release)
 
     @property
     def size(self) -> int:
@@ -65,9 +70,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def groups(self) -> int:
-        """Groups; with autoscaling, the least there will be."""
-        replicas = self.group["spec"].get("replicas")
-        return int(replicas if replicas is not None else self.effective["autoscaling"]["minReplicas"])
+        """Groups, those that only prefill included; with autoscaling, the least there will be."""
+        return sum(groups for _, groups in self.sets)
 
     def pod(self, role: str) -> Object:
         """The pod template of "leader" or "worker"."""
@@ -78,6 +82,13 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     def service_account(self) -> str:
         """The account that the pods run as."""
         return str(self.pod("leader")["spec"].get("serviceAccountName", "default"))
+
+    @property
+    def sets(self) -> list[tuple[Object, int]]:
+        """Each LeaderWorkerSet with the number of its groups."""
+        least = self.effective["autoscaling"]["minReplicas"]
+        found = [item for item in self.objects if item["kind"] == "LeaderWorkerSet"]
+        return [(item, int(item["spec"].get("replicas", least))) for item in found]
 
     def only(self, kind: str) -> Object:
         """The one object of a kind."""

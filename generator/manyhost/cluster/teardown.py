@@ -11,7 +11,7 @@ import msgspec
 from manyhost.cluster.connection import Connection, Missing, path_of
 from manyhost.cluster.phases import NAME
 from manyhost.cluster.release import Releases, Revision, is_ours, newest
-from manyhost.cluster.target import CHART, KINDS
+from manyhost.cluster.target import KINDS, labels_of
 from manyhost.errors import Failed, InvalidInput
 
 _LOOK_SECONDS = 0.5
@@ -49,6 +49,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
         items: Objects that its chart made, by label.
         pods: Pods of its groups; they go with their LeaderWorkerSet.
         made: What controllers made for these; it goes with them.
+        sets: Names of its LeaderWorkerSets, by which controllers label what they make.
     """
 
     release: str
@@ -57,6 +58,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     items: list[Item]
     pods: list[str]
     made: list[Item]
+    sets: tuple[str, ...]
 
     @property
     def empty(self) -> bool:
@@ -64,8 +66,16 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
         return not self.items and not self.pods and not self.made and self.revision is None
 
 
-def inventory(connection: Connection, namespace: str, release: str) -> Inventory:
+def inventory(
+    connection: Connection, namespace: str, release: str, *, sets: tuple[str, ...] = ()
+) -> Inventory:
     """List what there is of a release; what other charts or people made is never in it.
+
+    Args:
+        connection: The cluster.
+        namespace: The release's namespace.
+        release: Its name.
+        sets: LeaderWorkerSets of it that may have gone before what was made for them.
 
     Raises:
         InvalidInput: A release of this name exists and is another chart's.
@@ -86,18 +96,21 @@ def inventory(connection: Connection, namespace: str, release: str) -> Inventory
         try:
             items += [
                 Item(kind, name, path)
-                for name, path, owned in _find(connection, namespace, KINDS[kind], _chart_label(release))
+                for name, path, owned in _find(connection, namespace, KINDS[kind], labels_of(release))
                 if not owned  # what has an owner goes with it
             ]
         except Missing:
             continue  # a cluster without LeaderWorkerSets has none of them
+    there = [item.name for item in items if item.kind == "LeaderWorkerSet"]
+    sets = tuple(sorted({release, *sets, *there}))
     return Inventory(
         release=release,
         namespace=namespace,
         revision=revision,
         items=items,
-        pods=[name for name, _, _ in _find(connection, namespace, ("v1", "pods"), f"{NAME}={release}")],
-        made=_made(connection, namespace, release, items),
+        pods=[name for name, _, _ in _find(connection, namespace, ("v1", "pods"), labels_of(release))],
+        made=_made(connection, namespace, release, items, sets),
+        sets=sets,
     )
 
 
@@ -126,10 +139,10 @@ def teardown(
     _forget(connection, found)
     # Left to themselves, workers are told to end only when their leader has gone: their containers would
     # start once more in between and then take the whole grace period to end.
-    for _, path, _ in _find(connection, found.namespace, MADE["StatefulSet"], f"{NAME}={found.release}"):
+    for _, path, _ in _find(connection, found.namespace, MADE["StatefulSet"], _named(found.sets)):
         connection.delete(path, foreground=True)
     said = ""
-    while not (left := inventory(connection, found.namespace, found.release)).empty:
+    while not (left := inventory(connection, found.namespace, found.release, sets=found.sets)).empty:
         count = len(left.pods)
         waiting = f"{count} pod{'s' * (count != 1)} to end" if count else "what belonged to them to go"
         if waiting != said:
@@ -151,10 +164,6 @@ def _still_there(left: Inventory, timeout: float) -> Failed:
     )
 
 
-def _chart_label(release: str) -> str:
-    return f"app.kubernetes.io/instance={release},app.kubernetes.io/name={CHART}"
-
-
 def _find(
     connection: Connection, namespace: str, kind: tuple[str, str], labels: str
 ) -> list[tuple[str, str, bool]]:
@@ -173,12 +182,18 @@ def _find(
     )
 
 
-def _made(connection: Connection, namespace: str, release: str, items: list[Item]) -> list[Item]:
+def _named(sets: tuple[str, ...]) -> str:
+    return f"{NAME} in ({','.join(sets)})"
+
+
+def _made(
+    connection: Connection, namespace: str, release: str, items: list[Item], sets: tuple[str, ...]
+) -> list[Item]:
     """Return what controllers made: the LeaderWorkerSet's by its label, the Service's by the chart's."""
     known = {item.path for item in items}
     found: dict[str, Item] = {}
     for kind, where in MADE.items():
-        for labels in (f"{NAME}={release}", _chart_label(release)):
+        for labels in (_named(sets), labels_of(release)):
             for name, path, _ in _find(connection, namespace, where, labels):
                 if path not in known:
                     found[path] = Item(kind, name, path)

@@ -31,6 +31,14 @@ RESERVED = {
     "download-dir": "weights",
 }
 
+# Flags that cannot stand beside the KV connector, each with the reason.
+_AGAINST_DISAGGREGATION = {
+    "kv-transfer-config": "disaggregation sets it",
+    "kv-offloading-size": "it puts a connector of its own in the place of NIXL",  # vllm/config/vllm.py
+    "ssl-certfile": "the router before the engine speaks plain HTTP to it",
+    "ssl-keyfile": "the router before the engine speaks plain HTTP to it",
+}
+
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Memory of the fullest GPU, in GiB, and what fits."""
@@ -42,6 +50,21 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes_per_token: int
     kv_tokens: int
     concurrency: float
+
+
+class Handover(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prefill group hands to a decode group for one request of the recipe's traffic.
+
+    Attributes:
+        tokens: Prompt tokens, in whole blocks.
+        bytes: Their KV cache; with tensor parallelism every rank reads its own copy (MLA is not sharded).
+        seconds: At what the interconnect moves into each host of a group; 0 where nobody knows, as on
+            hosts without GPUs.
+    """
+
+    tokens: int
+    bytes: int
+    seconds: float
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +82,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     hosts_per_group: int
     groups: int
+    prefill_groups: int
     gpus_per_host: int
     tensor: int
     pipeline: int
@@ -72,6 +96,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     weights_source: str
     weights_path: str
     memory: Memory | None
+    handover: Handover | None
     cold_start: tuple[tuple[str, int], ...]
     startup_seconds: int
     cost_per_hour_usd: float
@@ -83,6 +108,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def origin(self, key: str) -> str:
         """Return where the value of a recipe key came from."""
         return self.resolved.origin(key)
+
+    @property
+    def hosts(self) -> int:
+        """Hosts of all groups, those that only prefill included."""
+        return (self.groups + self.prefill_groups) * self.hosts_per_group
 
 
 def make_plan(
@@ -103,7 +133,7 @@ def make_plan(
     try:
         _check_executor(recipe, engine)
         _check_arguments(recipe)
-        _check_disaggregation(recipe, interconnect)
+        _check_disaggregation(recipe, interconnect, engine)
         networks = _networks(recipe, environment)
         parallelism.check_model_fits_ranks(recipe.parallelism, model.architecture)
         hosts = parallelism.hosts_per_group(recipe.parallelism, environment.host)
@@ -116,6 +146,7 @@ def make_plan(
         layers = parallelism.pipeline_layers(model.architecture.layers, recipe.parallelism.pipeline)
         utilization = recipe.utilization or engine.default_utilization
         fit = _memory(recipe, environment, model, engine, layers, utilization)
+        handover = _handover(recipe, environment, model, engine, interconnect, hosts)
     except InvalidInput as error:
         raise InvalidInput(
             error.message, where=f"{_origin(resolved, error.where)}: {error.where}", fix=error.fix
@@ -129,6 +160,11 @@ def make_plan(
         warnings.append(
             f"tensor {recipe.parallelism.tensor} spans hosts: every layer waits for the network; "
             f"tensor {environment.host.gpus} x pipeline is faster on all links measured"
+        )
+    if handover and handover.seconds * 1000 > recipe.objectives.ttft_ms:
+        warnings.append(
+            f"handing over the KV cache of one request takes {handover.seconds:.1f} s over "
+            f"{interconnect.name}, more than the {recipe.objectives.ttft_ms} ms to the first token"
         )
     region, price = _price(recipe, environment)
     phases = startup.cold_start(model, engine, source)
@@ -148,6 +184,7 @@ def make_plan(
         digest=recipe.engine.digest,
         hosts_per_group=hosts,
         groups=recipe.groups,
+        prefill_groups=recipe.disaggregation.prefill_groups,
         gpus_per_host=min(gpus, ranks),
         tensor=recipe.parallelism.tensor,
         pipeline=recipe.parallelism.pipeline,
@@ -161,9 +198,10 @@ def make_plan(
         weights_source=source,
         weights_path=path,
         memory=fit,
+        handover=handover,
         cold_start=phases,
         startup_seconds=recipe.startup_seconds or startup.budget_seconds(phases),
-        cost_per_hour_usd=round(price * hosts * recipe.groups, 2),
+        cost_per_hour_usd=round(price * hosts * (recipe.groups + recipe.disaggregation.prefill_groups), 2),
         cost_region=region,
         warnings=tuple(warnings),
         settings=recipe,
@@ -208,18 +246,61 @@ def _check_arguments(recipe: Recipe) -> None:
             )
 
 
-def _check_disaggregation(recipe: Recipe, interconnect: Interconnect) -> None:
-    """Refuse prefill and decode engines of their own: over some fabrics for good, elsewhere so far."""
-    if not recipe.disaggregation:
+def _check_disaggregation(recipe: Recipe, interconnect: Interconnect, engine: Engine) -> None:
+    """Refuse what prefill and decode engines of their own cannot work with."""
+    if not recipe.disaggregation.prefill_groups:
         return
-    reason = "manyhost does not render it yet"
+    key = "disaggregation.prefill_groups"
     if not interconnect.disaggregation.supported:
-        reason = interconnect.disaggregation.reason
-    raise InvalidInput(
-        f"prefill/decode disaggregation does not work over {interconnect.name}: {reason}",
-        where="disaggregation",
-        fix="remove it: one engine over all hosts of a group",
-    )
+        raise InvalidInput(
+            f"prefill and decode cannot be apart over {interconnect.name}: "
+            f"{interconnect.disaggregation.reason}",
+            where=key,
+            fix="set it to 0: one engine over all hosts of a group",
+        )
+    if not engine.nixl:
+        raise InvalidInput(
+            f"vLLM {engine.version} cannot hand KV caches over: it has no NIXL connector",
+            where=key,
+            fix="set it to 0, or use a newer engine.version",
+        )
+    if recipe.parallelism.pipeline > 1:
+        # vllm/distributed/kv_transfer/kv_connector/v1/nixl/base_worker.py raises for consumers
+        raise InvalidInput(
+            "NIXL hands KV caches over to engines of one pipeline stage only",
+            where="parallelism.pipeline",
+            fix="set it to 1 and raise parallelism.tensor, or disaggregation.prefill_groups to 0",
+        )
+    if recipe.engine.executor != "mp":
+        raise InvalidInput(
+            "prefill and decode apart are proven with the executor mp alone", where="engine.executor"
+        )
+    for name in recipe.arguments:
+        reason = _AGAINST_DISAGGREGATION.get(name.removeprefix("no-").split(".")[0])
+        if reason:
+            raise InvalidInput(
+                f"cannot stand beside disaggregation.prefill_groups: {reason}",
+                where=f"arguments.{name}",
+                fix="remove one of them",
+            )
+
+
+def _handover(
+    recipe: Recipe,
+    environment: Environment,
+    model: Model,
+    engine: Engine,
+    interconnect: Interconnect,
+    hosts: int,
+) -> Handover | None:
+    if not recipe.disaggregation.prefill_groups:
+        return None
+    block = engine.kv_block_tokens
+    tokens = -(-recipe.traffic.input_tokens // block) * block
+    per_layer = memory.kv_bytes_per_token_layer(model.architecture, engine, _kv_dtype(recipe, engine))
+    moved = tokens * per_layer * model.architecture.layers * recipe.parallelism.tensor
+    rate = interconnect.disaggregation.gbytes_per_second * 1e9 if environment.host.gpus else 0.0
+    return Handover(tokens=tokens, bytes=moved, seconds=round(moved / hosts / rate, 3) if rate else 0.0)
 
 
 def _networks(recipe: Recipe, environment: Environment) -> tuple[str, ...]:
@@ -262,14 +343,7 @@ def _memory(
 ) -> Memory | None:
     if not environment.host.gpus:
         return None
-    kv_dtype = str(recipe.arguments.get("kv-cache-dtype", "auto"))
-    if kv_dtype not in engine.kv_dtypes:
-        raise InvalidInput(
-            f"vLLM {engine.version} cannot serve this model with it",
-            where="arguments.kv-cache-dtype",
-            fix=f"use one of: {', '.join(engine.kv_dtypes)}",
-        )
-    per_layer = memory.kv_bytes_per_token_layer(model.architecture, engine, kv_dtype)
+    per_layer = memory.kv_bytes_per_token_layer(model.architecture, engine, _kv_dtype(recipe, engine))
     usable = environment.host.gpu_memory_gib * utilization
     weights: list[float] = []
     pools: list[float] = []
@@ -304,6 +378,17 @@ def _memory(
         kv_tokens=tokens[fullest],
         concurrency=round(tokens[fullest] / recipe.context, 1),
     )
+
+
+def _kv_dtype(recipe: Recipe, engine: Engine) -> str:
+    kv_dtype = str(recipe.arguments.get("kv-cache-dtype", "auto"))
+    if kv_dtype not in engine.kv_dtypes:
+        raise InvalidInput(
+            f"vLLM {engine.version} cannot serve this model with it",
+            where="arguments.kv-cache-dtype",
+            fix=f"use one of: {', '.join(engine.kv_dtypes)}",
+        )
+    return kv_dtype
 
 
 def _seats(recipe: Recipe) -> int:

@@ -17,8 +17,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         ("recipe", f"{plan.recipe}: {plan.description}"),
         (
             "hosts",
-            f"{plan.groups} group{'s' if plan.groups > 1 else ''} of {plan.hosts_per_group} "
-            f"{host.machine_type} ({per_host})",
+            f"{groups(plan)} of {plan.hosts_per_group} {host.machine_type} ({per_host})",
         ),
         (
             "parallelism",
@@ -39,6 +38,15 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
                 f"({m.concurrency:g} requests of {plan.context_tokens:,})",
             )
         )
+    if plan.handover:
+        took = f", {plan.handover.seconds:g}s over {plan.interconnect.name}" if plan.handover.seconds else ""
+        result.append(
+            (
+                "handover",
+                f"{plan.handover.bytes / 1e6:,.1f} MB of KV cache a request of "
+                f"{plan.settings.traffic.input_tokens:,} prompt tokens{took}",
+            )
+        )
     phases = ", ".join(f"{name} {seconds}s" for name, seconds in plan.cold_start)
     result.append(("cold start", f"~{sum(s for _, s in plan.cold_start)}s ({phases})"))
     result.append(("start budget", f"{plan.startup_seconds}s before a start counts as failed"))
@@ -52,6 +60,13 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         )
     )
     return result
+
+
+def groups(plan: Plan) -> str:
+    """Return how many groups there are, by what they do."""
+    if plan.prefill_groups:
+        return f"{plan.prefill_groups} prefill + {plan.groups} decode groups"
+    return f"{plan.groups} group{'s' if plan.groups > 1 else ''}"
 
 
 def to_json(plan: Plan) -> bytes:

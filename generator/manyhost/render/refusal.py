@@ -31,6 +31,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "vllm.command": ("engine.command",),
     "vllm.serverArgs": ("arguments",),
     "vllm.env": ("variables",),
+    "disaggregation.prefillGroups": ("disaggregation.prefill_groups",),
     "lifecycle.startupSeconds": ("startup_seconds",),
     "lifecycle.peerWaitSeconds": ("startup_seconds",),
     "lifecycle.stallSeconds": ("stall_seconds",),

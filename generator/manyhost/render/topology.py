@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manyhost.plan import Plan
+from manyhost.plan import Plan, table
 
 _COLOURS = ("#2f6fb7", "#c2571a", "#3b8a4e", "#8a4fa3", "#9a7b16", "#b8375f", "#1f8a8a", "#6b6b6b")
 _GPU_WIDTH, _GPU_HEIGHT, _GAP, _MARGIN = 88, 64, 10, 24
@@ -16,7 +16,8 @@ def topology_svg(plan: Plan) -> bytes:
     width = max(per_host * (_GPU_WIDTH + _GAP) - _GAP + 4 * _MARGIN, 640)
     header = 84
     legend = 22 * min(plan.pipeline, len(_COLOURS)) + 40
-    height = header + plan.hosts_per_group * (_HOST_HEIGHT + _MARGIN) + legend
+    duties = ("prefill", "decode") if plan.prefill_groups else ("",)
+    height = header + len(duties) * plan.hosts_per_group * (_HOST_HEIGHT + _MARGIN) + legend
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" font-family="sans-serif" font-size="13">',
@@ -26,21 +27,33 @@ def topology_svg(plan: Plan) -> bytes:
         _text(
             _MARGIN,
             56,
-            f"{plan.groups} group(s) of {plan.hosts_per_group} {plan.environment.host.machine_type} · "
+            f"{_groups(plan)} of {plan.hosts_per_group} {plan.environment.host.machine_type} · "
             f"tensor {plan.tensor} × pipeline {plan.pipeline} × data {plan.data} · "
             f"vLLM {plan.engine.version} ({plan.executor}) · {plan.interconnect.name}",
             colour="#444444",
         ),
     ]
-    for host in range(plan.hosts_per_group):
-        parts += _host(plan, host, header + host * (_HOST_HEIGHT + _MARGIN), width)
-    parts += _legend(plan, header + plan.hosts_per_group * (_HOST_HEIGHT + _MARGIN) + 8)
+    top = header
+    for duty in duties:
+        for host in range(plan.hosts_per_group):
+            parts += _host(plan, duty, host, top, width)
+            top += _HOST_HEIGHT + _MARGIN
+    parts += _legend(plan, top + 8)
     parts.append("</svg>")
     return ("\n".join(parts) + "\n").encode()
 
 
-def _host(plan: Plan, host: int, top: int, width: int) -> list[str]:
+def _groups(plan: Plan) -> str:
+    if plan.handover:
+        return (
+            f"{table.groups(plan)}, {plan.handover.bytes / 1e6:,.1f} MB of KV cache a request between them,"
+        )
+    return f"{plan.groups} group(s)"
+
+
+def _host(plan: Plan, duty: str, host: int, top: int, width: int) -> list[str]:
     role = "leader" if host == 0 else "worker"
+    name = f"{duty} host {host} · {role}".strip()
     kind = "GPU" if plan.gpus_per_host else "CPU rank"
     per_host = max(plan.gpus_per_host, 1)
     networks = len(plan.networks)
@@ -48,7 +61,7 @@ def _host(plan: Plan, host: int, top: int, width: int) -> list[str]:
     parts = [
         f'<rect x="{_MARGIN}" y="{top}" width="{width - 2 * _MARGIN}" height="{_HOST_HEIGHT}" rx="8" '
         f'fill="#f6f7f9" stroke="#5c6470"/>',
-        _text(_MARGIN * 2, top + 24, f"host {host} · {role}", weight="bold"),
+        _text(_MARGIN * 2, top + 24, name, weight="bold"),
         _text(width - 2 * _MARGIN, top + 24, f"weights: {summary}", anchor="end", colour="#444444"),
     ]
     for gpu in range(per_host):

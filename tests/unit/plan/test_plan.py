@@ -193,8 +193,66 @@ def test_warnings() -> None:
     assert plan("arguments.max-num-seqs=4").warnings == ()
 
 
-def test_prefill_and_decode_apart_are_refused_with_the_reason() -> None:
-    assert "NIXL has no TCPXO transport" in refused("disaggregation=true")
+PREFILL = "disaggregation.prefill_groups=1"
+APART = "local/tiny-r1-disaggregated"
+OVER_TCP = ("network.interconnect=none", "parallelism.tensor=16", "parallelism.pipeline=1")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "words"),
+    [
+        ((PREFILL,), "NIXL has no TCPXO transport"),
+        ((PREFILL, "network.interconnect=none"), "one pipeline stage only"),
+        (
+            (PREFILL, *OVER_TCP, "engine.version=v0.7.3", "engine.executor=ray"),
+            "it has no NIXL connector",
+        ),
+        (
+            (PREFILL, *OVER_TCP, "engine.executor=ray", "engine.image=example.com/with-ray"),
+            "the executor mp alone",
+        ),
+        ((PREFILL, *OVER_TCP, "arguments.kv-transfer-config={}"), "disaggregation sets it"),
+        (
+            (PREFILL, *OVER_TCP, 'arguments={"kv-transfer-config.kv_connector": "Other"}'),
+            "disaggregation sets it",
+        ),
+        ((PREFILL, *OVER_TCP, "arguments.kv-offloading-size=4"), "in the place of NIXL"),
+        ((PREFILL, *OVER_TCP, "arguments.ssl-certfile=/x"), "plain HTTP"),
+        (("disaggregation.prefill_groups=-1",), "disaggregation.prefill_groups"),
+        (("disaggregation=true",), "expected object"),
+    ],
+)
+def test_prefill_and_decode_apart_are_refused_with_the_reason(
+    assignments: tuple[str, ...], words: str
+) -> None:
+    assert words in refused(*assignments)
+
+
+def test_a_connector_of_ones_own_stays_ones_own_without_prefill_groups() -> None:
+    assert "kv-transfer-config" in plan("arguments.kv-transfer-config={}").arguments
+
+
+def test_prefill_and_decode_apart_in_numbers() -> None:
+    """Both kinds of groups are whole engines; the KV cache moves in whole blocks, once for each rank."""
+    p = plan(PREFILL, *OVER_TCP, "groups=2", "traffic.input_tokens=1000")
+    assert (p.groups, p.prefill_groups, p.hosts_per_group, p.hosts) == (2, 1, 2, 6)
+    assert p.cost_per_hour_usd == pytest.approx(6 * 92.94)
+    assert p.memory == plan(*OVER_TCP).memory
+    assert p.handover is not None
+    assert p.handover.tokens == 1024
+    assert p.handover.bytes == 1024 * 61 * 1152 * 16
+    assert p.handover.seconds == pytest.approx(p.handover.bytes / 2 / 0.59e9, abs=0.001)
+    rows = dict(table.rows(p))
+    assert rows["hosts"].startswith("1 prefill + 2 decode groups of 2 ")
+    assert rows["handover"].startswith("1,151.3 MB of KV cache a request of 1,000 prompt tokens, ")
+    late = plan(PREFILL, *OVER_TCP, "traffic.input_tokens=30000")
+    assert any("more than the 10000 ms to the first token" in text for text in late.warnings)
+    # 11 blocks: what the engine itself counted for 176 tokens
+    own = plan("traffic.input_tokens=170", recipe=APART)
+    assert own.handover is not None
+    assert (own.handover.bytes, own.handover.seconds) == (811_008, 0.0)
+    assert plan().handover is None
+    assert "use one of: auto" in refused("arguments.kv-cache-dtype=fp8", recipe=APART)
 
 
 def test_plan_json_is_stable_and_whole() -> None:

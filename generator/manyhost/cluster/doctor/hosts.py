@@ -9,8 +9,8 @@ import msgspec
 
 from manyhost.cluster.connection import path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
-from manyhost.cluster.phases import NAME
 from manyhost.cluster.quantity import parse, show
+from manyhost.cluster.target import CHART
 
 Amounts = dict[str, float]
 _SHOWN = 4  # hosts named in a message
@@ -185,7 +185,7 @@ def _usage(sight: Sight) -> tuple[dict[str, Amounts], dict[str, list[str]]]:
     fields = "status.phase!=Succeeded,status.phase!=Failed,spec.nodeName!="
     for pod in sight.connection.pages(path_of("v1", "pods"), _Pod, fields=fields):
         meta = pod.metadata
-        if meta.namespace == target.namespace and (meta.labels or {}).get(NAME) == target.release:
+        if meta.namespace == target.namespace and _is_own(meta, target.release):
             continue  # an upgrade replaces them
         amounts = _requests(pod.spec)
         amounts["pods"] = 1.0
@@ -193,6 +193,12 @@ def _usage(sight: Sight) -> tuple[dict[str, Amounts], dict[str, list[str]]]:
         if any("/gpu" in name for name in amounts):
             by.setdefault(pod.spec.node, []).append(f"{meta.namespace}/{meta.name}")
     return used, by
+
+
+def _is_own(meta: _Meta, release: str) -> bool:
+    labels = meta.labels or {}
+    own = {"app.kubernetes.io/instance": release, "app.kubernetes.io/name": CHART}
+    return own.items() <= labels.items()
 
 
 def _closed(node: _Node, spec: dict[str, Any]) -> str:

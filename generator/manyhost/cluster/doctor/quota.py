@@ -8,6 +8,7 @@ from manyhost.cluster.connection import Object
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
 from manyhost.cluster.doctor.hosts import limits_of, requests_of
 from manyhost.cluster.quantity import parse, show
+from manyhost.cluster.target import labels_of
 
 Spec = dict[str, Any]
 
@@ -71,8 +72,11 @@ def _scopes(item: Object) -> list[Object]:
 def _counted(sight: Sight, item: Object) -> list[tuple[Spec, int]]:
     """The pod specs that a quota counts, and how many pods of each there will be."""
     target = sight.target
-    found = [(target.pod("leader")["spec"], target.groups)]
-    found.append((target.pod("worker")["spec"], target.groups * (target.size - 1)))
+    found: list[tuple[Spec, int]] = []
+    for one, groups in target.sets:
+        template = one["spec"]["leaderWorkerTemplate"]
+        found.append((template["leaderTemplate"]["spec"], groups))
+        found.append((template["workerTemplate"]["spec"], groups * (target.size - 1)))
     conditions = _scopes(item)
     return [(spec, count) for spec, count in found if all(_meets(sight, spec, one) for one in conditions)]
 
@@ -165,13 +169,15 @@ def _unstated(pods: list[tuple[Spec, int]], key: str) -> bool:
 
 
 def _own_pods(sight: Sight) -> list[Object]:
-    labels = f"leaderworkerset.sigs.k8s.io/name={sight.target.release}"
+    labels = labels_of(sight.target.release)
     return sight.list("v1", "pods", sight.target.namespace, labels=labels, metadata=True)
 
 
 def _needed(sight: Sight, pods: list[tuple[Spec, int]], *, others: bool) -> dict[str, float]:
     """What these pods request, and with `others` the objects beside them, under the names that quotas use."""
-    total: dict[str, float] = {"services": 2.0, "configmaps": 1.0} if others else {}
+    # A Service of the chart and a headless one of the controller for each LeaderWorkerSet.
+    services = 2.0 * len(sight.target.sets)
+    total: dict[str, float] = {"services": services, "configmaps": 1.0} if others else {}
     for spec, count in pods:
         amounts = {"pods": 1.0, "count/pods": 1.0}
         for name, amount in requests_of(spec).items():

@@ -1,0 +1,199 @@
+"""Prefill and decode in engines of their own, with the real engine in real pods.
+
+One prefill group and one decode group of one host each. The KV caches really move: vLLM's own
+counters say how many bytes, and the plan has said so before.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from typing import Any
+
+import pytest
+from manyhost.render import build
+
+from tests.cluster.engine.tinymodel_text import ANSWER, THOUGHT
+from tests.e2e.place import Place, run, until
+from tests.e2e.test_engine import START_SECONDS, same, settings  # noqa: F401  the engine as a fixture
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+RECIPE = "local/tiny-r1-disaggregated"
+RELEASE = "tiny-r1-disaggregated"
+DECODE, PREFILL = f"{RELEASE}-0", f"{RELEASE}-prefill-0"
+ROUTER, ALONE = f"http://{RELEASE}-svc:8000", f"http://{RELEASE}-prefill-svc:8000"
+
+ASK = """
+import json, sys, urllib.request
+for prompt in json.loads(sys.argv[2]):
+    body = {"model": "tiny-r1", "prompt": prompt, "max_tokens": 24, "temperature": 0, "logprobs": 1,
+            "ignore_eos": True}
+    request = urllib.request.Request(
+        sys.argv[1] + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    answer = json.load(urllib.request.urlopen(request, timeout=300))
+    print(json.dumps({"usage": answer["usage"], **answer["choices"][0]["logprobs"]}))
+"""
+STREAM = """
+import json, sys, urllib.request
+body = {"model": "tiny-r1", "prompt": sys.argv[2], "max_tokens": int(sys.argv[3]), "temperature": 0,
+        "ignore_eos": True, "stream": True}
+request = urllib.request.Request(
+    sys.argv[1] + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+for line in urllib.request.urlopen(request, timeout=300):
+    if line.strip():
+        print(line.decode().strip(), flush=True)
+"""
+SCRAPE = """
+import urllib.request
+print(urllib.request.urlopen("http://127.0.0.1:8000/metrics", timeout=60).read().decode())
+"""
+
+
+class Release:
+    """The release as a client and an operator see it."""
+
+    def __init__(self, place: Place, namespace: str, here: list[str]) -> None:
+        self.place, self.namespace, self.here = place, namespace, here
+
+    def python(self, pod: str, program: str, *args: str) -> str:
+        return self.place.kube("exec", "-n", self.namespace, pod, "--", "python3", "-c", program, *args)
+
+    def ask(self, server: str, *prompts: str, pod: str = DECODE) -> list[Any]:
+        """Tokens and log-probabilities of an answer, and the tokens of its prompt."""
+        text = self.python(pod, ASK, server, json.dumps(prompts))
+        return [json.loads(line) for line in text.splitlines()]
+
+    def stream(self, server: str, prompt: str, tokens: int, pod: str) -> subprocess.Popen[str]:
+        words = [self.place.kubectl, "--kubeconfig", str(self.place.kubeconfig), "exec"]
+        words += ["-n", self.namespace, pod, "--", "python3", "-u", "-c", STREAM, server, prompt, str(tokens)]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    def metrics(self) -> dict[str, float]:
+        """The decode leader's series, without labels that are the same for all."""
+        found: dict[str, float] = {}
+        for line in self.python(DECODE, SCRAPE).splitlines():
+            if line.startswith(("manyhost_router", "vllm:nixl", "vllm:prompt_tokens_by_source")):
+                name, _, value = line.rpartition(" ")
+                label = next((part for part in ("prefill=", "source=") if part in name), "")
+                kind = name.partition(label)[2].split('"')[1] if label else ""
+                key = name.partition("{")[0] + (f":{kind}" if kind else "")
+                found[key] = found.get(key, 0.0) + float(value)
+        return found
+
+    def routed(self, how: str) -> float:
+        return self.metrics()[f"manyhost_router_requests_total:{how}"]
+
+    def moved(self) -> float:
+        """Bytes of KV cache that the decode engine has fetched."""
+        return self.metrics().get("vllm:nixl_bytes_transferred_sum", 0.0)
+
+    def status(self) -> Any:
+        return run("status", RECIPE, *self.here, "--output", "json").ok().lines[0]
+
+
+def planned(tokens: int) -> int:
+    """What the plan says that a prompt's KV cache has, in bytes."""
+    plan = build(RECIPE, assignments=[f"traffic.input_tokens={tokens}"]).plan
+    assert plan.handover is not None
+    return plan.handover.bytes
+
+
+def text(topic: str) -> str:
+    """A prompt of some blocks that no other one shares a block with."""
+    return f"{topic}: " + f"def {topic}(self): return import " * 12
+
+
+def test_prefill_and_decode_apart(place: Place, namespace: str, settings: list[str]) -> None:  # noqa: F811
+    """Deploy, answers, bytes, a lost prefill group, a stream, a drain, teardown."""
+    here = ["--namespace", namespace, *settings]
+    before = left(place, namespace)
+    begin = time.monotonic()
+    out = run("deploy", RECIPE, *here, "--timeout", str(START_SECONDS)).ok().out
+    print(f"prefill and decode: deploy {time.monotonic() - begin:.0f} s")
+    for duty, pod in (("decode", DECODE), ("prefill", PREFILL)):
+        assert f"{duty} group 0 host 0 ({pod} on " in out
+    release = Release(place, namespace, here)
+    found = release.status()
+    assert (found["groups"], found["ready_groups"]) == (2, 2)
+    assert {host["duty"] for host in found["hosts"]} == {"prefill", "decode"}
+    assert len({host["node"] for host in found["hosts"]}) == 2
+    assert len(found["endpoints"]) == 1
+
+    said = run("chat", RECIPE, *here, "--prompt", "Who are you?", "--temperature", "0", "--output", "json")
+    answer = said.ok().lines[0]
+    assert (answer["reasoning"].strip(), answer["answer"].strip()) == (THOUGHT, ANSWER)
+
+    prompts = [text(topic) for topic in ("apple", "birch", "cedar")]
+    bytes_before, done = release.moved(), release.routed("done")
+    apart = release.ask(ROUTER, *prompts)
+    same(apart, release.ask(ALONE, *prompts), 0.02)
+    expected = sum(planned(one["usage"]["prompt_tokens"]) for one in apart)
+    until("the bytes are counted", lambda: release.moved() - bytes_before >= expected, 60)
+    assert release.moved() - bytes_before == expected
+    assert release.routed("done") == done + len(prompts)
+    fetched = release.metrics()["vllm:prompt_tokens_by_source:external_kv_transfer"]
+    print(
+        f"{len(prompts)} prompts: {expected} bytes of KV cache moved, as planned; {fetched:.0f} tokens in all"
+    )
+
+    with release.stream(ROUTER, text("stream"), 30, DECODE) as stream:
+        assert stream.stdout is not None
+        lines = stream.stdout.read().splitlines()
+    assert lines[-1] == "data: [DONE]"
+    assert len(lines) > 20
+
+    prefill_lost(release)
+    drained(release)
+
+    begin = time.monotonic()
+    run("teardown", RECIPE, *here, "--yes").ok()
+    print(f"teardown {time.monotonic() - begin:.0f} s")
+    until("nothing is left", lambda: left(place, namespace) == before, 60)
+
+
+def prefill_lost(release: Release) -> None:
+    """The prefill engine dies: requests go on, slower; it comes back: caches move again."""
+    uid = next(host["uid"] for host in release.status()["hosts"] if host["pod"] == PREFILL)
+    begin = time.monotonic()
+    kill = "kill -9 $(pgrep -f '[/]vllm serve')"
+    release.place.kube("exec", "-n", release.namespace, PREFILL, "--", "bash", "-c", kill)
+    asked = 0
+
+    def back() -> bool:
+        nonlocal asked
+        asked += 1
+        assert len(release.ask(ROUTER, text(f"alone{asked}"))[0]["tokens"]) == 24
+        now = release.status()
+        new = next((host["uid"] for host in now["hosts"] if host["pod"] == PREFILL), "")
+        return new not in ("", uid) and now["ready_groups"] == 2
+
+    until("the prefill group is back", back, START_SECONDS)
+    alone = release.routed("failed")
+    print(f"prefill lost for {time.monotonic() - begin:.0f} s: {asked} requests, {alone:.0f} alone, 0 lost")
+    assert alone >= 1
+    bytes_before, done = release.moved(), release.routed("done")
+
+    def again() -> bool:
+        release.ask(ROUTER, text(f"again{time.monotonic_ns()}"))
+        return release.routed("done") > done and release.moved() > bytes_before
+
+    until("KV caches move again", again, 60)
+
+
+def drained(release: Release) -> None:
+    """A stream that runs when the decode pod is deleted arrives whole, through the router."""
+    with release.stream(ROUTER, text("drain"), 400, PREFILL) as stream:
+        assert stream.stdout is not None
+        for _ in range(4):
+            assert stream.stdout.readline()
+        release.place.kube("delete", "pod", "-n", release.namespace, DECODE, "--wait=false")
+        lines = stream.stdout.read().splitlines()
+    assert lines[-1] == "data: [DONE]"
+    assert json.loads(lines[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+
+
+def left(place: Place, namespace: str) -> set[str]:
+    """The names of everything in the namespace that a release could have made."""
+    kinds = "lws,statefulsets,pods,services,configmaps,secrets,serviceaccounts,controllerrevisions"
+    return place.names("-n", namespace, kinds)
