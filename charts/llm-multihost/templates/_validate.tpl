@@ -208,7 +208,7 @@ disaggregation.prefillGroups: KV caches do not move over {{ $values.network.inte
 model.pp_size: KV caches are handed over to engines of one pipeline stage only; set it to 1, or disaggregation.prefillGroups to 0
 {{- end }}
 {{- if ne $values.vllm.executor "mp" }}
-vllm.executor: prefill and decode apart are proven with mp alone; set it to mp, or disaggregation.prefillGroups to 0
+vllm.executor: prefill and decode apart need mp; set it to mp, or disaggregation.prefillGroups to 0
 {{- end }}
 {{- range $name, $_ := $values.vllm.serverArgs }}
 {{- $flag := splitList "." $name | first | replace "_" "-" | trimPrefix "no-" }}

@@ -139,8 +139,9 @@ def teardown(
     _forget(connection, found)
     # Left to themselves, workers are told to end only when their leader has gone: their containers would
     # start once more in between and then take the whole grace period to end.
-    for _, path, _ in _find(connection, found.namespace, MADE["StatefulSet"], _named(found.sets)):
-        connection.delete(path, foreground=True)
+    for name in found.sets:
+        for _, path, _ in _find(connection, found.namespace, MADE["StatefulSet"], f"{NAME}={name}"):
+            connection.delete(path, foreground=True)
     said = ""
     while not (left := inventory(connection, found.namespace, found.release, sets=found.sets)).empty:
         count = len(left.pods)
@@ -182,10 +183,6 @@ def _find(
     )
 
 
-def _named(sets: tuple[str, ...]) -> str:
-    return f"{NAME} in ({','.join(sets)})"
-
-
 def _made(
     connection: Connection, namespace: str, release: str, items: list[Item], sets: tuple[str, ...]
 ) -> list[Item]:
@@ -193,7 +190,7 @@ def _made(
     known = {item.path for item in items}
     found: dict[str, Item] = {}
     for kind, where in MADE.items():
-        for labels in (_named(sets), labels_of(release)):
+        for labels in (*(f"{NAME}={name}" for name in sets), labels_of(release)):
             for name, path, _ in _find(connection, namespace, where, labels):
                 if path not in known:
                     found[path] = Item(kind, name, path)

@@ -272,9 +272,7 @@ def _check_disaggregation(recipe: Recipe, interconnect: Interconnect, engine: En
             fix="set it to 1 and raise parallelism.tensor, or disaggregation.prefill_groups to 0",
         )
     if recipe.engine.executor != "mp":
-        raise InvalidInput(
-            "prefill and decode apart are proven with the executor mp alone", where="engine.executor"
-        )
+        raise InvalidInput("prefill and decode apart need the executor mp", where="engine.executor")
     for name in recipe.arguments:
         reason = _AGAINST_DISAGGREGATION.get(name.removeprefix("no-").split(".")[0])
         if reason:

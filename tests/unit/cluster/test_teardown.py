@@ -93,3 +93,18 @@ def test_leftovers_alone_are_not_nothing(api: Api) -> None:
     found = inventory(cast("Connection", api), "n", "r")
     assert (found.items, found.empty) == ([], False)
     assert {item.path for item in found.made} | {path_of("v1", "pods", "n", "r-0")} == set(OWNED)
+
+
+def test_prefill_groups_belong_to_their_release_alone(api: Api) -> None:
+    """What controllers made for a second LeaderWorkerSet counts, also when that has gone first."""
+    prefill = path_of("leaderworkerset.x-k8s.io/v1", "leaderworkersets", "n", "r-prefill")
+    made = path_of("apps/v1", "statefulsets", "n", "r-prefill")
+    api.objects |= {prefill: CHART, made: {"leaderworkerset.sigs.k8s.io/name": "r-prefill"}}
+    connection = cast("Connection", api)
+    found = inventory(connection, "n", "r")
+    assert found.sets == ("r", "r-prefill")
+    assert made in {item.path for item in found.made}
+    del api.objects[prefill]
+    assert made in {item.path for item in inventory(connection, "n", "r", sets=found.sets).made}
+    # A release of its own may have this name.
+    assert made not in {item.path for item in inventory(connection, "n", "r").made}

@@ -209,7 +209,7 @@ OVER_TCP = ("network.interconnect=none", "parallelism.tensor=16", "parallelism.p
         ),
         (
             (PREFILL, *OVER_TCP, "engine.executor=ray", "engine.image=example.com/with-ray"),
-            "the executor mp alone",
+            "need the executor mp",
         ),
         ((PREFILL, *OVER_TCP, "arguments.kv-transfer-config={}"), "disaggregation sets it"),
         (

@@ -20,6 +20,7 @@ MOUNTS = "host_mounts=[{name: a, host_path: /a, mount_path: /x}, {name: b, host_
 FACTS = {
     "recipe", "model.name", "model.servedName", "host.environment", "host.gpus", "host.networks",
     "host.tolerations", "host.topologyKeys", "host.resources",
+    "disaggregation.buffer", "disaggregation.env",
     "network.socketInterface", "gpuPlatformSettings.ncclPluginImage", "gpuPlatformSettings.rxdmImage",
     "volumes.shmSize", "security.privileged", "security.runAsUser", "security.runAsGroup", "security.fsGroup",
 }  # fmt: skip

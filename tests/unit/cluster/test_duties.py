@@ -1,0 +1,150 @@
+"""A release of prefill and decode groups, as status, deploy, doctor and logs see it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from manyhost.catalog import Catalog, resolve
+from manyhost.cli.progress import line
+from manyhost.cluster import rollout
+from manyhost.cluster.chat import _port
+from manyhost.cluster.connection import Connection
+from manyhost.cluster.doctor.hosts import requests_of
+from manyhost.cluster.observe import Look, Observer
+from manyhost.cluster.rollout import Event, Wait
+from manyhost.cluster.status import status
+from manyhost.cluster.target import Target, from_rendered, labels_of
+from manyhost.render import Renderer
+
+from tests.helpers.cli import ROOT
+
+LABELS = {"app.kubernetes.io/instance": "r", "app.kubernetes.io/name": "llm-multihost"}
+LWS = "leaderworkerset.sigs.k8s.io"
+
+
+def group_set(name: str, duty: str, ready: int, replicas: int = 1, seen: int = 3) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "labels": LABELS | {"manyhost.dev/duty": duty}, "generation": 3},
+        "spec": {"replicas": replicas, "leaderWorkerTemplate": {"size": 1}},
+        "status": {"readyReplicas": ready, "updatedReplicas": replicas, "observedGeneration": seen},
+    }
+
+
+def pod(name: str, duty: str, uid: str, ready: bool = True) -> dict[str, Any]:
+    labels = {f"{LWS}/group-index": "0", f"{LWS}/worker-index": "0", "manyhost.dev/duty": duty}
+    conditions = [{"type": "Ready", "status": str(ready)}]
+    return {
+        "metadata": {"name": name, "uid": uid, "labels": LABELS | labels},
+        "spec": {"nodeName": "n"},
+        "status": {"conditions": conditions},
+    }
+
+
+class Api:
+    """Objects by the last word of their path."""
+
+    def __init__(self, **objects: list[dict[str, Any]]) -> None:
+        self.objects = objects
+
+    def pages(self, path: str, *_: Any, labels: str = "", **__: Any) -> Iterator[dict[str, Any]]:
+        kind = path.rpartition("/")[2]
+        if kind in {"leaderworkersets", "pods"}:
+            assert labels == labels_of("r")
+        yield from self.objects.get(kind, [])
+
+
+def api(*, prefill_ready: bool) -> Api:
+    return Api(
+        leaderworkersets=[group_set("r", "decode", 1), group_set("r-prefill", "prefill", int(prefill_ready))],
+        pods=[pod("r-0", "decode", "a"), pod("r-prefill-0", "prefill", "b", prefill_ready)],
+    )
+
+
+def look(found: Api) -> Look:
+    return Observer(cast("Connection", found), "n", "r").look(logs=False)
+
+
+def test_a_release_is_complete_with_both_kinds_of_groups() -> None:
+    seen = look(api(prefill_ready=True))
+    assert seen.complete
+    assert (seen.replicas, seen.wanted) == (2, {"decode": 1, "prefill": 1})
+    assert [(host.duty, host.group, host.pod) for host in seen.hosts] == [
+        ("decode", 0, "r-0"), ("prefill", 0, "r-prefill-0"),
+    ]  # fmt: skip
+    assert not look(api(prefill_ready=False)).complete
+
+
+def test_pods_that_are_not_there_yet_have_their_names() -> None:
+    sets = [group_set("r", "decode", 0), group_set("r-prefill", "prefill", 0, replicas=2)]
+    names = {host.pod: host.phase for host in look(Api(leaderworkersets=sets)).hosts}
+    assert names == {"r-0": "absent", "r-prefill-0": "absent", "r-prefill-1": "absent"}
+
+
+def test_a_set_that_its_controller_has_not_seen_unsettles_the_release() -> None:
+    found = api(prefill_ready=True)
+    found.objects["leaderworkersets"][1]["status"]["observedGeneration"] = 2
+    assert not look(found).complete
+    del found.objects["leaderworkersets"][1]["status"]["observedGeneration"]
+    assert look(found).settled is None
+
+
+def test_a_release_is_there_when_the_set_of_its_name_is() -> None:
+    only = Api(leaderworkersets=[group_set("r-prefill", "prefill", 1)])
+    assert not look(only).exists
+    assert not look(Api()).exists
+
+
+def test_status_counts_groups_of_each_duty() -> None:
+    for ready in (True, False):
+        found = api(prefill_ready=ready)
+        said = status(cast("Connection", found), "n", "r")
+        assert (said.groups, said.ready_groups, said.ready) == (2, 1 + ready, ready)
+
+
+def test_a_lost_prefill_group_is_not_the_decode_groups_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have group 0: what is told of one does not touch the other."""
+    found = api(prefill_ready=True)
+    events: list[Event] = []
+    wait = Wait(cast("Connection", found), "n", "r", timeout=60, report=events.append)
+    monkeypatch.setattr(rollout, "_LOOK_SECONDS", 0)
+    found.objects["pods"][1] = pod("r-prefill-0", "prefill", "b", ready=False)
+
+    def recreate(_: float) -> None:
+        found.objects["pods"][1] = pod("r-prefill-0", "prefill", "c")
+
+    monkeypatch.setattr(rollout.time, "sleep", recreate)
+    found.objects["leaderworkersets"][1]["status"]["readyReplicas"] = 1
+    wait.run()
+    anew = [event for event in events if event.event == "recreated"]
+    assert [(event.duty, event.group) for event in anew] == [("prefill", 0)]
+    lines = [line(event) for event in events]
+    assert any("prefill group 0 host 0 (r-prefill-0 on n)" in text for text in lines)
+    assert any("prefill group 0 starts anew" in text for text in lines)
+
+
+def target(*assignments: str) -> Target:
+    catalog = Catalog(ROOT)
+    renderer = Renderer(catalog)
+    resolved = resolve(catalog, "local/tiny-r1-disaggregated", assignments=assignments)
+    return from_rendered(renderer.render(resolved, release="r"), renderer.chart)
+
+
+def test_a_target_counts_all_groups_and_talks_to_decode() -> None:
+    found = target("groups=3", "disaggregation.prefill_groups=2")
+    assert (found.groups, found.size) == (5, 1)
+    assert [(item["metadata"]["name"], count) for item, count in found.sets] == [("r", 3), ("r-prefill", 2)]
+    assert found.group["metadata"]["name"] == "r"
+    assert _port(found.pod("leader")) == 8000
+    # The router counts, as the scheduler counts it.
+    assert requests_of(found.pod("leader")["spec"])["cpu"] == pytest.approx(0.1)
+
+
+def test_plans_in_json_say_both() -> None:
+    from manyhost.plan import table
+
+    document = json.loads(table.to_json(target().plan))
+    assert document["prefill_groups"] == 1
+    assert document["handover"] == {"bytes": 294912, "seconds": 0.0, "tokens": 64}
