@@ -463,6 +463,19 @@ def test_refusals_are_one_line(
             )
 
 
+def test_a_measurement_without_a_result(place: Place, gpu_hosts: Place, namespace: str) -> None:
+    """The cluster takes the objects of nccl; hosts that run nothing end it with one line, and it goes."""
+    before = everything(place, namespace)
+    ended = run("nccl", "a3mega", "--namespace", namespace, "--timeout", "8")
+    assert ended.code == 4, ended
+    assert ended.err.startswith("manyhost: no result in time")
+    assert len(ended.err.splitlines()) <= 2
+    assert ended.out.splitlines()[0] == "2 hosts asked for, release nccl"
+    assert ended.out.splitlines()[-1] == "removed"
+    assert everything(place, namespace) == before
+    assert run("nccl", "a3mega", "--namespace", "no-such-namespace").code == 4
+
+
 def test_helm_3_helm_4_and_in_process_are_one(place: Place, gpu_hosts: Place, namespace: str) -> None:
     """What one of them installs, the others see, and the objects are the same."""
     from manyhost.render import build, parse_manifests
