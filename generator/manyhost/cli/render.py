@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,8 @@ import click
 
 from manyhost.catalog import Catalog
 from manyhost.cli.options import output_option, pick, recipe_argument, settings_options
+
+_GO_START_SECONDS = 3  # 0.05 on an idle machine
 
 
 def _preload() -> None:
@@ -44,7 +47,10 @@ def command(
     Example: manyhost render a3mega --set context=65536
     """
     if not helm:
-        Thread(target=_preload).start()  # no daemon: a process that ends while Go starts may crash
+        loading = Thread(target=_preload, daemon=True)
+        loading.start()
+        # A process that ends while Go starts may crash; an import that Ctrl-C has hit may never end.
+        atexit.register(loading.join, _GO_START_SECONDS)
     from manyhost.output import write_files
     from manyhost.plan import table
     from manyhost.render import Renderer
