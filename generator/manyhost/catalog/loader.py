@@ -111,6 +111,13 @@ class Catalog:
                     where="RECIPE",
                     fix=nearest(recipe, own),
                 )
+            own_model = self.recipe_document(name)["model"]
+            if model and model != own_model:
+                raise InvalidInput(
+                    f"recipe {name} is for {own_model}, not {model[:80]!r}",
+                    where="MODEL",
+                    fix="leave out one of the two",
+                )
             return name
         if not model:
             return f"{environment}/{known.default_recipe}"

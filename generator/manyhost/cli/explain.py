@@ -35,7 +35,11 @@ def command(
     history = resolved.origins.get(name, [])
     below = {k: h for k, h in resolved.origins.items() if k.startswith(f"{name}.")}
     if not history and not below and name not in known_keys():
-        raise InvalidInput("unknown key", where=key, fix=nearest(key, [*known_keys(), *resolved.origins]))
+        raise InvalidInput(
+            "unknown key",
+            where=key,
+            fix=nearest(key, {*known_keys(), *resolved.origins}, "docs/reference/settings.md lists them"),
+        )
     rows = [(name, history)] if history or not below else []
     rows += sorted(below.items())
     if output_format == "json":

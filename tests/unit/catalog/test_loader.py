@@ -61,6 +61,7 @@ def test_recipe_names(arguments: tuple[str, ...], name: str) -> None:
         (("a3mgea",), "unknown environment 'a3mgea'\n  fix: did you mean a3mega?"),
         (("a3mega", "", "deepseek"), "environment a3mega has no recipe 'deepseek'"),
         (("a3mega", "tiny-r1"), "environment a3mega has no recipe for tiny-r1"),
+        (("a3mega", "tiny-r1", "deepseek-r1-671b"), "recipe a3mega/deepseek-r1-671b is for deepseek-r1-671b"),
         (("a3mega", "tiny"), "unknown model 'tiny'\n  fix: did you mean tiny-r1?"),
         (("x" * 10_000,), "unknown environment"),
         (("a\0b",), "unknown environment"),
