@@ -77,6 +77,9 @@ class ControlPlane:
             # a lost node is noticed and its pods leave in seconds, not minutes
             *("--node-monitor-grace-period", "20s", "--node-monitor-period", "2s"),
             *("--kube-api-qps", "200", "--kube-api-burst", "400"),
+            # With it a DaemonSet that many nodes join at once is left for minutes with an old status: the
+            # controller fails on what it has not read back yet, and its retries come ever later.
+            *("--feature-gates", "StaleControllerConsistencyDaemonSet=false"),
         )
         limits = ("--kube-api-qps", "200", "--kube-api-burst", "400")
         scheduler = self.programs / "kube-scheduler"
