@@ -118,14 +118,6 @@ def bucket_of(store: Store, name: str) -> Bucket:
     return Bucket(name, str(found.location or ""), str(found.location_type or "region"))
 
 
-def own_permissions(store: Store, name: str, wanted: list[str]) -> list[str]:
-    """Return which of the wanted permissions the caller itself has on a bucket."""
-    found = store.call(
-        lambda: store.client.bucket(name).test_iam_permissions(wanted, timeout=_SECONDS), f"gs://{name}"
-    )
-    return sorted(found)
-
-
 def access_of(store: Store, name: str, namespace: str, account: str) -> Access:
     """Return what a Kubernetes ServiceAccount may do, from the bucket's own policy.
 
