@@ -112,12 +112,15 @@ def remove_daemonset(cluster: Cluster, name: str) -> None:
 def change_version(cluster: Cluster, name: str, version: str) -> None:
     """Gives a DaemonSet's images, or `lws`' controller, another tag."""
     path = _LWS if name == "lws" else f"{_KUBE_SYSTEM}/{name}"
-    item = cluster.api.get(path)
-    spec = item["spec"]["template"]["spec"]
-    for container in [*spec.get("initContainers", []), *spec["containers"]]:
-        if "pause" not in container["image"]:
-            container["image"] = f"{container['image'].rpartition(':')[0]}:{version}"
-    cluster.api.call("PUT", path, item)
+
+    def changed(item: Object) -> Object:
+        spec = item["spec"]["template"]["spec"]
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
+            if "pause" not in container["image"]:
+                container["image"] = f"{container['image'].rpartition(':')[0]}:{version}"
+        return item
+
+    cluster.api.change(path, changed)
 
 
 def remove_csi_driver(cluster: Cluster) -> None:
@@ -143,22 +146,22 @@ def heal(cluster: Cluster) -> None:
 def _reset(api: Api, item: Object) -> None:
     """Makes spec, labels and (of a node) capacity of the object exactly those of `item`."""
     path = path_of(item)
-    try:
-        found = api.get(path)
-    except ClusterError:
+    if _gone(api, path):
         api.apply(item)
         return
     if item["kind"] == "Namespace":
         return
-    spec = {**found["spec"], **item["spec"]}
-    if item["kind"] == "Node":
-        kept = [t for t in found["spec"].get("taints", []) if t["key"].startswith(_CONTROLLERS)]
-        spec["taints"] = [*item["spec"].get("taints", []), *kept]
-        spec["unschedulable"] = item["spec"].get("unschedulable", False)
-    metadata = {**found["metadata"], "labels": item["metadata"].get("labels", {})}
-    changed = {**found, "metadata": metadata, "spec": spec}
-    if changed != found:
-        api.call("PUT", path, changed)
+
+    def healed(found: Object) -> Object:
+        spec = {**found["spec"], **item["spec"]}
+        if item["kind"] == "Node":
+            kept = [t for t in found["spec"].get("taints", []) if t["key"].startswith(_CONTROLLERS)]
+            spec["taints"] = [*item["spec"].get("taints", []), *kept]
+            spec["unschedulable"] = item["spec"].get("unschedulable", False)
+        metadata = {**found["metadata"], "labels": item["metadata"].get("labels", {})}
+        return {**found, "metadata": metadata, "spec": spec}
+
+    api.change(path, healed)
     if item["kind"] == "Node":
         api.patch(f"{path}/status", {"status": {k: item["status"][k] for k in _AMOUNTS}})
 
