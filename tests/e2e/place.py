@@ -280,6 +280,15 @@ def namespace(place: Place, name: str) -> Iterator[str]:
         place.kube("delete", "namespace", name, "--wait=false")
 
 
+def everything(place: Place, namespace: str) -> set[str]:
+    """Every object of every kind in a namespace, but events and what the namespace itself brings."""
+    kinds = place.kube("api-resources", "--verbs=list", "--namespaced", "-o", "name").split()
+    kinds = [kind for kind in kinds if not kind.startswith("events")]
+    # Controllers add these two to a new namespace, a moment after it is there.
+    own = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+    return set(place.names(",".join(kinds), "-n", namespace)) - own
+
+
 def names_of(items: Sequence[Any]) -> list[str]:
     """The names of objects."""
     return sorted(item["metadata"]["name"] for item in items)

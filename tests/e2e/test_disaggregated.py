@@ -15,7 +15,7 @@ import pytest
 from manyhost.render import build
 
 from tests.cluster.engine.tinymodel_text import ANSWER, THOUGHT
-from tests.e2e.place import Place, run, until
+from tests.e2e.place import Place, everything, run, until
 from tests.e2e.test_engine import START_SECONDS, same, settings  # noqa: F401  the engine as a fixture
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -149,7 +149,7 @@ def test_prefill_and_decode_apart(place: Place, namespace: str, settings: list[s
     begin = time.monotonic()
     run("teardown", RECIPE, *here, "--yes").ok()
     print(f"teardown {time.monotonic() - begin:.0f} s")
-    until("nothing is left", lambda: not left(place, namespace), 60)
+    until("nothing is left", lambda: not everything(place, namespace), 60)
 
 
 def prefill_lost(release: Release) -> None:
@@ -191,10 +191,3 @@ def drained(release: Release) -> None:
         lines = stream.stdout.read().splitlines()
     assert lines[-1] == "data: [DONE]"
     assert json.loads(lines[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
-
-
-def left(place: Place, namespace: str) -> set[str]:
-    """The names of everything in the namespace that a release could have made."""
-    kinds = "lws,statefulsets,pods,services,configmaps,secrets,serviceaccounts,controllerrevisions"
-    # What controllers add to every namespace.
-    return place.names("-n", namespace, kinds) - {"serviceaccount/default", "configmap/kube-root-ca.crt"}

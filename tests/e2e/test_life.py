@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.place import Place, finish, names_of, run, standin, start, until
+from tests.e2e.place import Place, everything, finish, names_of, run, standin, start, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 LWS = "leaderworkerset.sigs.k8s.io"
@@ -22,15 +22,6 @@ LWS = "leaderworkerset.sigs.k8s.io"
 def pods_of(place: Place, namespace: str, release: str = "tiny-r1") -> list[Any]:
     found = place.get("pods", "-n", namespace, "-l", f"{LWS}/name={release}")["items"]
     return sorted(found, key=lambda pod: pod["metadata"]["name"])
-
-
-def everything(place: Place, namespace: str) -> set[str]:
-    """Every object of every kind in a namespace, but events and what the namespace itself brings."""
-    kinds = place.kube("api-resources", "--verbs=list", "--namespaced", "-o", "name").split()
-    kinds = [kind for kind in kinds if not kind.startswith("events")]
-    # Controllers add these two to a new namespace, a moment after it is there.
-    own = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
-    return set(place.names(",".join(kinds), "-n", namespace)) - own
 
 
 def test_walk(place: Place, image: tuple[str, str], namespace: str) -> None:
@@ -441,7 +432,7 @@ def test_refusals_are_one_line(
         propose(connect(), msgspec.structs.replace(target, objects=objects))
     assert "denied the request" in error.value.message
     assert "\n" not in error.value.message
-    assert not everything(place, namespace) - {"serviceaccount/default"}
+    assert not everything(place, namespace)
 
     assert run("deploy", "a3mega", "--namespace", "no-such-namespace").code == 4
     monkeypatch.setenv("CLUSTER_NAME", "another")
@@ -532,7 +523,7 @@ def test_helm_3_helm_4_and_in_process_are_one(place: Place, gpu_hosts: Place, na
         )
         assert place.get("lws", "same", "-n", namespace)["spec"]["replicas"] == 1
         subprocess.run([*common, "uninstall", "same"], check=True, capture_output=True, timeout=60)
-        until("nothing left", lambda: not everything(place, namespace) - {"serviceaccount/default"}, 30)
+        until("nothing left", lambda: not everything(place, namespace), 30)
 
 
 def _pods_or_end(process: subprocess.Popen[str], place: Place, namespace: str) -> None:

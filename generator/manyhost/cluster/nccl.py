@@ -26,7 +26,7 @@ _PROGRAM = Path(__file__).with_name("all_reduce.py")
 _LOOK_SECONDS = 2.0
 _TAIL_LINES = 200
 _REASON_LIMIT = 300
-_WANTED = {"LeaderWorkerSet", "ConfigMap", "ServiceAccount"}
+_WANTED = {"ConfigMap", "ServiceAccount"}  # beside the group
 _LINE = re.compile(r"^manyhost nccl bytes=(\d+) seconds=([\d.]+) busbw=([\d.]+)$")
 _DONE = re.compile(r"^manyhost nccl done ranks=(\d+) busbw=([\d.]+)$", re.M)
 # What launch.sh does before the engine, then the measurement in its place. The pod stays until it is removed.
@@ -90,10 +90,8 @@ def manifests(target: Target) -> list[Object]:
     """
     if not target.plan.gpus_per_host:
         raise InvalidInput("the environment has no GPUs to measure", where=f"recipe {target.recipe}")
-    prefill = [item for item in target.objects if item["kind"] == "LeaderWorkerSet" and item != target.group]
-    objects = [
-        copy.deepcopy(item) for item in target.objects if item["kind"] in _WANTED and item not in prefill
-    ]
+    own = target.group
+    objects = [copy.deepcopy(item) for item in target.objects if item["kind"] in _WANTED or item is own]
     spec = next(item for item in objects if item["kind"] == "LeaderWorkerSet")["spec"]
     spec["replicas"] = 1
     group = spec["leaderWorkerTemplate"]

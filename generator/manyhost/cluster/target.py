@@ -27,9 +27,14 @@ KINDS: dict[str, tuple[str, str]] = {
 CHART = "llm-multihost"
 
 
+def labels(release: str) -> dict[str, str]:
+    """Return the labels of everything that the chart makes for a release, its pods included."""
+    return {"app.kubernetes.io/instance": release, "app.kubernetes.io/name": CHART}
+
+
 def labels_of(release: str) -> str:
-    """Return the selector of everything that the chart makes for a release, its pods included."""
-    return f"app.kubernetes.io/instance={release},app.kubernetes.io/name={CHART}"
+    """Return these labels as a selector."""
+    return ",".join(f"{key}={value}" for key, value in labels(release).items())
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

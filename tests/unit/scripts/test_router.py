@@ -6,6 +6,7 @@ servers of this process that note what they are asked.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -104,22 +105,25 @@ def prefilled(handler: Any) -> None:
     handler.say(200, {"choices": [{"text": "x"}], "kv_transfer_params": PLACE})
 
 
-@pytest.fixture
-def engine() -> Iterator[Server]:
-    server = Server(decoded)
+@contextlib.contextmanager
+def running(answer: Callable[[Any], None]) -> Iterator[Server]:
+    server = Server(answer)
     server.start()
     yield server
     server.server.shutdown()
     server.server.server_close()
+
+
+@pytest.fixture
+def engine() -> Iterator[Server]:
+    with running(decoded) as server:
+        yield server
 
 
 @pytest.fixture
 def prefill() -> Iterator[Server]:
-    server = Server(prefilled)
-    server.start()
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+    with running(prefilled) as server:
+        yield server
 
 
 def free_port() -> int:

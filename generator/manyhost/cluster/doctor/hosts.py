@@ -10,7 +10,7 @@ import msgspec
 from manyhost.cluster.connection import path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
 from manyhost.cluster.quantity import parse, show
-from manyhost.cluster.target import CHART
+from manyhost.cluster.target import labels
 
 Amounts = dict[str, float]
 _SHOWN = 4  # hosts named in a message
@@ -196,9 +196,7 @@ def _usage(sight: Sight) -> tuple[dict[str, Amounts], dict[str, list[str]]]:
 
 
 def _is_own(meta: _Meta, release: str) -> bool:
-    labels = meta.labels or {}
-    own = {"app.kubernetes.io/instance": release, "app.kubernetes.io/name": CHART}
-    return own.items() <= labels.items()
+    return labels(release).items() <= (meta.labels or {}).items()
 
 
 def _closed(node: _Node, spec: dict[str, Any]) -> str:
