@@ -66,11 +66,11 @@ demo: $(VENV)/.dev ## Deploy, chat, kill a worker, clean up: real engine, no GPU
 
 .PHONY: cluster-up
 cluster-up: $(VENV)/.dev ## Start the test cluster (Linux, root)
-	@$(BIN)/python -m tests.cluster up
+	@$(BIN)/python -m testbed up
 
 .PHONY: cluster-down
 cluster-down: $(VENV)/.dev ## Remove the test cluster without a trace
-	@$(BIN)/python -m tests.cluster down
+	@$(BIN)/python -m testbed down
 
 # --- tests ----------------------------------------------------------------------------------------
 .PHONY: test
@@ -79,7 +79,7 @@ test: $(VENV)/.dev tools ## Run all tests that need no cluster
 
 .PHONY: e2e
 e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, or the test cluster)
-	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 --durations 15 $(E2E) tests/e2e tests/cluster
+	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 --durations 15 $(E2E) tests/e2e tests/testbed
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, types and the direction of imports

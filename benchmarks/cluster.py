@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.cluster import Cluster, gpu_hosts  # noqa: E402
-from tests.cluster.system import wait_for  # noqa: E402
+from testbed import Cluster, gpu_hosts  # noqa: E402
+from testbed.system import wait_for  # noqa: E402
 
 CREATORS = 8
 GOAL_SECONDS, GOAL_MB = 3.0, 150.0

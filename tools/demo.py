@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from tests.cluster import Cluster, ClusterError
-from tests.cluster import engine as local_engine
+from testbed import Cluster, ClusterError
+from testbed import engine as local_engine
 
 NAMESPACE = "manyhost-demo"
 PROMPT = "Who are you?"

@@ -68,9 +68,9 @@ def test_one_set_and_one_service_for_each_duty():
     assert {name: item["spec"]["replicas"] for name, item in sets.items()} == {"r1": 3, "r1-prefill": 2}
     assert {item["spec"]["leaderWorkerTemplate"]["size"] for item in sets.values()} == {2}
     for name, duty in (("r1", "decode"), ("r1-prefill", "prefill")):
-        assert sets[name]["metadata"]["labels"]["manyhost.dev/duty"] == duty
+        assert sets[name]["metadata"]["labels"]["manyhost.dev/role"] == duty
         for role in ("leader", "worker"):
-            assert template(objects, name, role)["metadata"]["labels"]["manyhost.dev/duty"] == duty
+            assert template(objects, name, role)["metadata"]["labels"]["manyhost.dev/role"] == duty
     services = by_name(objects, "Service")
     for name in sets:
         assert services[f"{name}-svc"]["spec"]["selector"] == {NAME: name, INDEX: "0"}
@@ -79,7 +79,7 @@ def test_one_set_and_one_service_for_each_duty():
 
 def test_without_prefill_groups_nothing_of_it_is_there():
     text = json.dumps(render())
-    for word in ("router", "manyhost.dev/duty", "kv-transfer", "NIXL", "UCX", "prefill-svc"):
+    for word in ("router", "manyhost.dev/role", "kv-transfer", "NIXL", "UCX", "prefill-svc"):
         assert word not in text
     assert "router.py" in find(render(ON), "ConfigMap")["data"]
 

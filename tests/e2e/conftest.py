@@ -47,9 +47,7 @@ def _pointed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tm
 def image(place: Place) -> tuple[str, str]:
     """The stand-in engine."""
     if place.image is None:
-        pytest.skip(
-            "set MANYHOST_E2E_IMAGE to the stand-in image of tests/cluster in a registry of this cluster"
-        )
+        pytest.skip("set MANYHOST_E2E_IMAGE to the stand-in image of testbed in a registry of this cluster")
     return place.image
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import Cluster, MissingError
+from testbed import Cluster, MissingError
 
 ROOT = Path(__file__).resolve().parents[2]
 CLI = Path(sys.executable).with_name("manyhost")
@@ -161,9 +161,9 @@ def prepare(engine: bool) -> None:
     Args:
         engine: The real engine too.
     """
-    from tests.cluster import engine as local_engine
-    from tests.cluster import images
-    from tests.cluster.build import programs
+    from testbed import engine as local_engine
+    from testbed import images
+    from testbed.build import programs
 
     if os.environ.get("KUBECONFIG"):
         return
@@ -197,7 +197,7 @@ def find() -> Place:
 
 
 def _own() -> Place:
-    from tests.cluster import images
+    from testbed import images
 
     cluster = Cluster(os.environ.get("MANYHOST_E2E_CLUSTER", "e2e"))
     try:
@@ -219,8 +219,8 @@ def _own() -> Place:
 
 def _kind() -> Place:
     """A kind cluster of two workers; the stand-in image comes from the same archive."""
-    from tests.cluster import images
-    from tests.cluster.build import programs
+    from testbed import images
+    from testbed.build import programs
 
     kubectl = shutil.which("kubectl")
     if not kubectl:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from manyhost.render import build
 
-from tests.cluster.engine.tinymodel_text import ANSWER, THOUGHT
+from testbed.engine.tinymodel_text import ANSWER, THOUGHT
 from tests.e2e.place import Place, everything, run, until
 from tests.e2e.test_engine import START_SECONDS, same, settings  # noqa: F401  the engine as a fixture
 
@@ -110,12 +110,12 @@ def test_prefill_and_decode_apart(place: Place, namespace: str, settings: list[s
     begin = time.monotonic()
     out = run("deploy", RECIPE, *here, "--timeout", str(START_SECONDS)).ok().out
     print(f"prefill and decode: deploy {time.monotonic() - begin:.0f} s")
-    for duty, pod in (("decode", DECODE), ("prefill", PREFILL)):
-        assert f"{duty} group 0 host 0 ({pod} on " in out
+    for role, pod in (("decode", DECODE), ("prefill", PREFILL)):
+        assert f"{role} group 0 host 0 ({pod} on " in out
     release = Release(place, namespace, here)
     found = release.status()
     assert (found["groups"], found["ready_groups"]) == (2, 2)
-    assert {host["duty"] for host in found["hosts"]} == {"prefill", "decode"}
+    assert {host["role"] for host in found["hosts"]} == {"prefill", "decode"}
     assert len({host["node"] for host in found["hosts"]}) == 2
     assert len(found["endpoints"]) == 1
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster, faults
-from tests.cluster import gpu_hosts as hosts
+from testbed import Cluster, faults
+from testbed import gpu_hosts as hosts
 from tests.e2e.place import Place, run, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -301,7 +301,7 @@ def test_discover(plant: Any, broken: Cluster, monkeypatch: pytest.MonkeyPatch, 
 
 
 def _exists(cluster: Cluster, path: str) -> bool:
-    from tests.cluster import ClusterError
+    from testbed import ClusterError
 
     try:
         cluster.api.get(path)

@@ -1,6 +1,6 @@
 """The real engine in real pods: vLLM's CPU build on two hosts, both executors, PP and TP.
 
-The model (tests/cluster/engine/tinymodel.py) has saved weights, so every layout must give the same
+The model (testbed/engine/tinymodel.py) has saved weights, so every layout must give the same
 tokens, with log-probabilities that depend on all of its layers.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import engine as local_engine
-from tests.cluster.engine.tinymodel_text import ANSWER, THOUGHT
+from testbed import engine as local_engine
+from testbed.engine.tinymodel_text import ANSWER, THOUGHT
 from tests.e2e.place import Place, run, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import faults
+from testbed import faults
 from tests.e2e.place import Place, run, standin, start, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

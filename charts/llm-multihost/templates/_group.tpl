@@ -27,7 +27,7 @@ metadata:
   labels:
     {{- include "manyhost.labels" . | nindent 4 }}
     {{- with .duty }}
-    manyhost.dev/duty: {{ . }}
+    manyhost.dev/role: {{ . }}
     {{- end }}
     {{- with $values.queue }}
     kueue.x-k8s.io/queue-name: {{ . | quote }}

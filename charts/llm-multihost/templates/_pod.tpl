@@ -13,7 +13,7 @@ metadata:
     app.kubernetes.io/component: {{ .role }}
     role: {{ .role }}
     {{- with .root.duty }}
-    manyhost.dev/duty: {{ . }}
+    manyhost.dev/role: {{ . }}
     {{- end }}
     {{- with .root.Values.podLabels }}
     {{- include "manyhost.strings" . | nindent 4 }}

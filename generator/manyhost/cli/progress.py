@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def line(event: Event) -> str:
     """Return an event as one line."""
     at = f"{event.seconds:7.1f} s "
-    group = f"{event.duty} group {event.group}".strip()
+    group = f"{event.role} group {event.group}".strip()
     who = f"{group} host {event.host}" if event.group >= 0 else ""
     if event.event == "phase":
         node = f" on {event.node}" if event.node else ""
@@ -53,7 +53,7 @@ class Board:
     def __call__(self, event: Event) -> None:
         """Show an event."""
         if event.event == "phase":
-            self._rows[event.duty, event.group, event.host] = event
+            self._rows[event.role, event.group, event.host] = event
             self._live.update(self._table())
             return
         self._console.print(line(event), markup=False, highlight=False)
@@ -67,9 +67,9 @@ class Board:
         from rich.text import Text
 
         table = Table("group", "host", "pod", "node", "phase", "since", "detail", box=None)
-        for (duty, group, host), event in sorted(self._rows.items())[:60]:  # what a screen can hold
+        for (role, group, host), event in sorted(self._rows.items())[:60]:  # what a screen can hold
             cells = [
-                f"{duty} {group}".strip(),
+                f"{role} {group}".strip(),
                 str(host),
                 event.pod,
                 event.node,

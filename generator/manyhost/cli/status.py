@@ -35,9 +35,9 @@ def command(
         for host in found.hosts:
             detail = f"  {host.detail}" if host.detail else ""
             restarts = f"  restarts {host.restarts}" if host.restarts else ""
-            where = f"{host.duty} group {host.group} host {host.host}".strip()
+            where = f"{host.role} group {host.group} host {host.host}".strip()
             click.echo(
-                f"  {where}  {host.role:<6}  {host.phase:<9}  {host.pod}"
+                f"  {where}  {host.member:<6}  {host.phase:<9}  {host.pod}"
                 f"  {host.node or '-'}{restarts}{detail}"
             )
         for problem in dict.fromkeys(host.problem for host in found.hosts if host.problem):

@@ -10,8 +10,8 @@ import msgspec
 
 from manyhost.cluster.connection import Connection, Missing, Object, Refused, path_of
 from manyhost.cluster.phases import (
-    DUTY,
     ENGINE_CONTAINER,
+    ROLE,
     Host,
     Problem,
     ScriptLine,
@@ -36,9 +36,9 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         size: Hosts of a group.
         ready_groups: Groups that the controller counts as ready.
         updated_groups: Groups that run the newest template.
-        wanted: Groups wanted, by duty.
+        wanted: Groups wanted, by role.
         settled: Whether the controller has seen the newest specification; None when its version does not say.
-        hosts: Every host that should exist or does, by duty, group and host.
+        hosts: Every host that should exist or does, by role, group and host.
     """
 
     exists: bool
@@ -100,18 +100,18 @@ class Observer:
         known: dict[tuple[str, int, int], Host] = {}
         for pod in pods:
             host = host_of(pod, self._lines.get(pod["metadata"]["uid"]), time.time())
-            known[host.duty, host.group, host.host] = host
+            known[host.role, host.group, host.host] = host
         wanted = {}
         size = 1
         for item in sets:
-            duty = item["metadata"]["labels"].get(DUTY, "")
-            wanted[duty] = int(item["spec"].get("replicas", 1))
+            role = item["metadata"]["labels"].get(ROLE, "")
+            wanted[role] = int(item["spec"].get("replicas", 1))
             size = int(item["spec"]["leaderWorkerTemplate"].get("size", 1))
-            for group in range(wanted[duty]):
+            for group in range(wanted[role]):
                 for index in range(size):
                     pod_name = f"{item['metadata']['name']}-{group}" + (f"-{index}" if index else "")
-                    host = Host(duty=duty, group=group, host=index, pod=pod_name)
-                    known.setdefault((duty, group, index), host)
+                    host = Host(role=role, group=group, host=index, pod=pod_name)
+                    known.setdefault((role, group, index), host)
         states = [item.get("status") or {} for item in sets]
         return Look(
             exists=True,
@@ -125,7 +125,7 @@ class Observer:
         )
 
     def _sets(self, labels: str) -> list[Object]:
-        """The LeaderWorkerSets of the release: one, or one for each duty."""
+        """The LeaderWorkerSets of the release: one, or one for each role."""
         path = path_of(*LWS, self._namespace)
         try:
             return list(self._connection.pages(path, dict[str, Any], labels=labels))

@@ -20,7 +20,7 @@ Phase = Literal[
 NAME = "leaderworkerset.sigs.k8s.io/name"
 GROUP = "leaderworkerset.sigs.k8s.io/group-index"
 WORKER = "leaderworkerset.sigs.k8s.io/worker-index"
-DUTY = "manyhost.dev/duty"
+ROLE = "manyhost.dev/role"
 REVISION = "leaderworkerset.sigs.k8s.io/template-revision-hash"
 ENGINE_CONTAINER = "vllm"
 
@@ -82,10 +82,10 @@ class Problem(msgspec.Struct, frozen=True):
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """One host (pod) of a group.
 
-    `duty` is prefill or decode where these are apart, and empty where each group does both.
+    `role` is prefill or decode where these are apart, and empty where each group does both.
     """
 
-    duty: str = ""
+    role: str = ""
     group: int
     host: int
     pod: str
@@ -99,14 +99,14 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     problem: Problem | None = None
 
     @property
-    def role(self) -> str:
+    def member(self) -> str:
         """The leader is host 0 of its group."""
         return "leader" if self.host == 0 else "worker"
 
     @property
     def place(self) -> tuple[str, int]:
         """Its group among all groups of the release."""
-        return self.duty, self.group
+        return self.role, self.group
 
 
 def script_line(text: str) -> ScriptLine | None:
@@ -145,7 +145,7 @@ def host_of(pod: Pod, line: ScriptLine | None = None, now: float = 0.0) -> Host:
     phase, detail = _phase(pod, containers, inits, line)
     ending = bool(pod["metadata"].get("deletionTimestamp"))
     return Host(
-        duty=labels.get(DUTY, ""),
+        role=labels.get(ROLE, ""),
         group=int(labels.get(GROUP, 0)),
         host=int(labels.get(WORKER, 0)),
         pod=pod["metadata"]["name"],

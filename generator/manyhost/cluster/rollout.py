@@ -28,7 +28,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         event: phase, problem, recreated, lost, back or ready.
         seconds: Since the wait began.
-        duty: prefill or decode, where these are apart.
+        role: prefill or decode, where these are apart.
         group: Which group; -1 when it is about none.
         host: Which host of the group; -1 when it is about none.
         pod: The host's pod.
@@ -41,7 +41,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     event: str
     seconds: float
-    duty: str = ""
+    role: str = ""
     group: int = -1
     host: int = -1
     pod: str = ""
@@ -215,8 +215,8 @@ class Wait:
         for first, problem in self._problems.values():
             if problem.patience is not None and now - first >= problem.patience:
                 raise Failed(problem.message, where=f"release {self._release}", fix=problem.fix)
-        for (duty, group), times in self._recreations.items():
-            name = f"{duty} group {group}".strip()
+        for (role, group), times in self._recreations.items():
+            name = f"{role} group {group}".strip()
             if times >= _RECREATIONS:
                 cause = next((p for _, p in self._problems.values() if p.kind == "crash"), None)
                 raise Failed(
@@ -269,7 +269,7 @@ class Wait:
             Event(
                 event=event,
                 seconds=self._seconds(),
-                duty=host.duty if host else "",
+                role=host.role if host else "",
                 group=host.group if host else -1,
                 host=host.host if host else -1,
                 pod=host.pod if host else "",

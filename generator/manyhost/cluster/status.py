@@ -56,7 +56,7 @@ def status(connection: Connection, namespace: str, release: str) -> Status:
     """
     look = Observer(connection, namespace, release).look()
     revision = newest(connection, namespace, release)
-    ready = {host.place: True for host in look.hosts if host.group < look.wanted.get(host.duty, 0)}
+    ready = {host.place: True for host in look.hosts if host.group < look.wanted.get(host.role, 0)}
     for host in look.hosts:
         if host.phase != "ready" and host.place in ready:
             ready[host.place] = False

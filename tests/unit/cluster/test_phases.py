@@ -94,7 +94,7 @@ def test_other_lines_are_no_phase(line: str) -> None:
 )  # fmt: skip
 def test_phase(status: dict[str, Any], node: str, log: str, phase: str) -> None:
     host = host_of(pod(status, node), last_script_line(log.splitlines()))
-    assert (host.group, host.host, host.role, host.revision) == (1, 2, "worker", "abc")
+    assert (host.group, host.host, host.member, host.revision) == (1, 2, "worker", "abc")
     assert host.phase == phase
 
 

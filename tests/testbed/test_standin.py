@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import build
-from tests.cluster.system import wait_for
+from testbed import build
+from testbed.system import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # the first one may have to build
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster import pki
-from tests.cluster.api import Api, Object
-from tests.cluster.build import version_of
-from tests.cluster.machine import Machine
-from tests.cluster.system import wait_for
+from testbed import pki
+from testbed.api import Api, Object
+from testbed.build import version_of
+from testbed.machine import Machine
+from testbed.system import wait_for
 
 _PORT = 9443
 _NAMESPACE = "lws-system"

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import cgroups, images
-from tests.cluster.api import Api
-from tests.cluster.errors import ClusterError
-from tests.cluster.layout import MAX_NODES
-from tests.cluster.layout import Node as Place
-from tests.cluster.machine import Machine
-from tests.cluster.system import wait_for
+from testbed import cgroups, images
+from testbed.api import Api
+from testbed.errors import ClusterError
+from testbed.layout import MAX_NODES
+from testbed.layout import Node as Place
+from testbed.machine import Machine
+from testbed.system import wait_for
 
 CNI_PLUGINS = Path("/usr/lib/cni")  # where Debian's containernetworking-plugins puts them
 _SOCKET = "/run/containerd/containerd.sock"

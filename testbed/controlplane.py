@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from tests.cluster.api import Api
-from tests.cluster.layout import API_PORT, MAX_NODES, SERVICES, Layout
-from tests.cluster.machine import Machine
-from tests.cluster.system import kill, wait_for
+from testbed.api import Api
+from testbed.layout import API_PORT, MAX_NODES, SERVICES, Layout
+from testbed.machine import Machine
+from testbed.system import kill, wait_for
 
 NAME = "control-plane"
 _ETCD = "http://127.0.0.1:2379"

@@ -11,10 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from tests.cluster.build import locked
-from tests.cluster.errors import ClusterError, MissingError
-from tests.cluster.images import archive
-from tests.cluster.layout import cache_dir
+from testbed.build import locked
+from testbed.errors import ClusterError, MissingError
+from testbed.images import archive
+from testbed.layout import cache_dir
 
 IMAGE = "docker.io/local/engine:1"  # as values/engines/vllm/v0.32.0-cpu.yaml has it
 HERE = Path(__file__).parent

@@ -10,11 +10,11 @@ No document gives the allocatable part of a host: here about two percent less th
 
 from __future__ import annotations
 
-from tests.cluster.api import Api, Object
-from tests.cluster.errors import ClusterError
-from tests.cluster.kwok import ANNOTATION
-from tests.cluster.node import Kind
-from tests.cluster.system import wait_for
+from testbed.api import Api, Object
+from testbed.errors import ClusterError
+from testbed.kwok import ANNOTATION
+from testbed.node import Kind
+from testbed.system import wait_for
 
 ACCELERATOR = "cloud.google.com/gke-accelerator"
 MEGA = "nvidia-h100-mega-80gb"

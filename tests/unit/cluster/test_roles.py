@@ -25,16 +25,16 @@ LABELS = {"app.kubernetes.io/instance": "r", "app.kubernetes.io/name": "llm-mult
 LWS = "leaderworkerset.sigs.k8s.io"
 
 
-def group_set(name: str, duty: str, ready: int, replicas: int = 1, seen: int = 3) -> dict[str, Any]:
+def group_set(name: str, role: str, ready: int, replicas: int = 1, seen: int = 3) -> dict[str, Any]:
     return {
-        "metadata": {"name": name, "labels": LABELS | {"manyhost.dev/duty": duty}, "generation": 3},
+        "metadata": {"name": name, "labels": LABELS | {"manyhost.dev/role": role}, "generation": 3},
         "spec": {"replicas": replicas, "leaderWorkerTemplate": {"size": 1}},
         "status": {"readyReplicas": ready, "updatedReplicas": replicas, "observedGeneration": seen},
     }
 
 
-def pod(name: str, duty: str, uid: str, ready: bool = True) -> dict[str, Any]:
-    labels = {f"{LWS}/group-index": "0", f"{LWS}/worker-index": "0", "manyhost.dev/duty": duty}
+def pod(name: str, role: str, uid: str, ready: bool = True) -> dict[str, Any]:
+    labels = {f"{LWS}/group-index": "0", f"{LWS}/worker-index": "0", "manyhost.dev/role": role}
     conditions = [{"type": "Ready", "status": str(ready)}]
     return {
         "metadata": {"name": name, "uid": uid, "labels": LABELS | labels},
@@ -71,7 +71,7 @@ def test_a_release_is_complete_with_both_kinds_of_groups() -> None:
     seen = look(api(prefill_ready=True))
     assert seen.complete
     assert (seen.replicas, seen.wanted) == (2, {"decode": 1, "prefill": 1})
-    assert [(host.duty, host.group, host.pod) for host in seen.hosts] == [
+    assert [(host.role, host.group, host.pod) for host in seen.hosts] == [
         ("decode", 0, "r-0"), ("prefill", 0, "r-prefill-0"),
     ]  # fmt: skip
     assert not look(api(prefill_ready=False)).complete
@@ -119,7 +119,7 @@ def test_a_lost_prefill_group_is_not_the_decode_groups_loss(monkeypatch: pytest.
     found.objects["leaderworkersets"][1]["status"]["readyReplicas"] = 1
     wait.run()
     anew = [event for event in events if event.event == "recreated"]
-    assert [(event.duty, event.group) for event in anew] == [("prefill", 0)]
+    assert [(event.role, event.group) for event in anew] == [("prefill", 0)]
     lines = [line(event) for event in events]
     assert any("prefill group 0 host 0 (r-prefill-0 on n)" in text for text in lines)
     assert any("prefill group 0 starts anew" in text for text in lines)

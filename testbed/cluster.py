@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
-from tests.cluster import build, cgroups, gpu_hosts, images, kwok, lws, node, pki
-from tests.cluster.api import Api
-from tests.cluster.controlplane import ControlPlane
-from tests.cluster.errors import ClusterError, MissingError
-from tests.cluster.layout import MAX_INDEX, MAX_NODES, Layout, cache_dir, state_dir
-from tests.cluster.machine import label, remains
-from tests.cluster.system import kill, run, succeeds, wait_for
+from testbed import build, cgroups, gpu_hosts, images, kwok, lws, node, pki
+from testbed.api import Api
+from testbed.controlplane import ControlPlane
+from testbed.errors import ClusterError, MissingError
+from testbed.layout import MAX_INDEX, MAX_NODES, Layout, cache_dir, state_dir
+from testbed.machine import label, remains
+from testbed.system import kill, run, succeeds, wait_for
 
 _PROGRAMS = {  # program: the Debian package that has it
     "ip": "iproute2",

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.machine import Machine
+from testbed.machine import Machine
 
 ANNOTATION = {"kwok.x-k8s.io/node": "fake"}  # marks the nodes that are kwok's
 FAULT = "testcluster.manyhost.dev/fault"  # a pod with this label waits for the reason it names

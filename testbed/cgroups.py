@@ -6,7 +6,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from tests.cluster.errors import ClusterError, MissingError
+from testbed.errors import ClusterError, MissingError
 
 ROOT = Path("/sys/fs/cgroup")
 

@@ -10,10 +10,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from tests.cluster.build import locked
-from tests.cluster.errors import MissingError
-from tests.cluster.layout import cache_dir
-from tests.cluster.system import run
+from testbed.build import locked
+from testbed.errors import MissingError
+from testbed.layout import cache_dir
+from testbed.system import run
 
 PAUSE = "docker.io/manyhost/pause:1"
 STANDIN = "docker.io/manyhost/standin:1"

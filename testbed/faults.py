@@ -6,11 +6,11 @@ Each function changes one thing of what `gpu_hosts` made and returns when it can
 
 from __future__ import annotations
 
-from tests.cluster import gpu_hosts, kwok, lws
-from tests.cluster.api import Api, Object, path_of
-from tests.cluster.cluster import Cluster
-from tests.cluster.errors import ClusterError
-from tests.cluster.system import wait_for
+from testbed import gpu_hosts, kwok, lws
+from testbed.api import Api, Object, path_of
+from testbed.cluster import Cluster
+from testbed.errors import ClusterError
+from testbed.system import wait_for
 
 _NETWORKING = "/apis/networking.gke.io/v1"
 _KUBE_SYSTEM = "/apis/apps/v1/namespaces/kube-system/daemonsets"

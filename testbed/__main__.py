@@ -1,4 +1,4 @@
-"""`python -m tests.cluster up|down|status`."""
+"""`python -m testbed up|down|status`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 import sys
 import time
 
-from tests.cluster import Cluster, ClusterError, images
+from testbed import Cluster, ClusterError, images
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.cluster",
+        prog="python -m testbed",
         description="A real Kubernetes with the LeaderWorkerSet controller on this machine.",
     )
     parser.add_argument("verb", choices=["up", "down", "status", "build"])

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.cluster.errors import ClusterError
+from testbed.errors import ClusterError
 
 
 def run(*args: str | Path, stdin: str | None = None) -> str:

@@ -12,9 +12,9 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.cluster.errors import ClusterError
-from tests.cluster.layout import MARK, Layout
-from tests.cluster.system import kill, processes, run, succeeds, wait_for
+from testbed.errors import ClusterError
+from testbed.layout import MARK, Layout
+from testbed.system import kill, processes, run, succeeds, wait_for
 
 # The kubelet sets these for the whole kernel at start. Files of our own are mounted over them, so
 # that this machine's settings stay as they are.

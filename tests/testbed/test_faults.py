@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster import Cluster, ClusterError, faults, gpu_hosts
+from testbed import Cluster, ClusterError, faults, gpu_hosts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 NODE = gpu_hosts.HEALTHY[0]

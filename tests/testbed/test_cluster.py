@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster, ClusterError, images
-from tests.cluster.layout import cache_dir
-from tests.cluster.machine import remains
-from tests.cluster.system import processes, run, wait_for
+from testbed import Cluster, ClusterError, images
+from testbed.layout import cache_dir
+from testbed.machine import remains
+from testbed.system import processes, run, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
@@ -232,7 +232,7 @@ def _leader(cluster: Cluster) -> str:
 def test_a_killed_start_is_cleaned_up(moment: float) -> None:
     name = "test-crash"
     before = traces(name)
-    command = [sys.executable, "-m", "tests.cluster", "up", "--name", name, "--nodes", "1"]
+    command = [sys.executable, "-m", "testbed", "up", "--name", name, "--nodes", "1"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as start:
         wait_for("a beginning", (cache_dir() / "clusters" / name / "state.json").exists)
         time.sleep(moment)

@@ -6,8 +6,8 @@ import base64
 import json
 from pathlib import Path
 
-from tests.cluster.layout import API_PORT, Layout
-from tests.cluster.system import run
+from testbed.layout import API_PORT, Layout
+from testbed.system import run
 
 ADMIN, NOBODY = "admin", "nobody"  # NOBODY may authenticate and do nothing else
 _EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")

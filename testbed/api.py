@@ -10,9 +10,9 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from tests.cluster import pki
-from tests.cluster.errors import ClusterError
-from tests.cluster.layout import API_PORT, Layout
+from testbed import pki
+from testbed.errors import ClusterError
+from testbed.layout import API_PORT, Layout
 
 Object = dict[str, Any]
 MERGE = "application/merge-patch+json"

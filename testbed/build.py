@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.cluster.errors import ClusterError, MissingError
-from tests.cluster.layout import cache_dir
-from tests.cluster.system import processes
+from testbed.errors import ClusterError, MissingError
+from testbed.layout import cache_dir
+from testbed.system import processes
 
 SOURCE = Path(__file__).parent / "go"
 _KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
