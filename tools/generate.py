@@ -96,7 +96,7 @@ def golden_files() -> dict[Path, bytes]:
     for name in renderer.catalog.recipes():
         rendered = renderer.render(resolve(renderer.catalog, name))
         folder = ROOT / "tests" / "golden" / goldens.folder_name(name)
-        manifests = goldens.manifests_text(rendered.objects, renderer.chart / "scripts")
+        manifests = goldens.manifests_text(rendered.objects, renderer.chart / "launcher")
         files[folder / "values.yaml"] = goldens.values_text(rendered.values).encode()
         files[folder / "manifests.yaml"] = manifests.encode()
     return files

@@ -1,6 +1,6 @@
 """Golden files: each recipe's values and manifests as parsed and sorted YAML, under tests/golden/.
 
-Formatting, order and comments do not count; the texts of the chart's scripts, which change often and have
+Formatting, order and comments do not count; the texts of the chart's launcher, which change often and have
 tests of their own, are named instead of repeated.
 """
 
@@ -25,7 +25,7 @@ def manifests_text(objects: list[dict[str, Any]], scripts: Path) -> str:
 
     Args:
         objects: Parsed manifests of one release.
-        scripts: Folder of the chart's scripts; their texts in a ConfigMap are replaced by their names.
+        scripts: Folder of the chart's launcher; their texts in a ConfigMap are replaced by their names.
     """
     result = sorted(copy.deepcopy(objects), key=lambda item: (item["kind"], item["metadata"]["name"]))
     for item in result:
@@ -33,12 +33,12 @@ def manifests_text(objects: list[dict[str, Any]], scripts: Path) -> str:
             for name, text in item["data"].items():
                 path = scripts / name
                 if path.is_file() and path.read_text() == text:
-                    item["data"][name] = f"the text of scripts/{name}"
+                    item["data"][name] = f"the text of launcher/{name}"
         template = item.get("spec", {}).get("leaderWorkerTemplate", {})
         for role in ("leaderTemplate", "workerTemplate"):
             annotations = template.get(role, {}).get("metadata", {}).get("annotations", {})
             if CHECKSUM in annotations:
-                annotations[CHECKSUM] = "the checksum of scripts/"
+                annotations[CHECKSUM] = "the checksum of launcher/"
     return "---\n".join(_dump(item) for item in result)
 
 

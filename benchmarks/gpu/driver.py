@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="queue, logs, caches, results")
     parser.add_argument("--model", type=Path, required=True, help="folder made by model.py")
     parser.add_argument("--engine", default="vllm", help="command prefix of the engine")
-    charts = HERE.parents[1] / "charts" / "llm-multihost" / "scripts" / "launch.sh"
+    charts = HERE.parents[1] / "charts" / "llm-multihost" / "launcher" / "launch.sh"
     parser.add_argument("--launch", type=Path, default=charts)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

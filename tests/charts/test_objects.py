@@ -12,7 +12,7 @@ LEADERS = {
 }
 SCRIPTS = {
     path.name: path.read_text()
-    for path in (CHART / "scripts").iterdir()
+    for path in (CHART / "launcher").iterdir()
     if path.is_file() and path.stem != "router"  # of groups apart alone: test_disaggregation.py
 }
 EVERYTHING = {
@@ -103,7 +103,7 @@ def test_every_script_is_mounted_as_it_is():
 
 
 def test_pods_follow_their_scripts():
-    text = "".join(f"scripts/{name}\n{SCRIPTS[name]}" for name in sorted(SCRIPTS))
+    text = "".join(f"launcher/{name}\n{SCRIPTS[name]}" for name in sorted(SCRIPTS))
     checksum = pod(render())["metadata"]["annotations"]["manyhost.dev/scripts-checksum"]
     assert checksum == hashlib.sha256(text.encode()).hexdigest()
 

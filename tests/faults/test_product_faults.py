@@ -81,7 +81,7 @@ CHART_FAULTS = [
     ("service.yaml", "targetPort: http", "targetPort: web", "reference"),
     ("service.yaml", "port: {{ int64 .Values", "port: {{ float64 1e21 }} # {{ .Values", "schema|number"),
     ("configmap.yaml", "{{ .Release.Name }}-scripts", "{{ .Release.Name }}-script", "reference"),
-    ("configmap.yaml", "scripts/*", "scripts/launch.sh", "reference"),
+    ("configmap.yaml", "launcher/*", "launcher/launch.sh", "reference"),
     ("_pod.tpl", '"eth%d" $i', '"eth%d" 1', "network"),
     (
         "_pod.tpl",
@@ -190,7 +190,7 @@ def _catchers(renderer: Renderer) -> str:
             found.append("undefined")
             continue
         manifests, values = _golden(recipe)
-        if goldens.manifests_text(rendered.objects, CHART / "scripts") != manifests:
+        if goldens.manifests_text(rendered.objects, CHART / "launcher") != manifests:
             found.append("golden")
         if goldens.values_text(rendered.values) != values:
             found.append("values")

@@ -64,7 +64,7 @@ def _difference(expected: dict[str, str], found: dict[str, str]) -> str:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_manifests(recipe: str, engine: str) -> None:
     rendered = _render(recipe, engine)
-    text = goldens.manifests_text(rendered.objects, ROOT / "charts/llm-multihost/scripts")
+    text = goldens.manifests_text(rendered.objects, ROOT / "charts/llm-multihost/launcher")
     golden = (FOLDER / goldens.folder_name(recipe) / "manifests.yaml").read_text()
     difference = _difference(_objects(golden), _objects(text))
     assert not difference, f"{recipe} with {engine}; meant? make generate\n{difference}"

@@ -70,7 +70,7 @@ def flags(version: str = "0.26.0") -> FlagTable:
 @functools.cache
 def scripts() -> frozenset[str]:
     """Return the texts of the scripts that the chart ships."""
-    return frozenset(path.read_text() for path in (CHART / "scripts").iterdir() if path.is_file())
+    return frozenset(path.read_text() for path in (CHART / "launcher").iterdir() if path.is_file())
 
 
 def findings(objects: list[Object], text: str = "") -> list[Finding]:

@@ -1,6 +1,6 @@
 # Shared by the bats files: members of a group as processes on loopback, with fake engines.
 bats_require_minimum_version 1.5.0
-scripts=$BATS_TEST_DIRNAME/../../charts/llm-multihost/scripts
+scripts=$BATS_TEST_DIRNAME/../../charts/llm-multihost/launcher
 
 setup() {
   export FAKE=$BATS_TEST_TMPDIR/fake

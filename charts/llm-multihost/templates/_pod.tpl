@@ -55,8 +55,8 @@ the chart that changes nothing for the engine. */}}
 {{- /* A change of a script restarts the groups: a running pod keeps the launch script it started. */}}
 {{- define "manyhost.scriptsChecksum" -}}
 {{- $scripts := "" }}
-{{- range $path, $text := .Files.Glob "scripts/*" }}
-{{- if or (gt (int64 $.Values.disaggregation.prefillGroups) 0) (not (hasPrefix "scripts/router." $path)) }}
+{{- range $path, $text := .Files.Glob "launcher/*" }}
+{{- if or (gt (int64 $.Values.disaggregation.prefillGroups) 0) (not (hasPrefix "launcher/router." $path)) }}
 {{- $scripts = printf "%s%s\n%s" $scripts $path $text }}
 {{- end }}
 {{- end }}

@@ -160,7 +160,7 @@ class Renderer:
         """Return the texts of the scripts that the chart ships."""
         if self._scripts is None:
             self._scripts = frozenset(
-                path.read_text() for path in sorted((self.chart / "scripts").iterdir()) if path.is_file()
+                path.read_text() for path in sorted((self.chart / "launcher").iterdir()) if path.is_file()
             )
         return self._scripts
 

@@ -92,7 +92,7 @@ def test_facts_about_versions() -> None:
 
 @pytest.mark.parametrize("version", [v for v in VERSIONS if v != "0.7.3"])
 def test_engines_know_the_flags_of_the_launch_script(version: str) -> None:
-    script = (CHART / "scripts" / "launch.sh").read_text()
+    script = (CHART / "launcher" / "launch.sh").read_text()
     for name in RESERVED - {"model"}:
         assert f"--{name} " in script.replace("\n", " ").replace(")", " "), name
         assert name in flags(version).flags
