@@ -94,6 +94,10 @@ lint: $(VENV)/.dev ## Check style, types and the direction of imports
 generate: $(VENV)/.dev ## Write every generated file: committed values, goldens, chart README, docs
 	$(BIN)/python -m tools.generate
 
+.PHONY: package
+package: $(VENV)/.dev tools ## Build wheel, sdist and chart archives into dist/, the same bytes each time
+	@$(BIN)/python -m tools.package dist
+
 .PHONY: bench-render
 bench-render: $(VENV)/.dev tools ## Measure rendering against helm template, as ratios
 	$(BIN)/python benchmarks/render.py
@@ -104,4 +108,4 @@ bench-cluster: $(VENV)/.dev ## Measure doctor and status on 1,000 nodes against 
 
 .PHONY: clean
 clean: ## Remove what make has made, but not values/local.yaml
-	rm -rf build .tools $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist .tools $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

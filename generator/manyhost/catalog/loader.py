@@ -1,4 +1,8 @@
-"""Reads values/ and recipes/ into typed structs."""
+"""Reads values/ and recipes/ into typed structs.
+
+They come with the program: in a checkout they are its own folders, an installed package carries copies. Where
+the current folder has values/ or recipes/ too, its files are added, and one of the same name wins.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,27 @@ from manyhost.catalog.types import Engine, Environment, Interconnect, Model
 from manyhost.errors import InvalidInput, nearest
 
 T = TypeVar("T", bound=msgspec.Struct)
-CHECKOUT = Path(__file__).resolve().parents[3]
+LOCAL_FILE = "values/local.yaml"
+_HERE = Path()  # relative, so that errors name files as their owner does
+_PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
+HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
 
 
 class Catalog:
     """All that is known about the world, read on demand and kept.
 
     Args:
-        root: The checkout that holds values/, recipes/ and charts/.
+        root: The one folder that holds values/, recipes/ and charts/; by default what comes with the program,
+            below what the current folder has.
+
+    Attributes:
+        root: What comes with the program, charts/ included.
+        roots: Where values/ and recipes/ are looked for; the first that has a file wins.
     """
 
-    def __init__(self, root: Path = CHECKOUT) -> None:
-        self.root = root
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or HOME
+        self.roots = (self.root,) if root or not _is_overlay() else (_HERE, self.root)
         self._kept: dict[tuple[str, str], Any] = {}
         self._names: dict[str, list[str]] = {}
         self._recipes: list[str] | None = None
@@ -49,8 +62,7 @@ class Catalog:
         """Return the command-line flags of an engine, by name without dashes (checks.FlagTable)."""
         key = ("flags", engine.flags)
         if key not in self._kept:
-            path = self.root / "values/engines/vllm" / engine.flags
-            where = f"values/engines/vllm/{engine.flags}"
+            path, where = self._find(f"values/engines/vllm/{engine.flags}")
             try:
                 # A generated file: no duplicates to look for, and this reader is seven times faster.
                 document = yaml12.parse_yaml(path.read_text())
@@ -64,31 +76,31 @@ class Catalog:
         """Return the raw mapping of recipes/<environment>/<recipe>/recipe.yaml."""
         key = ("recipes", name)
         if key not in self._kept:
-            path = self.root / "recipes" / name / "recipe.yaml"
             if name not in self.recipes():
                 raise InvalidInput(
                     f"unknown recipe {name[:80]!r}", where="recipe", fix=nearest(name, self.recipes())
                 )
-            self._kept[key] = yaml_reader.read_mapping(path, f"recipes/{name}/recipe.yaml")
+            self._kept[key] = yaml_reader.read_mapping(*self._find(f"recipes/{name}/recipe.yaml"))
         kept: dict[str, Any] = self._kept[key]
         return kept
 
     def recipes(self) -> list[str]:
         """Return the names of all recipes, as <environment>/<recipe>."""
         if self._recipes is None:
-            paths = (self.root / "recipes").glob("*/*/recipe.yaml")
-            self._recipes = sorted(f"{path.parts[-3]}/{path.parts[-2]}" for path in paths)
+            paths = [path for root in self.roots for path in (root / "recipes").glob("*/*/recipe.yaml")]
+            self._recipes = sorted({f"{path.parts[-3]}/{path.parts[-2]}" for path in paths})
         return list(self._recipes)
 
     def names(self, kind: str) -> list[str]:
         """Return the names of one folder of values/: environments, interconnects, models, engines/vllm."""
         if kind not in self._names:
-            self._names[kind] = sorted(
-                path.stem
-                for path in (self.root / "values" / kind).glob("*.yaml")
-                if not path.name.endswith(".flags.yaml")
-            )
+            paths = [path for root in self.roots for path in (root / "values" / kind).glob("*.yaml")]
+            self._names[kind] = sorted({path.stem for path in paths if not path.name.endswith(".flags.yaml")})
         return list(self._names[kind])
+
+    def settings_file(self) -> Path:
+        """Return where a site's settings are: beside its own values or recipes, or else in the checkout."""
+        return (_HERE if self.roots[0] == _PACKAGED else self.roots[0]) / LOCAL_FILE
 
     def recipe_name(self, environment: str, model: str = "", recipe: str = "") -> str:
         """Return the full name of the recipe that ENV, MODEL and RECIPE pick.
@@ -131,12 +143,22 @@ class Catalog:
     def _load(self, folder: str, name: str, kind: type[T], word: str) -> T:
         key = (folder, name)
         if key not in self._kept:
-            path = self.root / "values" / folder / f"{name}.yaml"
             if name not in self.names(folder):
                 raise InvalidInput(
                     f"unknown {word} {name[:80]!r}", where=word, fix=nearest(name, self.names(folder))
                 )
-            where = f"values/{folder}/{name}.yaml"
+            path, where = self._find(f"values/{folder}/{name}.yaml")
             self._kept[key] = yaml_reader.convert(yaml_reader.read_mapping(path, where), kind, where)
         kept: T = self._kept[key]
         return kept
+
+    def _find(self, name: str) -> tuple[Path, str]:
+        """Return a file and how errors call it: by its whole path where the short one would mislead."""
+        path = next((root / name for root in self.roots if (root / name).exists()), self.root / name)
+        misleads = path.is_relative_to(self.root) and (self.root == _PACKAGED or len(self.roots) > 1)
+        return path, str(path) if misleads else name
+
+
+def _is_overlay() -> bool:
+    """Return whether the current folder adds to what comes with the program."""
+    return any((_HERE / name).is_dir() for name in ("values", "recipes")) and not HOME.samefile(_HERE)

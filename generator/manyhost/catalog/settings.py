@@ -15,7 +15,7 @@ from typing import Any, get_args
 import msgspec
 
 from manyhost.catalog import yaml_reader
-from manyhost.catalog.loader import Catalog
+from manyhost.catalog.loader import LOCAL_FILE, Catalog
 from manyhost.catalog.types import Recipe
 from manyhost.errors import InvalidInput, WrongUsage, nearest
 
@@ -30,7 +30,6 @@ VARIABLES = {
     "VLLM_IMAGE": "engine.image",
     "VLLM_VERSION": "engine.version",
 }
-LOCAL_FILE = "values/local.yaml"
 # Keys below these are names that people choose; they may contain dots (node labels) or dashes (flags).
 _OPEN = ("arguments", "variables", "node_selector", "network.nccl")
 

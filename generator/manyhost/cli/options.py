@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import click
 
 from manyhost.catalog import Catalog, Resolved, resolve
-from manyhost.catalog.settings import LOCAL_FILE
 from manyhost.errors import InvalidInput
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,7 +62,7 @@ def local_file(catalog: Catalog) -> Path:
     """
     other = os.environ.get("MANYHOST_LOCAL")
     if not other:
-        return catalog.root / LOCAL_FILE
+        return catalog.settings_file()
     if not os.path.exists(other):  # noqa: PTH110  Path.exists raises for a name that is too long
         raise InvalidInput("file not found", where=f"MANYHOST_LOCAL: {other[:200]}")
     return Path(other)

@@ -62,7 +62,7 @@ def command(
     if helm:
         renderer = Renderer(catalog, Binary(renderer.chart))
     rendered = renderer.render(resolved, release=release, namespace=namespace)
-    folder = out or catalog.root / "build" / resolved.name
+    folder = out or Path("build", resolved.name)
     write_files(folder, rendered.files())
     if output_format == "json":
         click.echo(table.to_json(rendered.plan).decode(), nl=False)

@@ -111,3 +111,21 @@ def test_flags_that_are_missing_or_broken(tmp_path: Path, monkeypatch: pytest.Mo
     path.unlink()
     with pytest.raises(InvalidInput, match="No such file"):
         catalog.flags(engine)
+
+
+def test_files_of_the_current_folder_are_added_to_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Catalog().settings_file() == ROOT / "values/local.yaml"
+
+    (tmp_path / "values/models").mkdir(parents=True)
+    text = (ROOT / "values/models/tiny-r1.yaml").read_text()
+    (tmp_path / "values/models/small.yaml").write_text(text.replace("name: tiny-r1", "name: small"))
+    catalog = Catalog()
+    assert catalog.model("small").hub_id == CATALOG.model("tiny-r1").hub_id
+    assert catalog.names("models") == sorted([*CATALOG.names("models"), "small"])
+    assert catalog.recipes() == CATALOG.recipes()
+    assert catalog.root == ROOT
+    assert catalog.settings_file().resolve() == tmp_path / "values/local.yaml"
+    assert Catalog(ROOT).names("models") == CATALOG.names("models"), "a folder that is named stands alone"
