@@ -75,7 +75,7 @@ class Rig:
         self.log = [work / "none"] * 2
 
     def environment(self, rank: int, recipe: dict[str, str]) -> dict[str, str]:
-        """The chart's environment contract for one member, over this machine's needs."""
+        """The launcher's contract for one member, over this machine's needs."""
         contract = {
             "MANYHOST_ENGINE": "\n".join(self.engine),
             "MANYHOST_EXECUTOR": "mp",
@@ -93,10 +93,10 @@ class Rig:
             "MANYHOST_DRAIN_SECONDS": "10",
             "MANYHOST_START_ATTEMPTS": "1",
             "MANYHOST_STATE_DIR": str(self.work / f"state{rank}"),
-            "POD_IP": ADDRESSES[rank],
-            "LWS_LEADER_ADDRESS": ADDRESSES[0],
-            "LWS_GROUP_SIZE": "2",
-            "LWS_WORKER_INDEX": str(rank),
+            "MANYHOST_ADDRESS": ADDRESSES[rank],
+            "MANYHOST_LEADER": ADDRESSES[0],
+            "MANYHOST_SIZE": "2",
+            "MANYHOST_RANK": str(rank),
         }
         # A cache folder a host: compiled code names the device index of the rank that made it.
         own = {
@@ -182,7 +182,7 @@ class Rig:
             if "health" not in times and self.health() == 200:
                 times["health"] = round(passed, 1)
             text = self.log[0].read_text(errors="replace")
-            if "phase=serving role=leader" in text:
+            if "phase=serving member=leader" in text:
                 return {**times, "serving": round(passed, 1)}
             if "phase=held" in text or self.ended(0) or self.ended(1):
                 raise RuntimeError("a member ended or gave up")

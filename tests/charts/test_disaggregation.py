@@ -15,6 +15,7 @@ from tests.helpers.helm import (
     nest,
     notes,
     render,
+    variables,
 )
 
 ON = {
@@ -41,10 +42,6 @@ def engine(objects, name, role="leader"):
 def router(objects, name="r1", role="leader"):
     first = template(objects, name, role)["spec"].get("initContainers", [])
     return next((c for c in first if c["name"] == "router"), None)
-
-
-def variables(container):
-    return {item["name"]: expand(item["value"]) for item in container["env"] if "value" in item}
 
 
 def transfer(container):

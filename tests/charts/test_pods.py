@@ -199,7 +199,7 @@ def test_nccl_settings_wait_for_the_profile():
 
 
 def test_pod_address_is_given():
-    (item,) = (i for i in engine_container(render())["env"] if i["name"] == "POD_IP")
+    (item,) = (i for i in engine_container(render())["env"] if i["name"] == "MANYHOST_ADDRESS")
     assert item["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
 
 

@@ -51,6 +51,8 @@ def test_walk(place: Place, image: tuple[str, str], namespace: str) -> None:
         assert container["name"] == "vllm"
         assert names["LWS_GROUP_SIZE"] == "2"
         assert names["LWS_WORKER_INDEX"] == str(rank)
+        # Kubernetes expands only what stands before: the launcher's own names come after these.
+        assert list(names).index("MANYHOST_RANK") > list(names).index("LWS_WORKER_INDEX")
         assert names["LWS_LEADER_ADDRESS"].startswith(f"tiny-r1-0.tiny-r1.{namespace}")
         assert {"name": "http", "containerPort": 8000, "protocol": "TCP"} in container["ports"]
         assert pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] == "vllm"

@@ -129,11 +129,16 @@ def engine_container(objects: list[Object], role: str = "leader") -> Object:
 
 
 def env(objects: list[Object], role: str = "leader") -> dict[str, str]:
-    """Return the engine's plain environment variables as Kubernetes hands them over."""
+    """Return the engine's plain environment variables, without those that differ between members."""
+    return variables(engine_container(objects, role))
+
+
+def variables(container: Object) -> dict[str, str]:
+    """Return a container's plain environment variables as Kubernetes hands them over, as env does."""
     return {
         item["name"]: expand(item["value"])
-        for item in engine_container(objects, role)["env"]
-        if "value" in item
+        for item in container["env"]
+        if "value" in item and not item["value"].startswith("$(LWS_")
     }
 
 

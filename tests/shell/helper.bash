@@ -22,8 +22,8 @@ print(*(s.getsockname()[1] for s in held))')
   export MANYHOST_RAY_PORT=$master MANYHOST_BEACON_PORT=$beacon MANYHOST_INTERFACE=lo
   export MANYHOST_PROFILE= MANYHOST_PEER_WAIT_SECONDS=30 MANYHOST_STARTUP_SECONDS=30
   export MANYHOST_STALL_SECONDS=30 MANYHOST_DRAIN_SECONDS=20 MANYHOST_START_ATTEMPTS=2
-  export MANYHOST_BEAT_SECONDS=0.2 HF_HUB_OFFLINE=1 POD_IP=127.0.0.1
-  export LWS_LEADER_ADDRESS=127.0.0.1 LWS_GROUP_SIZE=2
+  export MANYHOST_BEAT_SECONDS=0.2 HF_HUB_OFFLINE=1 MANYHOST_ADDRESS=127.0.0.1
+  export MANYHOST_LEADER=127.0.0.1 MANYHOST_SIZE=2
   unset VLLM_HOST_IP VLLM_API_KEY HF_TOKEN
 }
 
@@ -52,7 +52,7 @@ teardown() {
 member() {
   local rank=$1
   shift
-  LWS_WORKER_INDEX=$rank MANYHOST_STATE_DIR=$FAKE/state.$rank \
+  MANYHOST_RANK=$rank MANYHOST_STATE_DIR=$FAKE/state.$rank \
     bash "$scripts/launch.sh" "$@" >>"$FAKE/log.$rank" 2>&1 3>&- &
   pids+=($!)
   eval "pid_$rank=$!"

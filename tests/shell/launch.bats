@@ -6,8 +6,8 @@ load helper
   serving_group
   grep -o 'phase=[a-z]*' "$FAKE/log.0" | paste -sd' ' >"$FAKE/order"
   [ "$(cat "$FAKE/order")" = "phase=start phase=profile phase=weights phase=peers phase=engine phase=serving" ]
-  grep -qE '^manyhost phase=engine role=leader rank=0 seconds=[0-9.]+ attempt=1 of=2$' "$FAKE/log.0"
-  grep -qE '^manyhost phase=serving role=worker rank=1 seconds=[0-9.]+ attempt=1$' "$FAKE/log.1"
+  grep -qE '^manyhost phase=engine member=leader rank=0 seconds=[0-9.]+ attempt=1 of=2$' "$FAKE/log.0"
+  grep -qE '^manyhost phase=serving member=worker rank=1 seconds=[0-9.]+ attempt=1$' "$FAKE/log.1"
 }
 
 @test "flags reach the engine as they are: spaces, quotes, JSON, newline, glob, empty" {
@@ -29,7 +29,7 @@ P
 }
 
 @test "one host alone gets no multi-node flags" {
-  LWS_GROUP_SIZE=1 member 0 --x 1
+  MANYHOST_SIZE=1 member 0 --x 1
   seen 0 phase=serving
   [ "$(cat "$FAKE/argv.0")" = "[\"serve\", \"some/model\", \"--x\", \"1\", \"--host\", \"0.0.0.0\", \"--port\", \"$http\"]" ]
 }
@@ -37,7 +37,7 @@ P
 @test "an engine command of several words, one with a space" {
   mkdir "$FAKE/my env"
   cp "$BATS_TEST_DIRNAME/fakes/vllm" "$FAKE/my env/vllm"
-  LWS_GROUP_SIZE=1 MANYHOST_ENGINE="$FAKE/my env/vllm"$'\n'"--first word"$'\n' member 0
+  MANYHOST_SIZE=1 MANYHOST_ENGINE="$FAKE/my env/vllm"$'\n'"--first word"$'\n' member 0
   seen 0 phase=serving
   grep -qF '["--first word", "serve"' "$FAKE/argv.0"
 }
@@ -51,7 +51,7 @@ trap 'echo leaked' EXIT
 set -f
 false
 P
-  MANYHOST_PROFILE=$FAKE/profile.sh MANYHOST_SET_NCCL_A="set later" LWS_GROUP_SIZE=1 member 0
+  MANYHOST_PROFILE=$FAKE/profile.sh MANYHOST_SET_NCCL_A="set later" MANYHOST_SIZE=1 member 0
   seen 0 phase=serving
   python3 - <<'P'
 import json, os
@@ -67,7 +67,7 @@ P
 @test "a missing profile holds both members and says why" {
   MANYHOST_PROFILE=$FAKE/none.sh member 1
   member 0
-  seen 0 'phase=held role=leader'
+  seen 0 'phase=held member=leader'
   grep -qF "reason=\"rank 1: profile missing at $FAKE/none.sh\"" "$FAKE/log.0"
   until_ok 20 probe 0 startup
   until_ok 20 probe 1 startup
@@ -79,18 +79,18 @@ P
 
 @test "a profile that exits early holds" {
   echo 'exit 0' >"$FAKE/profile.sh"
-  MANYHOST_PROFILE=$FAKE/profile.sh LWS_GROUP_SIZE=1 member 0
+  MANYHOST_PROFILE=$FAKE/profile.sh MANYHOST_SIZE=1 member 0
   seen 0 "reason=\"profile $FAKE/profile.sh ended before its last line\""
 }
 
 @test "the address comes from the interface, else from the pod" {
-  MANYHOST_INTERFACE=nosuch POD_IP=127.0.0.5 LWS_GROUP_SIZE=1 member 0
+  MANYHOST_INTERFACE=nosuch MANYHOST_ADDRESS=127.0.0.5 MANYHOST_SIZE=1 member 0
   seen 0 "address=127.0.0.5"
 }
 
 @test "no address at all holds" {
-  MANYHOST_INTERFACE=nosuch POD_IP='' LWS_GROUP_SIZE=1 member 0
-  seen 0 'reason="no address: interface nosuch has no IPv4 and POD_IP is empty"'
+  MANYHOST_INTERFACE=nosuch MANYHOST_ADDRESS='' MANYHOST_SIZE=1 member 0
+  seen 0 'reason="no address: interface nosuch has no IPv4 and MANYHOST_ADDRESS is empty"'
 }
 
 @test "staged weights: missing folder, missing shard, no weights, then complete" {
@@ -141,7 +141,7 @@ P
   member 0
   member 1
   seen 0 'Ray has 12 of 16 GPUs after 8 s'
-  seen 0 'phase=held role=leader'
+  seen 0 'phase=held member=leader'
   until_ok 20 eval "! kill -0 $(cat "$FAKE/raypid.0") 2>/dev/null" # daemons end with the attempt
 }
 
@@ -151,7 +151,7 @@ P
 }
 
 @test "an image without the engine, or without Ray, holds and says so" {
-  MANYHOST_ENGINE=/nowhere/vllm LWS_GROUP_SIZE=1 member 0
+  MANYHOST_ENGINE=/nowhere/vllm MANYHOST_SIZE=1 member 0
   seen 0 'reason="engine /nowhere/vllm is not in this image"'
   mkdir "$FAKE/bin"
   cp "$BATS_TEST_DIRNAME/fakes/vllm" "$FAKE/bin/"

@@ -57,7 +57,7 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
 
 @test "idle for longer than the stall limit: live and ready" {
   metrics 0 0 100
-  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=1 member 0
+  MANYHOST_SIZE=1 MANYHOST_STALL_SECONDS=1 member 0
   seen 0 phase=serving
   sleep 2.5
   probe 0 live
@@ -66,7 +66,7 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
 
 @test "a long prefill that moves the step counter: live" {
   metrics 1 20 100
-  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=2 member 0
+  MANYHOST_SIZE=1 MANYHOST_STALL_SECONDS=2 member 0
   seen 0 phase=serving
   for i in {1..8}; do
     sleep 0.5
@@ -77,7 +77,7 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
 
 @test "requests run and nothing moves: not live, not ready, and no drain waits for it" {
   metrics 1 0 100
-  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=1 member 0
+  MANYHOST_SIZE=1 MANYHOST_STALL_SECONDS=1 member 0
   seen 0 phase=serving
   until_ok 20 eval '! probe 0 live'
   run ! probe 0 live
@@ -89,7 +89,7 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
 
 @test "a server too busy to answer: live, and ready until the stall limit" {
   metrics 1 0 100
-  LWS_GROUP_SIZE=1 MANYHOST_STALL_SECONDS=8 member 0
+  MANYHOST_SIZE=1 MANYHOST_STALL_SECONDS=8 member 0
   seen 0 phase=serving
   until_ok 20 probe 0 ready
   touch "$FAKE/mute"

@@ -6,7 +6,7 @@ load helper
   serving_group
   power_off 1
   ended "$pid_0" 1
-  grep -qF 'phase=end role=leader' "$FAKE/log.0"
+  grep -qF 'phase=end member=leader' "$FAKE/log.0"
   grep -qF 'reason="rank 1 is gone" code=1' "$FAKE/log.0"
   run ! kill -0 "$(cat "$FAKE/pid.0")"
 }
@@ -77,7 +77,7 @@ load helper
 
 @test "a drain that takes too long is cut at its limit" {
   metrics 3 1 100
-  LWS_GROUP_SIZE=1 MANYHOST_DRAIN_SECONDS=1 member 0
+  MANYHOST_SIZE=1 MANYHOST_DRAIN_SECONDS=1 member 0
   seen 0 phase=serving
   kill "$pid_0"
   ended "$pid_0" 0

@@ -13,7 +13,7 @@ load helper
   ended "$pid_0" 0
   : >"$FAKE/log.0" && : >"$FAKE/log.1"
   member 1
-  seen 1 'phase=peers role=worker'
+  seen 1 'phase=peers member=worker'
   sleep 0.5
   member 0
   seen 1 phase=serving
@@ -21,7 +21,7 @@ load helper
 
 @test "a worker that never comes: held with the rank, and not final" {
   MANYHOST_PEER_WAIT_SECONDS=1 member 0
-  seen 0 'phase=held role=leader'
+  seen 0 'phase=held member=leader'
   grep -qF 'reason="rank 1 not seen for 1 s"' "$FAKE/log.0"
   until_ok 20 probe 0 live
   run ! probe 0 ready
@@ -47,7 +47,7 @@ class HfApi:
         return ["a.safetensors", "a.bin"]
 def snapshot_download(model, revision, cache_dir, ignore_patterns):
     assert "*.bin" in ignore_patterns and cache_dir is None and revision == "v1"
-    time.sleep(4 if os.environ["LWS_WORKER_INDEX"] == "1" else 0)
+    time.sleep(4 if os.environ["MANYHOST_RANK"] == "1" else 0)
 P
   mkdir "$FAKE/hub/pkg"
   mv "$FAKE/hub/huggingface_hub.py" "$FAKE/hub/pkg/__init__.py"
@@ -77,16 +77,16 @@ P
   echo 'class GatedRepoError(Exception): ...
 class RepositoryNotFoundError(Exception): ...
 class RevisionNotFoundError(Exception): ...' >"$FAKE/hub/huggingface_hub/errors.py"
-  export PYTHONPATH=$FAKE/hub HF_HUB_OFFLINE=0 LWS_GROUP_SIZE=1 HF_TOKEN=hf_secret
+  export PYTHONPATH=$FAKE/hub HF_HUB_OFFLINE=0 MANYHOST_SIZE=1 HF_TOKEN=hf_secret
   MANYHOST_MODEL=gated/model member 0
-  seen 0 "phase=held role=leader"
+  seen 0 "phase=held member=leader"
   [ "$(grep -c phase=attempt "$FAKE/log.0")" = 1 ]
   grep -qF "GatedRepoError: check its name and the token's access" "$FAKE/log.0"
   kill "$pid_0"
   ended "$pid_0" 0
   : >"$FAKE/log.0"
   member 0
-  seen 0 'phase=held role=leader'
+  seen 0 'phase=held member=leader'
   [ "$(grep -c 'phase=attempt.*hub unreachable with \*\*\*' "$FAKE/log.0")" = 2 ]
 }
 
@@ -96,9 +96,9 @@ class RevisionNotFoundError(Exception): ...' >"$FAKE/hub/huggingface_hub/errors.
   echo 10 >"$FAKE/0.slow" # no leader answers without its worker
   member 0
   member 1
-  seen 0 'phase=held role=leader'
+  seen 0 'phase=held member=leader'
   grep -qF 'reason="2 of 2 attempts failed: rank 1: ValueError: no such attention backend (exit 1)"' "$FAKE/log.0"
-  seen 1 'phase=held role=worker'
+  seen 1 'phase=held member=worker'
   [ "$(grep -c phase=engine "$FAKE/log.0")" = 2 ] && [ "$(wc -l <"$FAKE/argv.1")" = 2 ]
   until_ok 20 probe 1 startup
   until_ok 20 probe 0 startup
@@ -116,8 +116,8 @@ class RevisionNotFoundError(Exception): ...' >"$FAKE/hub/huggingface_hub/errors.
   echo 1 >"$FAKE/0.once"
   member 0
   member 1
-  seen 0 'phase=serving role=leader'
-  seen 1 'phase=serving role=worker'
+  seen 0 'phase=serving member=leader'
+  seen 1 'phase=serving member=worker'
   grep -q 'phase=serving.*attempt=2$' "$FAKE/log.0"
   grep -q 'phase=serving.*attempt=2$' "$FAKE/log.1"
 }
@@ -127,17 +127,17 @@ class RevisionNotFoundError(Exception): ...' >"$FAKE/hub/huggingface_hub/errors.
   printf 'usage: vllm serve [options]\nvllm serve: error: unrecognized arguments: --nonsense\n' >"$FAKE/say"
   member 0 --nonsense
   member 1 --nonsense
-  seen 0 'phase=held role=leader'
+  seen 0 'phase=held member=leader'
   grep -qE 'reason="(rank 1: )?unrecognized arguments: --nonsense \(exit 2\)"' "$FAKE/log.0"
   [ "$(grep -c phase=engine "$FAKE/log.0")" = 1 ]
-  seen 1 'phase=held role=worker'
+  seen 1 'phase=held member=worker'
 }
 
 @test "the engine's own error is named, not the echo after it" {
   echo 1 >"$FAKE/exit"
   printf '%s\n' '(EngineCore pid=7) ERROR 11-22 10:00:00 [core.py:1] AssertionError: intermediate_tensors' \
     'RuntimeError: Engine core initialization failed. See root cause above.' >"$FAKE/say"
-  LWS_GROUP_SIZE=1 MANYHOST_START_ATTEMPTS=1 member 0
+  MANYHOST_SIZE=1 MANYHOST_START_ATTEMPTS=1 member 0
   seen 0 'attempts failed: AssertionError: intermediate_tensors (exit 1)"'
 }
 
@@ -151,7 +151,7 @@ open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
   member 0
   member 1
   seen 0 "reason=\"port $http: Address already in use\""
-  seen 1 'phase=held role=worker'
+  seen 1 'phase=held member=worker'
   [ ! -e "$FAKE/argv.0" ]
 }
 
@@ -169,20 +169,20 @@ open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
 @test "a port that the engine finds taken holds at once" {
   echo 1 >"$FAKE/0.exit"
   echo 'OSError: [Errno 98] Address already in use' >"$FAKE/0.say"
-  LWS_GROUP_SIZE=1 member 0
+  MANYHOST_SIZE=1 member 0
   seen 0 'phase=held'
   [ "$(grep -c phase=attempt "$FAKE/log.0")" = 1 ]
 }
 
 @test "a start that hangs fails its attempt when the budget is used up" {
   touch "$FAKE/hang"
-  LWS_GROUP_SIZE=1 MANYHOST_STARTUP_SECONDS=1 MANYHOST_START_ATTEMPTS=2 member 0
+  MANYHOST_SIZE=1 MANYHOST_STARTUP_SECONDS=1 MANYHOST_START_ATTEMPTS=2 member 0
   seen 0 'reason="2 of 2 attempts failed: no answer within 1 s"'
 }
 
 @test "ready means answered: /health 200 alone is not enough" {
   echo 500 >"$FAKE/first"
-  LWS_GROUP_SIZE=1 MANYHOST_START_ATTEMPTS=1 member 0
+  MANYHOST_SIZE=1 MANYHOST_START_ATTEMPTS=1 member 0
   seen 0 'first request answered 500'
   seen 0 phase=held
   run ! probe 0 ready
@@ -190,7 +190,7 @@ open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
 
 @test "the first request asks for one token, with the key; a refusal that cannot change holds" {
   echo 404 >"$FAKE/first"
-  LWS_GROUP_SIZE=1 member 0 --api-key s3cret
+  MANYHOST_SIZE=1 member 0 --api-key s3cret
   seen 0 phase=held
   [ "$(cat "$FAKE/asked")" = '[{"model": "fake", "prompt": "1", "max_tokens": 1, "temperature": 0}, "Bearer s3cret"]' ]
 }
@@ -217,6 +217,6 @@ open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
   seen 0 'reason="rank 1: connection lost"'
   rm "$FAKE/0.slow"
   member 1
-  seen 0 'phase=serving role=leader'
+  seen 0 'phase=serving member=leader'
   grep -q 'attempt=2$' <(grep phase=serving "$FAKE/log.0")
 }

@@ -42,7 +42,7 @@ EFFECT, ENGINE, HOPELESS = range(3)  # how much a failure tells about the cause
 class Member:
     """What leader and worker share: steps, output, status file, phase lines, signals."""
 
-    role = ""
+    name = ""
 
     def __init__(self, settings: Settings, argv: list[str], held: str) -> None:
         self.s = settings
@@ -66,7 +66,7 @@ class Member:
 
     def phase(self, name: str, reason: str = "", **more: object) -> None:
         """Print one machine-readable line."""
-        text = f"manyhost phase={name} role={self.role} rank={self.s.rank}"
+        text = f"manyhost phase={name} member={self.name} rank={self.s.rank}"
         text += f" seconds={uptime() - self.s.started:.2f}"
         if reason:
             text += f' reason="{self.clean(reason)}"'
@@ -239,8 +239,10 @@ class Member:
         self.say()
         self.stop(grace)
         self.phase("end", reason, code=code)
-        with contextlib.suppress(OSError):  # shown by the kubelet as the container's last message
-            pathlib.Path("/dev/termination-log").write_text(self.clean(reason) + "\n")
+        last_words = pathlib.Path("/dev/termination-log")  # a kubelet that made it shows what it says
+        with contextlib.suppress(OSError):
+            if last_words.exists():
+                last_words.write_text(self.clean(reason) + "\n")
         sys.stdout.flush()
         os._exit(code)
 
@@ -258,7 +260,7 @@ class Member:
 class Leader(Member):
     """Rank 0: the beacon, the HTTP server, the decisions."""
 
-    role = "leader"
+    name = "leader"
 
     def __init__(self, settings: Settings, argv: list[str], held: str) -> None:
         self.health: Health | None = None
@@ -495,7 +497,7 @@ class Leader(Member):
 class Worker(Member):
     """Rank 1 and up: does what the leader says, ends when it is gone."""
 
-    role = "worker"
+    name = "worker"
 
     def __init__(self, settings: Settings, argv: list[str], held: str) -> None:
         self.found: queue.Queue[socket.socket] = queue.Queue()

@@ -21,8 +21,9 @@ trap stop TERM INT
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
-export LWS_GROUP_SIZE=${LWS_GROUP_SIZE:-1} LWS_WORKER_INDEX=${LWS_WORKER_INDEX:-0}
-export LWS_LEADER_ADDRESS=${LWS_LEADER_ADDRESS:-${POD_IP:-}}
+# The contract with whatever starts it is docs/reference/launcher.md.
+export MANYHOST_RANK=${MANYHOST_RANK:-0} MANYHOST_SIZE=${MANYHOST_SIZE:-1}
+export MANYHOST_LEADER=${MANYHOST_LEADER:-${MANYHOST_ADDRESS:-}}
 
 # A failure that no further attempt cures; group.py holds the pod and shows the text.
 readonly no_retry=78
@@ -39,11 +40,11 @@ now() { # hundredths of a second since boot
 }
 
 phase() {
-  local role=worker passed
-  ((LWS_WORKER_INDEX == 0)) && role=leader
+  local who=worker passed
+  ((MANYHOST_RANK == 0)) && who=leader
   passed=$(($(now) - MANYHOST_STARTED))
-  printf 'manyhost phase=%s role=%s rank=%d seconds=%d.%02d%s\n' \
-    "$1" "$role" "$LWS_WORKER_INDEX" $((passed / 100)) $((passed % 100)) "${2:+ $2}"
+  printf 'manyhost phase=%s member=%s rank=%d seconds=%d.%02d%s\n' \
+    "$1" "$who" "$MANYHOST_RANK" $((passed / 100)) $((passed % 100)) "${2:+ $2}"
 }
 
 # The program beside the engine's own (one virtual environment), else the one on PATH.
@@ -79,9 +80,12 @@ read_profile() {
 
 prepare() {
   local name held="" status=0
+  if ! [[ $MANYHOST_RANK/$MANYHOST_SIZE =~ ^(0|[1-9][0-9]*)/[1-9][0-9]*$ ]] || ((MANYHOST_RANK >= MANYHOST_SIZE)); then
+    die "MANYHOST_RANK is '$MANYHOST_RANK' and MANYHOST_SIZE '$MANYHOST_SIZE': no member of a group"
+  fi
   MANYHOST_STARTED=$(now)
   export MANYHOST_STARTED
-  phase start "size=$LWS_GROUP_SIZE executor=$MANYHOST_EXECUTOR"
+  phase start "size=$MANYHOST_SIZE executor=$MANYHOST_EXECUTOR"
 
   if [[ -n ${MANYHOST_PROFILE:-} ]]; then
     if [[ ! -r $MANYHOST_PROFILE ]]; then
@@ -94,12 +98,12 @@ prepare() {
     export "${name#MANYHOST_SET_}=${!name}"
   done
 
-  # The interface decides on hosts with many; the pod's own address is the fallback.
+  # The interface decides on hosts with many; the address that the platform names is the fallback.
   if [[ -z ${VLLM_HOST_IP:-} ]]; then
     VLLM_HOST_IP=$(python3 -B "$here/model.py" address "${MANYHOST_INTERFACE:-}") ||
-      VLLM_HOST_IP=${POD_IP:-}
+      VLLM_HOST_IP=${MANYHOST_ADDRESS:-}
     [[ -n $VLLM_HOST_IP ]] ||
-      held=${held:-"no address: interface ${MANYHOST_INTERFACE:-(none)} has no IPv4 and POD_IP is empty"}
+      held=${held:-"no address: interface ${MANYHOST_INTERFACE:-(none)} has no IPv4 and MANYHOST_ADDRESS is empty"}
   fi
   export VLLM_HOST_IP
   # The engine's own limit on loading (600 s) must not be shorter than the plan's.
@@ -157,26 +161,26 @@ run_engine() {
   local join_seconds=$((MANYHOST_PEER_WAIT_SECONDS < 300 ? MANYHOST_PEER_WAIT_SECONDS : 300))
 
   command -v -- "${engine[0]}" >/dev/null || die "engine ${engine[0]} is not in this image"
-  ((LWS_GROUP_SIZE > 1)) || exec "${serve[@]}" "${listen[@]}"
+  ((MANYHOST_SIZE > 1)) || exec "${serve[@]}" "${listen[@]}"
 
   case $MANYHOST_EXECUTOR in
     mp)
-      serve+=(--nnodes "$LWS_GROUP_SIZE" --node-rank "$LWS_WORKER_INDEX"
-        --master-addr "$LWS_LEADER_ADDRESS" --master-port "$MANYHOST_MASTER_PORT"
+      serve+=(--nnodes "$MANYHOST_SIZE" --node-rank "$MANYHOST_RANK"
+        --master-addr "$MANYHOST_LEADER" --master-port "$MANYHOST_MASTER_PORT"
         --distributed-executor-backend mp)
-      ((LWS_WORKER_INDEX == 0)) || exec "${serve[@]}" --headless
+      ((MANYHOST_RANK == 0)) || exec "${serve[@]}" --headless
       exec "${serve[@]}" "${listen[@]}"
       ;;
     ray)
       ray=$(beside_engine ray) || die "executor ray, but ray is not in this image"
-      if ((LWS_WORKER_INDEX > 0)); then
+      if ((MANYHOST_RANK > 0)); then
         wait_for_port "$MANYHOST_LEADER_IP" "$MANYHOST_RAY_PORT" "$join_seconds"
         exec "$ray" start --address="$MANYHOST_LEADER_IP:$MANYHOST_RAY_PORT" \
           --node-ip-address="$VLLM_HOST_IP" --num-gpus="$gpus" --disable-usage-stats --block
       fi
       "$ray" start --head --node-ip-address="$VLLM_HOST_IP" --port="$MANYHOST_RAY_PORT" \
         --num-gpus="$gpus" --include-dashboard=false --disable-usage-stats
-      wait_for_ray_gpus "$ray" $((gpus * LWS_GROUP_SIZE)) "$join_seconds"
+      wait_for_ray_gpus "$ray" $((gpus * MANYHOST_SIZE)) "$join_seconds"
       exec "${serve[@]}" --distributed-executor-backend ray "${listen[@]}"
       ;;
     *) die "MANYHOST_EXECUTOR is '$MANYHOST_EXECUTOR', not mp or ray" ;;

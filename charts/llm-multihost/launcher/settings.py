@@ -1,4 +1,4 @@
-"""What the chart and the LeaderWorkerSet controller tell one member, and the clock they share."""
+"""What one member is told (docs/reference/launcher.md), and the clock that all its programs share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def uptime() -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the chart and the LeaderWorkerSet controller put into the environment."""
+    """The launcher's contract, as launch.sh hands it on."""
 
     rank: int
     size: int
@@ -40,17 +40,17 @@ class Settings:
         """Read them.
 
         Raises:
-            KeyError: a variable that the chart always sets is missing.
+            KeyError: a variable without a default is missing.
         """
         env = os.environ
         ray = env["MANYHOST_EXECUTOR"] == "ray"
         return cls(
-            rank=int(env["LWS_WORKER_INDEX"]),
-            size=int(env["LWS_GROUP_SIZE"]),
+            rank=int(env["MANYHOST_RANK"]),
+            size=int(env["MANYHOST_SIZE"]),
             executor=env["MANYHOST_EXECUTOR"],
-            leader_host=env["LWS_LEADER_ADDRESS"],
+            leader_host=env["MANYHOST_LEADER"],
             own_address=env["VLLM_HOST_IP"],
-            bind_address=env.get("POD_IP", ""),
+            bind_address=env.get("MANYHOST_ADDRESS", ""),
             beacon_port=int(env.get("MANYHOST_BEACON_PORT", "29511")),
             http_port=int(env["MANYHOST_PORT"]),
             engine_port=int(env["MANYHOST_RAY_PORT" if ray else "MANYHOST_MASTER_PORT"]),

@@ -1,7 +1,9 @@
 {{/*
-The engine container, the same for leader and worker: what differs between them the launch script
-reads from LWS_WORKER_INDEX.
+The engine container, the same for leader and worker: what differs between them the launcher reads
+from MANYHOST_RANK.
   manyhost.container  one item of spec.containers (root context)
+  manyhost.member     what makes a pod a member of its group, in the launcher's words; the controller
+                      puts its LWS_* variables before a container's own, so Kubernetes expands them
 Kubernetes expands $(NAME) in args and env; a doubled dollar sign stands for itself, so every
 value of a user goes through `replace "$" "$$"`.
 */}}
@@ -116,6 +118,19 @@ JSON prints a large whole number with all its digits. */}}
 {{- if kindIs "string" . }}{{ . }}{{ else }}{{ toRawJson . }}{{ end -}}
 {{- end }}
 
+{{- define "manyhost.member" -}}
+- name: MANYHOST_RANK
+  value: $(LWS_WORKER_INDEX)
+- name: MANYHOST_SIZE
+  value: $(LWS_GROUP_SIZE)
+- name: MANYHOST_LEADER
+  value: $(LWS_LEADER_ADDRESS)
+- name: MANYHOST_ADDRESS
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+{{- end }}
+
 {{- define "manyhost.engineEnv" -}}
 {{- $values := .Values }}
 {{- $model := $values.model }}
@@ -164,10 +179,7 @@ JSON prints a large whole number with all its digits. */}}
 {{- range $values.vllm.env }}
 {{- $_ := set $env .name .value }}
 {{- end -}}
-- name: POD_IP
-  valueFrom:
-    fieldRef:
-      fieldPath: status.podIP
+{{ include "manyhost.member" . }}
 {{- if .duty }}
 - name: VLLM_NIXL_SIDE_CHANNEL_HOST
   valueFrom:

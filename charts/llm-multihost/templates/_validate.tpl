@@ -143,8 +143,8 @@ vllm.serverArgs.{{ $name }}: flags are written with dashes here, so that none st
 {{- if hasKey $seen .name }}
 vllm.env: {{ .name }} stands twice; keep one
 {{- end }}
-{{- if or (hasPrefix "MANYHOST_" .name) (hasPrefix "LWS_" .name) (eq "POD_IP" .name) }}
-vllm.env: {{ .name }} belongs to the launch script; remove it
+{{- if or (hasPrefix "MANYHOST_" .name) (hasPrefix "LWS_" .name) }}
+vllm.env: {{ .name }} belongs to the launcher; remove it
 {{- else if has .name (list "HF_TOKEN" "HUGGING_FACE_HUB_TOKEN") }}
 vllm.env: {{ .name }} would put a secret into the manifest; use huggingface.secretName
 {{- end }}

@@ -34,7 +34,7 @@ RUNNING = {"containerStatuses": [engine(running={})]}
 @pytest.mark.parametrize(
     ("line", "phase", "seconds", "reason"),
     [
-        ("manyhost phase=start role=leader rank=0 seconds=0.01", "start", 0.01, ""),
+        ("manyhost phase=start member=leader rank=0 seconds=0.01", "start", 0.01, ""),
         (
             "manyhost phase=held role=worker rank=1 seconds=8 reason=\"no 'x' at /y\"",
             "held",
@@ -42,12 +42,13 @@ RUNNING = {"containerStatuses": [engine(running={})]}
             "no 'x' at /y",
         ),
         (
-            "2026-01-01T00:00:00Z manyhost phase=engine role=leader rank=0 seconds=2.5 attempt=1",
+            "2026-01-01T00:00:00Z manyhost phase=engine member=leader rank=0 seconds=2.5 attempt=1",
             "engine",
             2.5,
             "",
         ),
-        ("manyhost phase=peers role=leader rank=0 seconds=oops", "peers", 0.0, ""),
+        ("manyhost phase=peers member=leader rank=0 seconds=oops", "peers", 0.0, ""),
+        ("manyhost phase=peers role=leader rank=0 seconds=1", "peers", 1.0, ""),  # of an older release
     ],
 )
 def test_script_line(line: str, phase: str, seconds: float, reason: str) -> None:
@@ -82,11 +83,11 @@ def test_other_lines_are_no_phase(line: str) -> None:
             "host-1", "", "image",
         ),
         (RUNNING, "host-1", "", "weights"),
-        (RUNNING, "host-1", "manyhost phase=weights role=leader rank=0 seconds=1", "weights"),
-        (RUNNING, "host-1", "manyhost phase=engine role=leader rank=0 seconds=1", "load"),
-        (RUNNING, "host-1", "manyhost phase=serving role=leader rank=0 seconds=1", "load"),
-        (RUNNING, "host-1", "manyhost phase=held role=leader rank=0 seconds=1", "failed"),
-        (RUNNING, "host-1", "manyhost phase=newer role=leader rank=0 seconds=1", "load"),
+        (RUNNING, "host-1", "manyhost phase=weights member=leader rank=0 seconds=1", "weights"),
+        (RUNNING, "host-1", "manyhost phase=engine member=leader rank=0 seconds=1", "load"),
+        (RUNNING, "host-1", "manyhost phase=serving member=leader rank=0 seconds=1", "load"),
+        (RUNNING, "host-1", "manyhost phase=held member=leader rank=0 seconds=1", "failed"),
+        (RUNNING, "host-1", "manyhost phase=newer member=leader rank=0 seconds=1", "load"),
         ({"containerStatuses": [engine(terminated={"exitCode": 1})]}, "host-1", "", "failed"),
         ({**RUNNING, "conditions": [{"type": "Ready", "status": "True"}]}, "host-1", "", "ready"),
         ({"phase": "Failed", "reason": "Evicted"}, "host-1", "", "failed"),
@@ -159,7 +160,7 @@ def test_a_clean_end_is_no_crash() -> None:
 
 
 def test_held_has_no_patience() -> None:
-    line = script_line('manyhost phase=held role=leader rank=0 seconds=3 reason="weights missing"')
+    line = script_line('manyhost phase=held member=leader rank=0 seconds=3 reason="weights missing"')
     problem = host_of(pod(RUNNING), line).problem
     assert problem is not None
     assert (problem.kind, problem.patience) == ("held", 0)
