@@ -87,7 +87,7 @@ lint: $(VENV)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck charts/llm-multihost/launcher/*.sh
+	$(BIN)/shellcheck charts/llm-multihost/launcher/*.sh charts/llm-multihost/launcher/*/*.sh
 	$(BIN)/python -m tools.generate --check
 
 .PHONY: generate

@@ -31,9 +31,9 @@ def manifests_text(objects: list[dict[str, Any]], scripts: Path) -> str:
     for item in result:
         if item["kind"] == "ConfigMap":
             for name, text in item["data"].items():
-                path = scripts / name
-                if path.is_file() and path.read_text() == text:
-                    item["data"][name] = f"the text of launcher/{name}"
+                for path in scripts.rglob(name):
+                    if path.read_text() == text:
+                        item["data"][name] = f"the text of launcher/{path.relative_to(scripts).as_posix()}"
         template = item.get("spec", {}).get("leaderWorkerTemplate", {})
         for role in ("leaderTemplate", "workerTemplate"):
             annotations = template.get(role, {}).get("metadata", {}).get("annotations", {})

@@ -217,4 +217,4 @@ def test_the_binaries_agree(name):
 def test_scripts_are_the_charts_own():
     data = find(render(ON), "ConfigMap")["data"]
     for name in ("router.py", "router.sh"):
-        assert data[name].rstrip() == (CHART / "launcher" / name).read_text().rstrip()
+        assert data[name].rstrip() == (CHART / "launcher" / "router" / name).read_text().rstrip()

@@ -1,6 +1,7 @@
 """The objects beside the LeaderWorkerSet."""
 
-import hashlib
+import pathlib
+import shutil
 
 import pytest
 
@@ -10,11 +11,15 @@ LEADERS = {
     "leaderworkerset.sigs.k8s.io/name": "r1",
     "leaderworkerset.sigs.k8s.io/worker-index": "0",
 }
-SCRIPTS = {
-    path.name: path.read_text()
-    for path in (CHART / "launcher").iterdir()
-    if path.is_file() and path.stem != "router"  # of groups apart alone: test_disaggregation.py
-}
+
+
+def launcher(*folders):
+    """The launcher's files: those of every release, and those of these folders."""
+    places = [CHART / "launcher", *(CHART / "launcher" / folder for folder in folders)]
+    files = [path for place in places for path in place.iterdir() if path.is_file()]
+    return {path.name: path.read_text() for path in files}
+
+
 EVERYTHING = {
     "podDisruptionBudget": {"enabled": True},
     "networkPolicy": {"enabled": True},
@@ -93,19 +98,37 @@ def test_service_account_annotations():
     assert account["metadata"]["annotations"] == {key: "a@b"}
 
 
-def test_every_script_is_mounted_as_it_is():
-    objects = render(release="x")
+@pytest.mark.parametrize(
+    ("values", "folders"),
+    [
+        ({}, []),
+        (nest("network.interconnect", "tcpxo"), ["tcpxo"]),
+        ({"disaggregation": {"prefillGroups": 1}, "model": {"tp_size": 16, "pp_size": 1}}, ["router"]),
+    ],
+)
+def test_the_launcher_is_mounted_as_it_is(values, folders):
+    objects = render(values, release="x")
     config = find(objects, "ConfigMap")
     assert config["metadata"]["name"] == "x-scripts"
-    assert config["data"] == SCRIPTS
+    assert config["data"] == launcher(*folders)
+
+
+def test_the_volume_is_the_launchers():
+    objects = render(release="x")
     (volume,) = (v for v in pod(objects)["spec"]["volumes"] if v["name"] == "scripts")
     assert volume["configMap"]["name"] == "x-scripts"
 
 
-def test_pods_follow_their_scripts():
-    text = "".join(f"launcher/{name}\n{SCRIPTS[name]}" for name in sorted(SCRIPTS))
-    checksum = pod(render())["metadata"]["annotations"]["manyhost.dev/scripts-checksum"]
-    assert checksum == hashlib.sha256(text.encode()).hexdigest()
+def test_pods_follow_their_own_launcher(tmp_path):
+    """A running pod keeps what it started; a fabric's scripts are no matter of groups without it."""
+    values = {"none": {}, "tcpxo": nest("network.interconnect", "tcpxo")}
+    before = {name: pod(render(value)) for name, value in values.items()}
+    for changed, restarted in (("tcpxo/tcpxo-daemon.sh", {"tcpxo"}), ("launch.sh", {"none", "tcpxo"})):
+        chart = shutil.copytree(CHART, tmp_path / pathlib.PurePath(changed).stem)
+        with (chart / "launcher" / changed).open("a") as file:
+            file.write("# changed\n")
+        after = {name: pod(render(value, chart=chart)) for name, value in values.items()}
+        assert {name for name in values if after[name] != before[name]} == restarted
 
 
 @pytest.mark.parametrize("amount", [0, 2, "50%"])

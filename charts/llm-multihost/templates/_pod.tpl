@@ -4,6 +4,7 @@ The pod of a group.
                     "annotations" and "spec" (the two texts below: rendered once for both roles)
   manyhost.podAnnotations  annotations of the pods (root context)
   manyhost.podSpec  spec of the pods (root context)
+  manyhost.launcher  data of the ConfigMap that the pods mount (root context)
 */}}
 
 {{- define "manyhost.pod" -}}
@@ -31,7 +32,7 @@ the chart that changes nothing for the engine. */}}
 {{- $networks := include "manyhost.networks" . | fromJsonArray }}
 {{- $set := dict
   "kubectl.kubernetes.io/default-container" "vllm"
-  "manyhost.dev/scripts-checksum" (include "manyhost.scriptsChecksum" .) }}
+  "manyhost.dev/scripts-checksum" (include "manyhost.launcher" . | sha256sum) }}
 {{- if $networks }}
 {{- $_ := set $set "networking.gke.io/default-interface" "eth0" }}
 {{- if not $network.hostNetwork }}
@@ -52,15 +53,19 @@ the chart that changes nothing for the engine. */}}
 {{- include "manyhost.strings" .Values.podAnnotations }}
 {{- end }}
 
-{{- /* A change of a script restarts the groups: a running pod keeps the launch script it started. */}}
-{{- define "manyhost.scriptsChecksum" -}}
-{{- $scripts := "" }}
-{{- range $path, $text := .Files.Glob "launcher/*" }}
-{{- if or (gt (int64 $.Values.disaggregation.prefillGroups) 0) (not (hasPrefix "launcher/router." $path)) }}
-{{- $scripts = printf "%s%s\n%s" $scripts $path $text }}
+{{- /* Files of the launcher as a YAML map: those beside launch.sh, and the folders of what this release
+has on. A running pod keeps the launcher it started, so a change of one of them restarts the groups. */}}
+{{- define "manyhost.launcher" -}}
+{{- $folders := list "" (printf "%s/" .Values.network.interconnect) }}
+{{- if gt (int64 .Values.disaggregation.prefillGroups) 0 }}
+{{- $folders = append $folders "router/" }}
+{{- end }}
+{{- range $folder := $folders }}
+{{- range $path, $text := $.Files.Glob (printf "launcher/%s*" $folder) }}
+{{ base $path }}: |
+  {{- printf "%s" $text | nindent 2 }}
 {{- end }}
 {{- end }}
-{{- sha256sum $scripts }}
 {{- end }}
 
 {{- define "manyhost.podSpec" -}}

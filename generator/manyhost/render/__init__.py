@@ -159,9 +159,8 @@ class Renderer:
     def shipped_scripts(self) -> frozenset[str]:
         """Return the texts of the scripts that the chart ships."""
         if self._scripts is None:
-            self._scripts = frozenset(
-                path.read_text() for path in sorted((self.chart / "launcher").iterdir()) if path.is_file()
-            )
+            files = (self.chart / "launcher").rglob("*")
+            self._scripts = frozenset(path.read_text() for path in files if path.suffix in {".py", ".sh"})
         return self._scripts
 
 

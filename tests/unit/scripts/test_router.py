@@ -27,7 +27,7 @@ import pytest
 
 from tests.helpers.helm import CHART
 
-SCRIPTS = CHART / "launcher"
+SCRIPTS = CHART / "launcher" / "router"
 PLACE = {"remote_host": "10.0.0.7", "remote_block_ids": [[1, 2]], "do_remote_prefill": True}
 SECONDS = 20  # until a test gives up waiting for what must happen
 
