@@ -5,9 +5,11 @@ python -m tools.generate [--check]
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -15,12 +17,46 @@ from manyhost import cli, errors
 from manyhost.catalog import Catalog, resolve
 from manyhost.catalog.settings import VARIABLES, keys
 from manyhost.cli import COMMANDS
+from manyhost.output import Envelope, Event, EventLine, Notice
 from manyhost.render import Renderer
 from manyhost.render.topology import topology_svg
 
 from tools import goldens
 
 ROOT = Path(__file__).resolve().parents[1]
+_OUTPUT_HEAD = """# Output for programs
+
+Generated from `generator/manyhost/output/envelope.py` and the commands; `make generate` writes it.
+
+With `--output json` a command prints JSON documents of one line each on stdout, and nothing else. **The last
+line is the envelope**: how the command ended and what it has found or done. It comes whatever happens, be it
+a refusal, a mistake on the command line or Ctrl-C; only `--help` and `--version` print text.
+
+```json
+{"schema": "manyhost/v1", "command": "render", "status": "failed", "exit_code": 3, "result": null,
+ "warnings": [], "errors": [{"message": "unknown environment 'a3mgea'", "where": "environment",
+ "fix": "did you mean a3mega?"}]}
+```
+
+The lines before it are events of commands that take their time, as they happen:
+
+```json
+{"schema": "manyhost/v1", "event": {"kind": "phase", "text": "", "data": {"host": 0, "phase": "ready"}}}
+```
+
+So a program that waits for the end reads the last line alone:
+
+```sh
+.venv/bin/manyhost render a3mega --output json
+```
+
+Errors and warnings stand in the envelope and not on stderr, where only questions (without `--yes`) and
+the traceback of a bug go. A failed command may have a result: `doctor` fails with the checks that it made.
+
+[output.schema.json](output.schema.json) is the JSON Schema of a line. New fields, commands and kinds of
+events may come within `manyhost/v1`: ignore what you do not know. What goes or changes its meaning
+makes a new version. [Exit codes](exit-codes.md) are the same for text and JSON.
+"""
 
 
 def committed_values() -> dict[Path, bytes]:
@@ -83,10 +119,78 @@ def cli_reference() -> dict[Path, bytes]:
 def exit_codes() -> dict[Path, bytes]:
     """Return docs/reference/exit-codes.md from the error classes."""
     rows = [(kind.exit_code, kind.__doc__ or "") for kind in errors.ManyhostError.__subclasses__()]
-    rows += [(0, "Done."), (errors.INTERRUPTED, "Interrupted (Ctrl-C or SIGTERM).")]
+    rows.append((0, "Done."))
     lines = ["# Exit codes", "", "Generated from `generator/manyhost/errors.py`.", ""]
     lines += ["| Code | Meaning |", "|---|---|", *(f"| {code} | {text} |" for code, text in sorted(rows))]
     return {ROOT / "docs/reference/exit-codes.md": ("\n".join(lines) + "\n").encode()}
+
+
+def output_reference() -> dict[Path, bytes]:
+    """Return docs/reference/output.md and output.schema.json: what commands print with --output json."""
+    modules = {
+        name: importlib.import_module(f"manyhost.cli.{module}") for name, (module, _) in COMMANDS.items()
+    }
+    folder = ROOT / "docs/reference"
+    schema = output_schema({name: module.RESULT for name, module in modules.items()})
+    lines = [_OUTPUT_HEAD]
+    for kind in (Envelope, Notice, Event):
+        lines += [f"| {kind.__name__} | Type | Meaning |", "|---|---|---|"]
+        for name, field in schema["$defs"][kind.__name__]["properties"].items():
+            lines.append(f"| `{name}` | {_type_of(field)} | {field.get('description', '')} |")
+        lines.append("")
+    lines += ["## Results and events of each command", ""]
+    for name, module in modules.items():
+        lines += [f"### {name}", "", "| Result | Meaning |", "|---|---|"]
+        lines += [f"| `{key}` | {text} |" for key, text in module.RESULT.items()]
+        if events := getattr(module, "EVENTS", None):
+            lines += ["", "| Event | Meaning |", "|---|---|"]
+            lines += [f"| `{kind}` | {text} |" for kind, text in events.items()]
+        lines.append("")
+    return {
+        folder / "output.md": ("\n".join(lines).rstrip() + "\n").encode(),
+        folder / "output.schema.json": (json.dumps(schema, indent=2) + "\n").encode(),
+    }
+
+
+def output_schema(results: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Return the JSON Schema of one line that a command prints with --output json.
+
+    Args:
+        results: For each command the fields of its result and their meaning.
+    """
+    (envelope, event), definitions = msgspec.json.schema_components([Envelope, EventLine])
+    definitions["Envelope"]["properties"]["schema"]["description"] = "The version of this shape."
+    definitions["Envelope"]["allOf"] = [
+        {
+            "if": {"properties": {"command": {"const": command}}},
+            "then": {
+                "properties": {
+                    "result": {
+                        "type": ["object", "null"],
+                        "required": list(fields),
+                        "properties": {name: {"description": text} for name, text in fields.items()},
+                    }
+                }
+            },
+        }
+        for command, fields in results.items()
+    ]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A line that manyhost prints with --output json",
+        "oneOf": [envelope, event],
+        "$defs": definitions,
+    }
+
+
+def _type_of(field: dict[str, Any]) -> str:
+    """Return a property's type as a table has it."""
+    if "items" in field:
+        return f"list of {_type_of(field['items'])}"
+    if "$ref" in field:
+        return str(field["$ref"].rpartition("/")[2])
+    values = field.get("enum", []) if field.get("enum", [""])[0] else []
+    return ", ".join(f"`{value}`" for value in values) or str(field.get("type", "any"))
 
 
 def golden_files() -> dict[Path, bytes]:
@@ -102,7 +206,15 @@ def golden_files() -> dict[Path, bytes]:
     return files
 
 
-GENERATORS = (committed_values, picture, settings_reference, cli_reference, exit_codes, golden_files)
+GENERATORS = (
+    committed_values,
+    picture,
+    settings_reference,
+    cli_reference,
+    exit_codes,
+    output_reference,
+    golden_files,
+)
 
 
 def main() -> int:

@@ -24,8 +24,7 @@ class ManyhostError(Exception):
 
     def __str__(self) -> str:
         """Return the sentence shown to the user: where, what, and on a second line the fix."""
-        line = f"{self.where}: {self.message}" if self.where else self.message
-        return f"{line}\n  fix: {self.fix}" if self.fix else line
+        return sentence(self.message, self.where, self.fix)
 
 
 class Failed(ManyhostError):
@@ -58,7 +57,16 @@ class RemoteError(ManyhostError):
     exit_code = 5
 
 
-INTERRUPTED = 130
+class Interrupted(ManyhostError):
+    """Interrupted (Ctrl-C or SIGTERM)."""
+
+    exit_code = 130
+
+
+def sentence(message: str, where: str, fix: str) -> str:
+    """Return a warning or an error as people read it: where, what, and on a second line the fix."""
+    line = f"{where}: {message}" if where else message
+    return f"{line}\n  fix: {fix}" if fix else line
 
 
 def nearest(word: str, known: Iterable[str], otherwise: str = "") -> str:

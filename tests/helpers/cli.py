@@ -12,6 +12,8 @@ import pytest
 from manyhost.catalog import Catalog
 from manyhost.cli import run
 
+from tests.helpers.output import Output, read
+
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "a3mega/deepseek-r1-671b"
 
@@ -23,13 +25,22 @@ class Ran(NamedTuple):
     out: str
     err: str
 
+    @property
+    def output(self) -> Output:
+        """What it printed with --output json; nothing of it may be on stderr."""
+        assert self.err == ""
+        found = read(self.out)
+        assert found.envelope["exit_code"] == self.code
+        return found
+
 
 def manyhost(*arguments: str) -> Ran:
     """Run the command line in this process, as the program would."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(list(arguments))
-    return Ran(code, out.getvalue(), err.getvalue())
+    out.seek(0)
+    return Ran(code, out.read(), err.getvalue())
 
 
 def checkout(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -6,11 +6,15 @@ import gc
 import importlib
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 
 import click
 
 from manyhost import __version__
-from manyhost.errors import INTERRUPTED, ManyhostError
+from manyhost.cli.printer import Printer
+from manyhost.errors import Interrupted, ManyhostError
 
 # Command → (module, one line of help). The modules are not imported for `manyhost --help`.
 COMMANDS = {
@@ -73,21 +77,56 @@ def entry() -> None:
 def run(arguments: list[str] | None) -> int:
     """Run the command line and return the exit code (docs/reference/exit-codes.md)."""
     signal.signal(signal.SIGTERM, _interrupt)
+    words = sys.argv[1:] if arguments is None else arguments
+    output = Printer(words[0] if words and words[0] in COMMANDS else "", as_json=_asks_for_json(words))
     try:
-        result = main.main(args=arguments, prog_name="manyhost", standalone_mode=False)
-    except ManyhostError as error:
-        click.echo(f"manyhost: {error}", err=True)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("manyhost: interrupted", err=True)
-        return INTERRUPTED
+        code, error = _run(words, output)
+        with _undisturbed():
+            return output.end(code, error)
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; there is nobody to tell
         return 0
-    return result if isinstance(result, int) else 0
+
+
+def _run(words: list[str], output: Printer) -> tuple[int, ManyhostError | click.ClickException | None]:
+    try:
+        result = main.main(args=words, prog_name="manyhost", standalone_mode=False, obj=output)
+    except (ManyhostError, click.ClickException) as error:
+        return error.exit_code, error
+    except (click.Abort, KeyboardInterrupt):
+        return Interrupted.exit_code, Interrupted("interrupted")
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if output.as_json:  # a program gets its last line from a bug too; the traceback goes to stderr
+            output.end(1, ManyhostError(f"this is a bug: {type(error).__name__}: {error}"))
+        raise
+    return result if isinstance(result, int) else 0, None
+
+
+def _asks_for_json(words: list[str]) -> bool:
+    """Say whether a command line wants JSON, also when click finds a mistake before it gets there."""
+    found = ""
+    for word, following in pairwise([*words, ""]):
+        if word == "--":
+            break
+        if word == "--output":
+            found = following
+        elif word.startswith("--output="):
+            found = word.partition("=")[2]
+    return found == "json"
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait, so that the last line is whole."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

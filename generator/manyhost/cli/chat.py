@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING
 import click
 
 from manyhost.cli.options import output_option
-from manyhost.cli.session import Wanted, emit, open_place, place_options
+from manyhost.cli.printer import Printer
+from manyhost.cli.session import Wanted, open_place, place_options
+from manyhost.errors import WrongUsage
 
 if TYPE_CHECKING:
     from manyhost.cluster.chat import Piece
+
+RESULT = {
+    "model": "the served model",
+    "pod": "the leader that answered",
+    "reasoning": "what it thought; may be empty",
+    "answer": "what it said",
+    "finish_reason": "why it ended: stop, length, ...",
+}
+EVENTS = {"reasoning": "a piece of what it thinks", "answer": "a piece of what it says"}
 
 
 @click.command(name="chat")
@@ -25,7 +36,7 @@ def command(
     prompt: str,
     max_tokens: int | None,
     temperature: float | None,
-    output_format: str,
+    output: Printer,
 ) -> None:
     """Talk to the model through a tunnel to a ready leader.
 
@@ -33,13 +44,15 @@ def command(
     """
     from manyhost.cluster.chat import ask, model_name, ready_leader, tunnel
 
+    if output.as_json and not prompt:
+        raise WrongUsage("a conversation is for people", where="--output json", fix="add --prompt TEXT")
     connection, namespace, release = open_place(wanted)
     leader = ready_leader(connection, namespace, release)
     with tunnel(connection, namespace, leader) as client:
         served = model_name(client)
     turns: list[dict[str, str]] = []
     if not prompt:
-        click.echo(f"{served} on {leader.pod}; an empty line ends", err=True)
+        output.aside(f"{served} on {leader.pod}; an empty line ends\n")
     while True:
         text = prompt or click.prompt("you", default="", show_default=False, err=True)
         if not text.strip():
@@ -48,33 +61,28 @@ def command(
         # A tunnel for each question: nothing is held open while a person thinks.
         with tunnel(connection, namespace, leader) as client:
             pieces = ask(client, served, turns, max_tokens=max_tokens, temperature=temperature)
-            answer = _say_json(pieces) if output_format == "json" else _say(pieces)
-        turns.append({"role": "assistant", "content": answer})
+            said = _say(pieces, output)
+        turns.append({"role": "assistant", "content": said["answer"]})
         if prompt:
+            output.result({"model": served, "pod": leader.pod, **said})
             return
 
 
-def _say(pieces: Iterable[Piece]) -> str:
-    """Print an answer as it comes, the reasoning dimmed and before it; return the answer."""
-    answer, before = "", ""
+def _say(pieces: Iterable[Piece], output: Printer) -> dict[str, str]:
+    """Print an answer as it comes, the reasoning dimmed and before it; return all of it."""
+    said = {"reasoning": "", "answer": "", "finish_reason": ""}
+    before = ""
     for piece in pieces:
         if piece.kind == "end":
-            if piece.text == "length":
-                click.echo("\n(cut off at the token limit)", err=True, nl=False)
+            said["finish_reason"] = piece.text
             break
         if piece.kind != before:
             label = "[reasoning] " if piece.kind == "reasoning" else "\n[answer] " if before else ""
-            click.echo(click.style(label, dim=True), nl=False)
+            output.write(label, dim=True)
             before = piece.kind
-        click.echo(click.style(piece.text, dim=True) if piece.kind == "reasoning" else piece.text, nl=False)
-        answer += piece.text if piece.kind == "answer" else ""
-    click.echo()
-    return answer
-
-
-def _say_json(pieces: Iterable[Piece]) -> str:
-    texts = {"reasoning": "", "answer": "", "end": ""}
-    for piece in pieces:
-        texts[piece.kind] += piece.text
-    emit({"reasoning": texts["reasoning"], "answer": texts["answer"], "finish_reason": texts["end"]})
-    return texts["answer"]
+        output.piece(piece.kind, piece.text, dim=piece.kind == "reasoning")
+        said[piece.kind] += piece.text
+    if said["finish_reason"] == "length":
+        output.aside("\n(cut off at the token limit)")
+    output.text("")
+    return said

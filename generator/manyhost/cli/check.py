@@ -9,7 +9,13 @@ import click
 
 from manyhost.catalog import Catalog
 from manyhost.cli.options import output_option
+from manyhost.cli.printer import Printer
 from manyhost.errors import Failed, InvalidInput
+
+RESULT = {
+    "files": "the files that were checked",
+    "findings": "file, check, severity (error or warning), where, message and fix of each",
+}
 
 
 @click.command(name="check")
@@ -17,7 +23,7 @@ from manyhost.errors import Failed, InvalidInput
 @click.option("--engine", "version", default="", metavar="VERSION", help="Check flags of this vLLM version.")
 @click.option("--env", "environment", default="", metavar="NAME", help="Check against this environment.")
 @output_option
-def command(files: tuple[Path, ...], version: str, environment: str, output_format: str) -> None:
+def command(files: tuple[Path, ...], version: str, environment: str, output: Printer) -> None:
     """Check rendered manifests: schemas, GPU arithmetic, flags, names, references, secrets.
 
     The engine version and the environment are read from the manifests' labels when not given.
@@ -47,21 +53,19 @@ def command(files: tuple[Path, ...], version: str, environment: str, output_form
             manifests_text=text,
         )
         findings += [(path, finding) for finding in found]
-    if output_format == "json":
-        rows = [{"file": str(path), **_as_dict(finding)} for path, finding in findings]
-        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
-    else:
-        for path, finding in findings:
-            click.echo(f"{path}: {finding.severity}: {finding}")
+    output.result(
+        {
+            "files": [str(path) for path in files],
+            "findings": [
+                {"file": str(path), **msgspec.structs.asdict(finding)} for path, finding in findings
+            ],
+        },
+        (f"{path}: {finding.severity}: {finding}" for path, finding in findings),
+    )
     errors = sum(finding.severity == "error" for _, finding in findings)
     if errors:
         raise InvalidInput(f"{errors} error{'s' if errors > 1 else ''} found", where="check")
-    if output_format == "text":
-        click.echo(f"{len(files)} file{'s' if len(files) > 1 else ''} checked: nothing wrong")
-
-
-def _as_dict(finding: Any) -> dict[str, str]:
-    return {name: getattr(finding, name) for name in ("check", "severity", "where", "message", "fix")}
+    output.text(f"{len(files)} file{'s' if len(files) > 1 else ''} checked: nothing wrong")
 
 
 def _read(path: Path) -> tuple[str, list[dict[str, Any]]]:

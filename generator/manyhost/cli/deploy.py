@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from manyhost.cli.options import output_option
-from manyhost.cli.session import Wanted, emit, open_target, place_options, timeout_option
-from manyhost.errors import INTERRUPTED
+from manyhost.cli.printer import Printer
+from manyhost.cli.session import Wanted, open_target, place_options, timeout_option
+from manyhost.errors import Interrupted
 
 if TYPE_CHECKING:
     from manyhost.cluster.deploy import Proposal
     from manyhost.cluster.rollout import Event
+
+RESULT = {
+    "proposal": "what there was to do: release, namespace, action (install, upgrade or nothing), "
+    "revision, changes",
+    "deployed": "release, namespace, revision, groups, hosts, install_seconds, ready_seconds; "
+    "null with --dry-run and until every group answers",
+}
+EVENTS = {
+    "proposal": "what will be done; its data is the result's proposal",
+    "phase": "a host has reached a phase: role, group, host, pod, node, phase, seconds",
+    "problem": "what keeps a host from being ready; fix and log may be with it",
+    "recreated": "a group starts anew",
+    "lost": "the cluster does not answer; the wait goes on",
+    "back": "the cluster answers again",
+    "ready": "every host is ready",
+}
 
 
 @click.command(name="deploy")
@@ -24,7 +42,7 @@ def command(
     wanted: Wanted,
     dry_run: bool,
     timeout: float | None,
-    output_format: str,
+    output: Printer,
 ) -> None:
     """Install or upgrade a recipe and wait until it answers.
 
@@ -36,70 +54,58 @@ def command(
     connection, target = open_target(wanted)
     require(connection, target)
     proposal = propose(connection, target)
-    as_json = output_format == "json"
+    shown = list(_lines(proposal, full=dry_run or proposal.action == "upgrade"))
+    output.result({"proposal": proposal, "deployed": None}, shown if dry_run else ())
     if dry_run:
-        _show(proposal, as_json, full=True)
         return
-    _show(proposal, as_json, full=proposal.action == "upgrade")
+    output.event("proposal", "\n".join(shown), proposal)
     where = f"--release {target.release} --namespace {target.namespace}"
     try:
-        with _reporter(as_json) as report:
+        with _reporter(output) as report:
             done = deploy(connection, target, proposal, timeout=timeout or patience(target), report=report)
     except KeyboardInterrupt:
-        text = (
+        raise Interrupted(
             f"interrupted: release {target.release} is installed and goes on starting; "
             f"manyhost status {wanted.recipe} {where} shows it, "
             f"manyhost teardown {wanted.recipe} {where} removes it"
-        )
-        if as_json:
-            emit({"event": "interrupted", "release": target.release, "text": text})
-        click.echo(f"manyhost: {text}", err=True)
-        click.get_current_context().exit(INTERRUPTED)
-    if as_json:
-        emit({"event": "done", "result": done})
-        return
-    click.echo(
-        f"release {done.release} revision {done.revision}: {done.groups} group{'s' * (done.groups != 1)} "
-        f"of {target.size} answer (installed in {done.install_seconds:.1f} s, "
-        f"ready after {done.ready_seconds:.1f} s)"
+        ) from None
+    output.result(
+        {"proposal": proposal, "deployed": done},
+        [
+            f"release {done.release} revision {done.revision}: {done.groups} group{'s' * (done.groups != 1)} "
+            f"of {target.size} answer (installed in {done.install_seconds:.1f} s, "
+            f"ready after {done.ready_seconds:.1f} s)",
+            f"next: manyhost chat {wanted.recipe} {where}",
+        ],
     )
-    click.echo(f"next: manyhost chat {wanted.recipe} {where}")
 
 
-def _show(proposal: Proposal, as_json: bool, *, full: bool) -> None:
-    if as_json:
-        emit({"event": "proposal", "result": proposal})
-        return
-    click.echo(
-        f"{proposal.action} release {proposal.release} in namespace {proposal.namespace}"
-        + (f" (revision {proposal.revision} is there)" if proposal.revision else "")
+def _lines(proposal: Proposal, *, full: bool) -> Iterator[str]:
+    yield f"{proposal.action} release {proposal.release} in namespace {proposal.namespace}" + (
+        f" (revision {proposal.revision} is there)" if proposal.revision else ""
     )
     for change in proposal.changes:
-        click.echo(f"  {change.action} {change.kind} {change.name}")
+        yield f"  {change.action} {change.kind} {change.name}"
         if full and change.action == "update":
-            click.echo("\n".join(f"    {line}" for line in change.diff.splitlines()[2:]))
+            yield "\n".join(f"    {line}" for line in change.diff.splitlines()[2:])
 
 
-def _reporter(as_json: bool) -> Any:
+def _reporter(output: Printer) -> Any:
     """Return a context manager that gives the function which receives events."""
+    import sys
     from contextlib import nullcontext
 
-    if as_json:
-        return nullcontext(emit)
-    import sys
+    from manyhost.cli import progress
 
+    if output.as_json:
+        return nullcontext(lambda event: _tell(event, output))
     if sys.stdout.isatty():
-        from manyhost.cli.progress import Board
-
-        return Board()
-    return nullcontext(_plain)
+        return progress.Board()
+    return nullcontext(lambda event: output.text(*progress.lines(event)))
 
 
-def _plain(event: Event) -> None:
-    from manyhost.cli.progress import line
+def _tell(event: Event, output: Printer) -> None:
+    import msgspec
 
-    click.echo(line(event))
-    for text in event.log:
-        click.echo(f"           | {text}")
-    if event.fix:
-        click.echo(f"           fix: {event.fix}")
+    data = msgspec.to_builtins(event)
+    output.event(data.pop("event"), data.pop("text", ""), data)

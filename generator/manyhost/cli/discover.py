@@ -6,7 +6,14 @@ import click
 
 from manyhost.catalog import Catalog
 from manyhost.cli.options import local_file, output_option
-from manyhost.cli.session import emit
+from manyhost.cli.printer import Printer
+
+RESULT = {
+    "found": "what the cluster says: kubernetes, lws, nodes, settings, notes",
+    "file": "the settings file",
+    "diff": "the change to it; empty when it says the same already",
+    "written": "whether it was changed",
+}
 
 
 @click.command(name="discover")
@@ -15,7 +22,7 @@ from manyhost.cli.session import emit
 @click.option("--dry-run", is_flag=True, help="Show the change only.")
 @click.option("--yes", is_flag=True, help="Write without asking.")
 @output_option
-def command(environment: str, context: str, dry_run: bool, yes: bool, output_format: str) -> None:
+def command(environment: str, context: str, dry_run: bool, yes: bool, output: Printer) -> None:
     """Read a cluster and fill in values/local.yaml: networks in NIC order, node pool, cluster name.
 
     Example: manyhost discover a3mega
@@ -35,20 +42,20 @@ def command(environment: str, context: str, dry_run: bool, yes: bool, output_for
         raise InvalidInput(f"cannot be read: {error}", where=str(path)) from None
     # Below the environment's own name: what one cluster has must not reach recipes of another.
     after = edit(before, {known.name: found.settings})
-    if output_format == "json":
-        emit({"found": found, "diff": difference(before, after)})
-    else:
-        click.echo(
+    diff = difference(before, after)
+    result = {"found": found, "file": str(path.absolute()), "diff": diff, "written": False}
+    output.result(
+        result,
+        [
             f"Kubernetes {found.kubernetes}, LeaderWorkerSet {found.lws or 'not seen'}, "
-            f"{found.nodes} host{'s' * (found.nodes != 1)} of {known.name}"
-        )
-        for note in found.notes:
-            click.echo(f"note: {note}")
-        click.echo(difference(before, after) or f"{path.name} says the same already")
+            f"{found.nodes} host{'s' * (found.nodes != 1)} of {known.name}",
+            *(f"note: {note}" for note in found.notes),
+            diff or f"{path.name} says the same already",
+        ],
+    )
     if dry_run or before == after:
         return
     if not yes:
         click.confirm(f"write {path.name}?", abort=True, err=True)
     write_files(path.parent, {path.name: after.encode()})
-    if output_format == "text":
-        click.echo(f"written {path.name}")
+    output.result({**result, "written": True}, [f"written {path.name}"])

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from manyhost.cli.options import output_option
-from manyhost.cli.session import Wanted, emit, open_target, place_options
+from manyhost.cli.printer import Printer
+from manyhost.cli.session import Wanted, open_target, place_options
+
+if TYPE_CHECKING:
+    from manyhost.cluster.doctor import Result
+
+RESULT = {"checks": "check, status (pass, warn, fail or skip), why and fix of each"}
 
 
 @click.command(name="doctor")
@@ -15,7 +24,7 @@ from manyhost.cli.session import Wanted, emit, open_target, place_options
 def command(
     wanted: Wanted,
     skip: tuple[str, ...],
-    output_format: str,
+    output: Printer,
 ) -> None:
     """Check that a recipe would work on the cluster; reads only and costs nothing.
 
@@ -28,15 +37,16 @@ def command(
 
     connection, target = open_target(wanted)
     results = examine(connection, target, skip=skip)
-    if output_format == "json":
-        emit(results)
-    else:
-        for result in results:
-            if result.status == "skip":
-                continue
-            click.echo(f"{result.status}  {result.check:<22} {result.why}")
-            if result.fix:
-                click.echo(f"      {'':<22} fix: {result.fix}")
+    output.result({"checks": results}, _lines(results))
     wrong = sum(result.status == "fail" for result in results)
     if wrong:
         raise NotReady(f"{wrong} check{'s' * (wrong != 1)} failed", where=f"recipe {target.recipe}")
+
+
+def _lines(results: list[Result]) -> Iterator[str]:
+    for result in results:
+        if result.status == "skip":
+            continue
+        yield f"{result.status}  {result.check:<22} {result.why}"
+        if result.fix:
+            yield f"      {'':<22} fix: {result.fix}"

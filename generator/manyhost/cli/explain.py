@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import click
 
 from manyhost.catalog import Catalog
 from manyhost.catalog.settings import VARIABLES, keys, known_keys
 from manyhost.cli.options import output_option, pick, recipe_argument, settings_options
+from manyhost.cli.printer import Printer
 from manyhost.errors import InvalidInput, nearest
+
+RESULT = {"keys": "key, and values with their origins, strongest first, of the key or of each below it"}
 
 
 @click.command(name="explain")
@@ -20,7 +26,7 @@ def command(
     recipe: str,
     model: str,
     assignments: tuple[str, ...],
-    output_format: str,
+    output: Printer,
 ) -> None:
     """Say what value a key has and where it came from, strongest source first.
 
@@ -28,8 +34,6 @@ def command(
 
     Example: manyhost explain arguments.max-num-seqs a3mega
     """
-    import msgspec
-
     resolved = pick(Catalog(), recipe, model, assignments)
     name = VARIABLES.get(key, key)
     history = resolved.origins.get(name, [])
@@ -42,20 +46,21 @@ def command(
         )
     rows = [(name, history)] if history or not below else []
     rows += sorted(below.items())
-    if output_format == "json":
-        document = [
-            {"key": k, "values": [{"value": v, "origin": o} for o, v in reversed(h)]} for k, h in rows
-        ]
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-        return
+    found = [{"key": k, "values": [{"value": v, "origin": o} for o, v in reversed(h)]} for k, h in rows]
+    output.result({"keys": found}, _lines(rows))
+
+
+def _lines(rows: list[tuple[str, list[tuple[str, Any]]]]) -> Iterator[str]:
+    import msgspec
+
     described = {entry.name: entry.description for entry in keys()}
     for k, entries in rows:
         if text := described.get(k):
-            click.echo(f"# {text}")
+            yield f"# {text}"
         if not entries:
-            click.echo(f"{k}: not set anywhere; the default applies")
+            yield f"{k}: not set anywhere; the default applies"
             continue
         origin, value = entries[-1]
-        click.echo(f"{k} = {msgspec.json.encode(value).decode()}  ({origin})")
+        yield f"{k} = {msgspec.json.encode(value).decode()}  ({origin})"
         for origin, value in reversed(entries[:-1]):
-            click.echo(f"  overrides {msgspec.json.encode(value).decode()}  ({origin})")
+            yield f"  overrides {msgspec.json.encode(value).decode()}  ({origin})"

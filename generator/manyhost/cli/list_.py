@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
 from manyhost.catalog import Catalog, resolve
 from manyhost.cli.options import output_option
+from manyhost.cli.printer import Printer
+
+RESULT = {
+    "environments": "name and about of each",
+    "interconnects": "name and about of each",
+    "models": "name and about of each",
+    "engines": "name and about of each",
+    "recipes": "name and about of each",
+}
 
 
 @click.command(name="list")
 @output_option
-def command(output_format: str) -> None:
+def command(output: Printer) -> None:
     """List environments, interconnects, models, engines and recipes.
 
     Example: manyhost list --output json
     """
-    import msgspec
-
     catalog = Catalog()
     listing: dict[str, list[tuple[str, str]]] = {
         "environments": [(n, catalog.environment(n).description) for n in catalog.names("environments")],
@@ -27,11 +36,12 @@ def command(output_format: str) -> None:
         ],
         "recipes": [(n, resolve(catalog, n).recipe.description) for n in catalog.recipes()],
     }
-    if output_format == "json":
-        document = {kind: [{"name": n, "about": t} for n, t in rows] for kind, rows in listing.items()}
-        click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-        return
+    result = {kind: [{"name": n, "about": t} for n, t in rows] for kind, rows in listing.items()}
+    output.result(result, _lines(listing))
+
+
+def _lines(listing: dict[str, list[tuple[str, str]]]) -> Iterator[str]:
     for kind, rows in listing.items():
-        click.echo(f"{kind}:")
+        yield f"{kind}:"
         for name, text in rows:
-            click.echo(f"  {name:<36} {text}")
+            yield f"  {name:<36} {text}"

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import click
 
+from manyhost.cli.options import output_option
+from manyhost.cli.printer import Printer
 from manyhost.cli.session import Wanted, open_place, place_options
+
+RESULT = {"pod": "the host's pod", "container": "its container", "lines": "how many there were"}
+EVENTS = {"log": "a line of the log; bytes that are no UTF-8 are replaced"}
 
 
 @click.command(name="logs")
@@ -18,6 +24,7 @@ from manyhost.cli.session import Wanted, open_place, place_options
 @click.option("--previous", is_flag=True, help="The log before the last restart of the container.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="LINES", help="Only the last lines.")
 @click.option("--container", default="vllm", show_default=True, help="Another container of the pod.")
+@output_option
 def command(
     wanted: Wanted,
     group: int,
@@ -27,6 +34,7 @@ def command(
     previous: bool,
     tail: int | None,
     container: str,
+    output: Printer,
 ) -> None:
     """Show the engine's logs; the leader's of group 0 by default.
 
@@ -35,15 +43,33 @@ def command(
     from manyhost.cluster.logs import logs, pod_name
 
     connection, namespace, release = open_place(wanted)
+    pod = pod_name(f"{release}-prefill" if prefill else release, group, host)
     pieces = logs(
         connection,
         namespace,
-        pod_name(f"{release}-prefill" if prefill else release, group, host),
+        pod,
         follow=follow,
         previous=previous,
         tail=tail,
         container=container,
     )
+    if not output.as_json:  # a log is shown as it is, byte for byte
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+        return
+    count = 0
+    for line in lines(pieces):
+        output.event("log", line)
+        count += 1
+    output.result({"pod": pod, "container": container, "lines": count})
+
+
+def lines(pieces: Iterator[bytes]) -> Iterator[str]:
+    """Put the pieces of a log together to lines, without their ends."""
+    rest = b""
     for piece in pieces:
-        sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (line.decode(errors="replace") for line in whole)
+    if rest:
+        yield rest.decode(errors="replace")

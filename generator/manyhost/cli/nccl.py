@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from manyhost.cli.options import output_option
-from manyhost.cli.session import Wanted, emit, open_target, place_options, timeout_option
+from manyhost.cli.printer import Printer
+from manyhost.cli.session import Wanted, open_target, place_options, timeout_option
+
+RESULT = {
+    "manifests": "the objects of the measurement, with --dry-run; else null",
+    "bandwidth": "ranks, bus_gbytes_per_second, minimum_gbytes_per_second, sizes; null with --dry-run",
+}
+EVENTS = {"step": "something is done, measured or wrong"}
 
 
 @click.command(name="nccl")
@@ -17,7 +24,7 @@ def command(
     wanted: Wanted,
     dry_run: bool,
     timeout: float | None,
-    output_format: str,
+    output: Printer,
 ) -> None:
     """Measure the bandwidth between two hosts, in pods like those that would serve.
 
@@ -32,22 +39,23 @@ def command(
     if dry_run:
         import yaml
 
-        click.echo(yaml.safe_dump_all(manifests(target), sort_keys=False), nl=False)
+        objects = manifests(target)
+        text = yaml.safe_dump_all(objects, sort_keys=False)
+        output.result({"manifests": objects, "bandwidth": None}, text.splitlines())
         return
-    as_json = output_format == "json"
     found = measure(
         connection,
         target,
         timeout=timeout or 900,
-        report=(lambda text: emit({"event": "step", "text": text})) if as_json else click.echo,
+        report=lambda text: output.event("step", text),
     )
-    if as_json:
-        emit({"event": "done", "result": found, "enough": found.enough})
-    else:
-        click.echo(
+    output.result(
+        {"manifests": None, "bandwidth": found},
+        [
             f"{found.ranks} GPUs: {found.bus_gbytes_per_second:.1f} GB/s bus bandwidth, "
             f"{found.minimum_gbytes_per_second:.0f} needed"
-        )
+        ],
+    )
     if not found.enough:
         raise Failed(
             f"{found.bus_gbytes_per_second:.1f} GB/s is below {found.minimum_gbytes_per_second:.0f} GB/s",

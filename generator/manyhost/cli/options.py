@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from manyhost.catalog import Catalog, Resolved, resolve
+from manyhost.cli.printer import Printer
 from manyhost.errors import InvalidInput
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,8 +32,15 @@ def settings_options(function: F) -> F:
     )(function)
 
 
-def output_option(function: F) -> F:
-    """Add --output text|json; the command receives it as output_format."""
+def output_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Add --output text|json; the command receives the Printer as output."""
+
+    @functools.wraps(function)
+    def command(*args: Any, output_format: str, **given: Any) -> None:
+        output: Printer = click.get_current_context().obj
+        output.begin(as_json=output_format == "json")
+        function(*args, output=output, **given)
+
     return click.option(
         "--output",
         "output_format",
@@ -39,7 +48,7 @@ def output_option(function: F) -> F:
         default="text",
         show_default=True,
         help="Text for people, JSON for programs.",
-    )(function)
+    )(command)
 
 
 def pick(catalog: Catalog, recipe: str, model: str, assignments: tuple[str, ...]) -> Resolved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ def line(event: Event) -> str:
     if event.event == "ready":
         return f"{at} every host is ready"
     return f"{at} {event.text}"
+
+
+def lines(event: Event) -> Iterator[str]:
+    """Return an event with what belongs to it: the end of a log, and what to do."""
+    yield line(event)
+    yield from (f"           | {text}" for text in event.log)
+    if event.fix:
+        yield f"           fix: {event.fix}"
 
 
 class Board:
@@ -56,11 +65,8 @@ class Board:
             self._rows[event.role, event.group, event.host] = event
             self._live.update(self._table())
             return
-        self._console.print(line(event), markup=False, highlight=False)
-        for text in event.log:
-            self._console.print(f"           | {text}", markup=False, highlight=False)
-        if event.fix:
-            self._console.print(f"           fix: {event.fix}", markup=False, highlight=False)
+        for text in lines(event):
+            self._console.print(text, markup=False, highlight=False)
 
     def _table(self) -> Table:
         from rich.table import Table

@@ -12,7 +12,13 @@ import click
 
 from manyhost.catalog import Catalog
 from manyhost.cli.options import output_option, pick, recipe_argument, settings_options
+from manyhost.cli.printer import Printer
 
+RESULT = {
+    "plan": "what plan.json holds",
+    "folder": "where the files were written",
+    "files": "their names",
+}
 _GO_START_SECONDS = 3  # 0.05 on an idle machine
 
 
@@ -38,7 +44,7 @@ def command(
     namespace: str,
     out: Path | None,
     helm: bool,
-    output_format: str,
+    output: Printer,
 ) -> None:
     """Turn a recipe into checked values and manifests.
 
@@ -51,6 +57,8 @@ def command(
         loading.start()
         # A process that ends while Go starts may crash; an import that Ctrl-C has hit may never end.
         atexit.register(loading.join, _GO_START_SECONDS)
+    import msgspec
+
     from manyhost.output import write_files
     from manyhost.plan import table
     from manyhost.render import Renderer
@@ -63,13 +71,19 @@ def command(
         renderer = Renderer(catalog, Binary(renderer.chart))
     rendered = renderer.render(resolved, release=release, namespace=namespace)
     folder = out or Path("build", resolved.name)
-    write_files(folder, rendered.files())
-    if output_format == "json":
-        click.echo(table.to_json(rendered.plan).decode(), nl=False)
-        return
-    for label, text in table.rows(rendered.plan):
-        click.echo(f"{label:<13} {text}")
-    for warning in [*rendered.plan.warnings, *map(str, rendered.findings)]:
-        click.echo(f"warning: {warning}", err=True)
+    files = rendered.files()
+    write_files(folder, files)
+    output.result(
+        {
+            "plan": msgspec.json.decode(files["plan.json"]),
+            "folder": str(folder.absolute()),
+            "files": list(files),
+        },
+        (f"{label:<13} {text}" for label, text in table.rows(rendered.plan)),
+    )
+    for warning in rendered.plan.warnings:
+        output.warn(warning)
+    for finding in rendered.findings:
+        output.warn(f"{finding.message} [{finding.check}]", where=finding.where, fix=finding.fix)
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    click.echo(f"{'written':<13} {shown}/{{{','.join(rendered.files())}}}")
+    output.text(f"{'written':<13} {shown}/{{{','.join(files)}}}")

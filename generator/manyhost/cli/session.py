@@ -101,10 +101,3 @@ def _open(wanted: Wanted, catalog: Catalog) -> tuple[Resolved, Connection]:
     site = resolved.recipe.site
     check_cluster(connection, site.cluster_name, site.project_id)
     return resolved, connection
-
-
-def emit(item: Any) -> None:
-    """Print one JSON line."""
-    import msgspec
-
-    click.echo(msgspec.json.encode(item).decode())

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from manyhost.cli.options import output_option
-from manyhost.cli.session import Wanted, emit, open_place, place_options
+from manyhost.cli.printer import Printer
+from manyhost.cli.session import Wanted, open_place, place_options
+
+if TYPE_CHECKING:
+    from manyhost.cluster.status import Status
+
+RESULT = {
+    "release": "the release",
+    "namespace": "its namespace",
+    "installed": "whether it exists",
+    "revision": "Helm's newest revision; 0 when Helm knows no such release",
+    "helm": "Helm's status of it: deployed, failed, ...",
+    "groups": "groups wanted",
+    "ready_groups": "groups whose hosts are all ready",
+    "updated_groups": "groups that run the newest template",
+    "hosts": "role, group, host, pod, uid, node, address, phase, detail, restarts, problem, ... of each",
+    "service": "name of the Service",
+    "endpoints": "addresses behind the Service that take requests",
+}
 
 
 @click.command(name="status")
@@ -13,7 +34,7 @@ from manyhost.cli.session import Wanted, emit, open_place, place_options
 @output_option
 def command(
     wanted: Wanted,
-    output_format: str,
+    output: Printer,
 ) -> None:
     """Show the groups of a release and why one is not ready.
 
@@ -24,29 +45,29 @@ def command(
 
     connection, namespace, release = open_place(wanted)
     found = status(connection, namespace, release)
-    if output_format == "json":
-        emit(found)
-    elif found.installed:
-        click.echo(
-            f"release {release} in namespace {namespace}: "
-            f"{found.ready_groups} of {found.groups} groups ready, {found.updated_groups} up to date; "
-            f"helm revision {found.revision} ({found.helm or 'not by helm'})"
-        )
-        for host in found.hosts:
-            detail = f"  {host.detail}" if host.detail else ""
-            restarts = f"  restarts {host.restarts}" if host.restarts else ""
-            where = f"{host.role} group {host.group} host {host.host}".strip()
-            click.echo(
-                f"  {where}  {host.member:<6}  {host.phase:<9}  {host.pod}"
-                f"  {host.node or '-'}{restarts}{detail}"
-            )
-        for problem in dict.fromkeys(host.problem for host in found.hosts if host.problem):
-            click.echo(
-                f"  {problem.message}\n    fix: {problem.fix}" if problem.fix else f"  {problem.message}"
-            )
-        click.echo(f"endpoints of {found.service}: {', '.join(found.endpoints) or 'none'}")
+    output.result(found, _lines(found) if found.installed else ())
     if not found.installed:
         raise NotReady(
             f"release {release} is not installed in namespace {namespace}",
             fix=f"manyhost deploy {wanted.recipe}",
         )
+
+
+def _lines(found: Status) -> Iterator[str]:
+    yield (
+        f"release {found.release} in namespace {found.namespace}: "
+        f"{found.ready_groups} of {found.groups} groups ready, {found.updated_groups} up to date; "
+        f"helm revision {found.revision} ({found.helm or 'not by helm'})"
+    )
+    for host in found.hosts:
+        detail = f"  {host.detail}" if host.detail else ""
+        restarts = f"  restarts {host.restarts}" if host.restarts else ""
+        where = f"{host.role} group {host.group} host {host.host}".strip()
+        yield (
+            f"  {where}  {host.member:<6}  {host.phase:<9}  {host.pod}  {host.node or '-'}{restarts}{detail}"
+        )
+    for problem in dict.fromkeys(host.problem for host in found.hosts if host.problem):
+        yield f"  {problem.message}"
+        if problem.fix:
+            yield f"    fix: {problem.fix}"
+    yield f"endpoints of {found.service}: {', '.join(found.endpoints) or 'none'}"

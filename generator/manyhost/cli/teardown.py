@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
 from manyhost.cli.options import output_option
-from manyhost.cli.session import Wanted, emit, open_place, place_options, timeout_option
+from manyhost.cli.printer import Printer
+from manyhost.cli.session import Wanted, open_place, place_options, timeout_option
+
+if TYPE_CHECKING:
+    from manyhost.cluster.teardown import Inventory
+
+RESULT = {
+    "inventory": "what there was of the release: revision, items, pods, made, ...",
+    "removed": "whether nothing of it is left",
+    "seconds": "what removing it took",
+}
+EVENTS = {
+    "inventory": "what will be removed; its data is the result's inventory",
+    "step": "something is removed or waited for",
+}
 
 
 @click.command(name="teardown")
@@ -21,7 +37,7 @@ def command(
     dry_run: bool,
     yes: bool,
     timeout: float | None,
-    output_format: str,
+    output: Printer,
 ) -> None:
     """Remove everything a recipe made, and only that.
 
@@ -29,25 +45,14 @@ def command(
     """
     from manyhost.cluster.teardown import inventory, teardown
 
-    as_json = output_format == "json"
     connection, namespace, release = open_place(wanted)
     found = inventory(connection, namespace, release)
-    if as_json:
-        emit({"event": "inventory", "result": found})
-    elif found.empty:
-        click.echo(f"nothing of release {release} is in namespace {namespace}")
-    else:
-        click.echo(f"release {release} in namespace {namespace}:")
-        if found.revision:
-            click.echo(f"  helm release, revision {found.revision.revision} ({found.revision.status})")
-        for item in found.items:
-            click.echo(f"  {item.kind} {item.name}")
-        for pod in found.pods:
-            click.echo(f"  pod {pod}")
-        if found.made:
-            click.echo(f"  and what controllers made for these ({len(found.made)} objects)")
-    if dry_run or found.empty:
+    result = {"inventory": found, "removed": found.empty, "seconds": 0.0}
+    ends = dry_run or found.empty
+    output.result(result, _lines(found) if ends else ())
+    if ends:
         return
+    output.event("inventory", "\n".join(_lines(found)), found)
     if not yes:
         click.confirm("remove all of this?", abort=True, err=True)
     begin = time.monotonic()
@@ -55,10 +60,22 @@ def command(
         connection,
         found,
         timeout=timeout or 600,
-        report=(lambda text: emit({"event": "step", "text": text})) if as_json else click.echo,
+        report=lambda text: output.event("step", text),
     )
     seconds = round(time.monotonic() - begin, 1)
-    if as_json:
-        emit({"event": "done", "seconds": seconds})
-    else:
-        click.echo(f"nothing is left ({seconds} s)")
+    output.result({**result, "removed": True, "seconds": seconds}, [f"nothing is left ({seconds} s)"])
+
+
+def _lines(found: Inventory) -> Iterator[str]:
+    if found.empty:
+        yield f"nothing of release {found.release} is in namespace {found.namespace}"
+        return
+    yield f"release {found.release} in namespace {found.namespace}:"
+    if found.revision:
+        yield f"  helm release, revision {found.revision.revision} ({found.revision.status})"
+    for item in found.items:
+        yield f"  {item.kind} {item.name}"
+    for pod in found.pods:
+        yield f"  pod {pod}"
+    if found.made:
+        yield f"  and what controllers made for these ({len(found.made)} objects)"

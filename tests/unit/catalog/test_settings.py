@@ -194,10 +194,8 @@ def test_explain_a_key_that_nobody_set_and_a_whole_block() -> None:
 
 
 def test_explain_as_json() -> None:
-    import json
-
     ran = manyhost("explain", "context", "a3mega", "--output", "json")
-    (entry,) = json.loads(ran.out)
+    (entry,) = ran.output.result["keys"]
     assert entry["key"] == "context"
     assert entry["values"] == [{"value": 32768, "origin": FILE}]
 

@@ -107,7 +107,9 @@ def test_the_picture_is_well_formed_and_names_every_rank(recipe: str) -> None:
 
 def test_plan_json_names_what_was_rendered(tmp_path: Path) -> None:
     ran = manyhost("render", "a3mega", "--out", str(tmp_path), "--output", "json")
-    assert json.loads(ran.out) == json.loads((tmp_path / "plan.json").read_text())
+    assert ran.output.result["plan"] == json.loads((tmp_path / "plan.json").read_text())
+    assert ran.output.result["folder"] == str(tmp_path)
+    assert sorted(ran.output.result["files"]) == sorted(tree(tmp_path))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -163,7 +165,7 @@ def test_list_names_everything() -> None:
     out = manyhost("list").out
     for recipe in RECIPES:
         assert recipe in out
-    document = json.loads(manyhost("list", "--output", "json").out)
+    document = manyhost("list", "--output", "json").output.result
     assert [row["name"] for row in document["recipes"]] == RECIPES
 
 
@@ -175,7 +177,7 @@ def test_check_of_what_was_rendered(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("/opt/manyhost/launch.sh", "/opt/manyhost/lunch.sh"))
     ran = manyhost("check", "--output", "json", str(path))
     assert ran.code == 3
-    assert any(row["check"] == "reference" for row in json.loads(ran.out))
+    assert any(row["check"] == "reference" for row in ran.output.result["findings"])
 
 
 SCHEMA_REFUSES = [
