@@ -103,7 +103,7 @@ class Walk:
 
     def state(self) -> tuple[int, dict[str, str]]:
         """Ready groups, and the uid of each pod."""
-        status = json.loads(self.manyhost("status", "--output", "json", quiet=True))
+        status = json.loads(self.manyhost("status", "--output", "json", quiet=True))["result"]
         return status["ready_groups"], {host["pod"]: host["uid"] for host in status["hosts"]}
 
     def until(self, what: str, probe: Callable[[], bool]) -> float:

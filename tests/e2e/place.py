@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed import Cluster, MissingError
+from tests.helpers.output import Output, read
 
 ROOT = Path(__file__).resolve().parents[2]
 CLI = Path(sys.executable).with_name("manyhost")
@@ -78,9 +79,9 @@ class Outcome:
     err: str
 
     @property
-    def lines(self) -> list[Any]:
-        """Its JSON lines."""
-        return [json.loads(line) for line in self.out.splitlines() if line.startswith(("{", "["))]
+    def output(self) -> Output:
+        """What it printed with --output json."""
+        return read(self.out)
 
     def ok(self) -> Outcome:
         """Itself, when it succeeded."""

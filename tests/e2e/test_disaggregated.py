@@ -89,7 +89,7 @@ class Release:
         return self.metrics().get("vllm:nixl_bytes_transferred_sum", 0.0)
 
     def status(self) -> Any:
-        return run("status", RECIPE, *self.here, "--output", "json").ok().lines[0]
+        return run("status", RECIPE, *self.here, "--output", "json").ok().output.result
 
 
 def planned(tokens: int) -> int:
@@ -120,7 +120,7 @@ def test_prefill_and_decode_apart(place: Place, namespace: str, settings: list[s
     assert len(found["endpoints"]) == 1
 
     said = run("chat", RECIPE, *here, "--prompt", "Who are you?", "--temperature", "0", "--output", "json")
-    answer = said.ok().lines[0]
+    answer = said.ok().output.result
     assert (answer["reasoning"].strip(), answer["answer"].strip()) == (THOUGHT, ANSWER)
 
     prompts = [text(topic) for topic in ("apple", "birch", "cedar")]

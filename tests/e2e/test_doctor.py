@@ -23,7 +23,7 @@ RECIPE = ("a3mega", "--skip", "image", "--skip", "hf-secret", "--output", "json"
 def findings(*more: str) -> dict[str, list[tuple[str, str, str]]]:
     """Everything that is not well, by check: status, why, fix."""
     outcome = run("doctor", *RECIPE, *more)
-    (results,) = outcome.lines
+    results = outcome.output.result["checks"]
     wrong: dict[str, list[tuple[str, str, str]]] = {}
     for result in results:
         if result["status"] in ("fail", "warn"):
@@ -232,12 +232,12 @@ def test_faults_in_a_namespace(broken: Cluster, place: Place, namespace: str) ->
     assert list(found) == ["release"]
     place.kube("delete", "secret", "sh.helm.release.v1.deepseek-r1-671b.v1", "-n", namespace)
 
-    (results,) = run("doctor", "a3mega", "--skip", "image", "--output", "json", *here).lines
+    results = run("doctor", "a3mega", "--skip", "image", "--output", "json", *here).output.result["checks"]
     (secret,) = [item for item in results if item["check"] == "hf-secret"]
     assert secret["status"] == "warn"
     assert "--from-literal=hf_api_token" in secret["fix"]
     place.kube("create", "secret", "generic", "hf-secret", "-n", namespace, "--from-literal=hf_api_token=x")
-    (results,) = run("doctor", "a3mega", "--skip", "image", "--output", "json", *here).lines
+    results = run("doctor", "a3mega", "--skip", "image", "--output", "json", *here).output.result["checks"]
     assert [item["status"] for item in results if item["check"] == "hf-secret"] == ["pass"]
     missing = findings("--namespace", "no-such-namespace")
     assert list(missing) == ["namespace"]
@@ -276,6 +276,9 @@ def test_discover(plant: Any, broken: Cluster, monkeypatch: pytest.MonkeyPatch, 
     try:
         assert list(findings()) == ["networks"]
         dry = run("discover", "a3mega", "--dry-run").ok()
+        found = run("discover", "a3mega", "--dry-run", "--output", "json").ok().output.result
+        assert found["written"] is False
+        assert found["diff"] in dry.out
         assert "+a3mega:" in dry.out
         assert "+    subnetworks:" in dry.out
         assert "gpunet" not in local.read_text()

@@ -76,7 +76,7 @@ def settings(place: Place) -> list[str]:
 
 
 def status(here: list[str]) -> Any:
-    return run("status", "local", *here, "--output", "json").ok().lines[0]
+    return run("status", "local", *here, "--output", "json").ok().output.result
 
 
 def deploy(here: list[str], *more: str) -> float:
@@ -135,7 +135,7 @@ def test_pipeline_over_two_hosts(place: Place, namespace: str, settings: list[st
     here = ["--namespace", namespace, *settings]
     print(f"two hosts, mp, PP=2: deploy {deploy(here):.0f} s")
     said = run("chat", "local", *here, "--prompt", "Who are you?", "--temperature", "0", "--output", "json")
-    answer = said.ok().lines[0]
+    answer = said.ok().output.result
     assert answer["reasoning"].strip() == THOUGHT
     assert answer["answer"].strip() == ANSWER
     two = completions(place, namespace)
@@ -225,7 +225,7 @@ def test_ray_over_two_hosts(place: Place, namespace: str, settings: list[str]) -
     here = ["--namespace", namespace, *settings, "--set", "engine.executor=ray"]
     print(f"two hosts, Ray, PP=2: deploy {deploy(here):.0f} s")
     said = run("chat", "local", *here, "--prompt", "Hi", "--temperature", "0", "--output", "json")
-    assert said.ok().lines[0]["answer"].strip() == ANSWER
+    assert said.ok().output.result["answer"].strip() == ANSWER
     print("Ray: the worker's raylet is killed")
     lose(place, here, lambda: shell(place, here, "kill -9 $(pgrep raylet)"), lambda: None)
     assert place.own is not None
@@ -242,7 +242,7 @@ def test_tensor_parallel_over_two_hosts(place: Place, namespace: str, settings: 
     here = ["--namespace", namespace, *settings, *split]
     print(f"two hosts, mp, TP=2: deploy {deploy(here):.0f} s")
     said = run("chat", "local", *here, "--prompt", "Hi", "--temperature", "0", "--output", "json")
-    assert said.ok().lines[0]["answer"].strip() == ANSWER
+    assert said.ok().output.result["answer"].strip() == ANSWER
     run("teardown", "local", *here, "--yes").ok()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from testbed import faults
 from tests.e2e.place import Place, run, standin, start, until
+from tests.helpers.output import read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 NAME = "leaderworkerset.sigs.k8s.io/name"
@@ -62,7 +62,7 @@ def log(place: Place, namespace: str, pod: str) -> str:
 
 
 def status(here: list[str]) -> Any:
-    return run("status", "local", *here, "--output", "json").ok().lines[0]
+    return run("status", "local", *here, "--output", "json").ok().output.result
 
 
 @contextlib.contextmanager
@@ -144,8 +144,8 @@ def test_leader_restart(place: Place, image: tuple[str, str], namespace: str) ->
 
     until("the leader takes no requests", out, DETECTION_SECONDS + 10)
     seen = time.monotonic() - begin
-    said = run("chat", "local", *here, "--prompt", "hello", "--output", "json").ok().lines[0]
-    assert "hello" in said["answer"]
+    said = run("chat", "local", *here, "--prompt", "hello", "--output", "json").ok().output
+    assert "hello" in said.result["answer"]
 
     def back() -> bool:
         pods = pods_of(place, namespace)
@@ -177,10 +177,10 @@ def test_port_taken(place: Place, image: tuple[str, str], namespace: str) -> Non
         out, err = deploy.communicate(timeout=90)
     print(f"port taken: deploy gives up {time.monotonic() - begin:.1f} s after the worker's host came")
     assert deploy.returncode == 1, (out, err)
-    problems = [line for line in map(json.loads, out.splitlines()) if line["event"] == "problem"]
+    said = read(out)
     reason = "port 8000: Address already in use"
-    assert any(reason in problem["text"] for problem in problems)
-    assert reason in err
+    assert any(reason in problem["text"] for problem in said.of_kind("problem"))
+    assert reason in said.envelope["errors"][0]["message"]
     held = [line for line in log(place, namespace, LEADER).splitlines() if "phase=held" in line]
     assert [f'reason="{reason}"' in line for line in held] == [True]
     until("the worker says it too", lambda: f"leader: {reason}" in log(place, namespace, WORKER), 10)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.place import Place, everything, finish, names_of, run, standin, start, until
+from tests.helpers.output import read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 LWS = "leaderworkerset.sigs.k8s.io"
@@ -29,12 +30,12 @@ def test_walk(place: Place, image: tuple[str, str], namespace: str) -> None:
     here = ["--namespace", namespace, *standin(image)]
     before = everything(place, namespace)
     begin = time.monotonic()
-    done = run("deploy", "local", *here, "--timeout", "120", "--output", "json").ok().lines
+    done = run("deploy", "local", *here, "--timeout", "120", "--output", "json").ok().output
     took = time.monotonic() - begin
-    result = done[-1]["result"]
-    assert done[-1]["event"] == "done"
+    result = done.result["deployed"]
+    assert done.events[0]["kind"] == "proposal"
     assert (result["groups"], result["hosts"], result["revision"]) == (1, 2, 1)
-    phases = [(line["host"], line["phase"]) for line in done if line["event"] == "phase"]
+    phases = [(event["data"]["host"], event["data"]["phase"]) for event in done.of_kind("phase")]
     assert {(0, "ready"), (1, "ready")} <= set(phases)
     print(f"deploy to Ready: {took:.1f} s, of that installing {result['install_seconds']} s")
 
@@ -69,24 +70,29 @@ def test_walk(place: Place, image: tuple[str, str], namespace: str) -> None:
     assert "phase=serving" in place.kube("logs", "-n", namespace, "service/tiny-r1-svc")
     assert place.kube("exec", "-n", namespace, "service/tiny-r1-svc", "--", "id", "-u").strip() == "1000"
 
-    status = run("status", "local", *here, "--output", "json").ok().lines[0]
+    status = run("status", "local", *here, "--output", "json").ok().output.result
     assert (status["ready_groups"], status["revision"], status["helm"]) == (1, 1, "deployed")
     assert [host["phase"] for host in status["hosts"]] == ["ready", "ready"]
     assert len(status["endpoints"]) == 1
-    said = run("chat", "local", *here, "--prompt", "hello", "--output", "json").ok().lines[0]
-    assert "hello" in said["answer"]
-    assert said["reasoning"]
+    said = run("chat", "local", *here, "--prompt", "hello", "--output", "json").ok().output
+    assert "hello" in said.result["answer"]
+    assert said.result["reasoning"]
+    assert "".join(event["text"] for event in said.of_kind("answer")) == said.result["answer"]
     plain = run("chat", "local", *here, "--prompt", "hello").ok().out
     assert plain.index("[reasoning]") < plain.index("[answer]")
     assert "rank=1" in run("logs", "local", *here, "--host", "1").ok().out
+    logged = run("logs", "local", *here, "--host", "1", "--output", "json").ok().output
+    assert any("rank=1" in event["text"] for event in logged.of_kind("log"))
+    assert logged.result["lines"] == len(logged.events)
     assert run("logs", "local", *here, "--group", "7").code == 4
 
-    again = run("deploy", "local", *here, "--output", "json").ok().lines
-    assert again[0]["result"]["action"] == "nothing"
-    assert again[-1]["result"]["revision"] == 1
+    again = run("deploy", "local", *here, "--output", "json").ok().output.result
+    assert again["proposal"]["action"] == "nothing"
+    assert again["deployed"]["revision"] == 1
 
     begin = time.monotonic()
-    run("teardown", "local", *here, "--yes", "--timeout", "60").ok()
+    removed = run("teardown", "local", *here, "--yes", "--timeout", "60", "--output", "json").ok().output
+    assert removed.result["removed"] is True
     print(f"teardown to nothing: {time.monotonic() - begin:.1f} s")
     assert everything(place, namespace) == before
     assert "nothing of release" in run("teardown", "local", *here, "--yes").ok().out
@@ -119,7 +125,7 @@ def test_two_groups(place: Place, image: tuple[str, str], namespace: str) -> Non
     status = until(
         "both groups ready",
         lambda: (
-            (found := run("status", "local", *here, "--output", "json").lines[0])["ready_groups"] == 2
+            (found := run("status", "local", *here, "--output", "json").output.result)["ready_groups"] == 2
             and found
         ),
         60,
@@ -127,11 +133,10 @@ def test_two_groups(place: Place, image: tuple[str, str], namespace: str) -> Non
     uids = {host["pod"]: host["uid"] for host in status["hosts"]}
     assert uids["tiny-r1-0"] == before["tiny-r1-0"]
 
-    done = (
-        run("deploy", "local", *here, "--set", "groups=1", "--timeout", "120", "--output", "json").ok().lines
-    )
-    assert done[0]["result"]["action"] == "upgrade"
-    assert done[-1]["result"]["groups"] == 1
+    less = ("--set", "groups=1", "--timeout", "120", "--output", "json")
+    done = run("deploy", "local", *here, *less).ok().output.result
+    assert done["proposal"]["action"] == "upgrade"
+    assert done["deployed"]["groups"] == 1
     assert place.get("lws", "tiny-r1", "-n", namespace)["spec"]["replicas"] == 1
     until("two pods", lambda: len(pods_of(place, namespace)) == 2, 60)
     assert pods_of(place, namespace)[0]["metadata"]["uid"] == before["tiny-r1-0"]
@@ -155,10 +160,10 @@ def test_scale_up_and_down(place: Place, image: tuple[str, str], namespace: str)
 
     def deploy(groups: int) -> Any:
         settings = ["--set", f"groups={groups}", "--timeout", "120", "--output", "json"]
-        lines = run("deploy", "local", *here, *settings).ok().lines
+        result = run("deploy", "local", *here, *settings).ok().output.result
         # The change is the number of groups and nothing else: no pod template is rolled.
-        assert [change["kind"] for change in lines[0]["result"]["changes"]] == ["LeaderWorkerSet"]
-        return lines[-1]["result"]
+        assert [change["kind"] for change in result["proposal"]["changes"]] == ["LeaderWorkerSet"]
+        return result["deployed"]
 
     run("deploy", "local", *here, "--timeout", "120").ok()
     first = pods()
@@ -178,7 +183,7 @@ def test_scale_up_and_down(place: Place, image: tuple[str, str], namespace: str)
     assert (down["groups"], down["revision"]) == (1, revision + 1)
     until("the second group is gone", lambda: pods() == first, 30)
     assert endpoints() == {"tiny-r1-0"}
-    status = run("status", "local", *here, "--output", "json").ok().lines[0]
+    status = run("status", "local", *here, "--output", "json").ok().output.result
     assert (status["groups"], status["ready_groups"], status["revision"]) == (1, 1, revision + 1)
     run("teardown", "local", *here, "--yes").ok()
 
@@ -198,9 +203,9 @@ def _roll_and_back(place: Place, namespace: str, here: list[str], image: tuple[s
         rolled = run(
             "deploy", "local", *here, "--set", "groups=2", "--set", f'engine.tag="{place.next_tag}"',
             "--timeout", "120", "--output", "json",
-        ).ok().lines  # fmt: skip
-        assert rolled[0]["result"]["action"] == "upgrade"
-        assert (rolled[-1]["result"]["groups"], rolled[-1]["result"]["revision"]) == (2, 3)
+        ).ok().output.result  # fmt: skip
+        assert rolled["proposal"]["action"] == "upgrade"
+        assert (rolled["deployed"]["groups"], rolled["deployed"]["revision"]) == (2, 3)
         assert images() == dict.fromkeys(names, new)
         helm = next(iter(helm_binaries().values()), None)
         assert helm, "no Helm binaries: make tools"
@@ -244,9 +249,11 @@ def test_bad_image_is_explained_and_rolled_back(place: Place, image: tuple[str, 
     wrong = ["--set", 'engine.tag="no-such-tag"', "--timeout", "20", "--output", "json"]
     failed = run("deploy", "local", *here, *wrong)
     assert failed.code == 1
-    problems = [line for line in failed.lines if line["event"] == "problem"]
-    assert any("no-such-tag" in line["text"] and "cannot be pulled" in line["text"] for line in problems)
-    assert "cannot be pulled" in failed.err
+    problems = [event["text"] for event in failed.output.of_kind("problem")]
+    assert any("no-such-tag" in text and "cannot be pulled" in text for text in problems)
+    (error,) = failed.output.envelope["errors"]
+    assert "cannot be pulled" in error["message"]
+    assert failed.err == ""
     assert run("status", "local", *here).ok().out.count("cannot be pulled") >= 1
 
     from manyhost.cluster.connection import connect
@@ -264,10 +271,10 @@ def test_held_group_says_why_and_starts_anew(place: Place, image: tuple[str, str
     here = ["--namespace", namespace, *standin(image)]
     failed = run("deploy", "local", *here, *folder, "--timeout", "60", "--output", "json")
     assert failed.code == 1
-    (problem, *_) = [line for line in failed.lines if line["event"] == "problem"]
+    (problem, *_) = failed.output.of_kind("problem")
     assert "gave up" in problem["text"]
     assert "/no/such/folder" in problem["text"]
-    assert any("phase=held" in line for line in problem["log"])
+    assert any("phase=held" in line for line in problem["data"]["log"])
     uids = {pod["metadata"]["uid"] for pod in pods_of(place, namespace)}
     assert run("deploy", "local", *here, *folder, "--timeout", "60").code == 1
     assert not uids & {pod["metadata"]["uid"] for pod in pods_of(place, namespace)}
@@ -285,7 +292,7 @@ def test_interrupt_leaves_a_clear_state(place: Place, image: tuple[str, str], na
     assert process.returncode == 130, (out, err)
     assert "is installed and goes on starting" in err
     assert "Traceback" not in out + err
-    assert run("status", "local", *here, "--output", "json").ok().lines[0]["helm"] == "deployed"
+    assert run("status", "local", *here, "--output", "json").ok().output.result["helm"] == "deployed"
     run("teardown", "local", *here, "--yes").ok()
 
 
@@ -310,8 +317,8 @@ def test_api_server_away_in_the_middle_of_a_wait(
     finally:
         place.own.start_api_server()
     out, err = finish(process, 120)
-    events = [json.loads(line)["event"] for line in out.splitlines()]
     assert process.returncode == 0, (out, err)
+    events = [event["kind"] for event in read(out).events]
     assert events.count("lost") == 1
     assert events.count("back") == 1
     assert "Traceback" not in err
@@ -386,7 +393,8 @@ def test_the_default_recipe_unchanged(place: Place, gpu_hosts: Place, namespace:
         "--output",
         "json",
     ).ok()
-    (change,) = [c for c in rolled.lines[0]["result"]["changes"] if c["kind"] == "LeaderWorkerSet"]
+    changes = rolled.output.result["proposal"]["changes"]
+    (change,) = [c for c in changes if c["kind"] == "LeaderWorkerSet"]
     assert "v0.26.1" in change["diff"]
     images = {
         c["image"] for p in pods_of(place, namespace, "deepseek-r1-671b") for c in p["spec"]["containers"]
@@ -406,7 +414,7 @@ def test_the_default_recipe_unchanged(place: Place, gpu_hosts: Place, namespace:
         "json",
     )
     assert full.code == 4
-    text = next(line["text"] for line in full.lines if line["event"] == "problem")
+    text = full.output.of_kind("problem")[0]["text"]
     assert "fits no host" in text
     assert "nvidia.com/gpu" in text
     run("teardown", "a3mega", "--namespace", namespace, "--yes").ok()
@@ -503,7 +511,7 @@ def test_helm_3_helm_4_and_in_process_are_one(place: Place, gpu_hosts: Place, na
             "--output",
             "json",
         )
-        assert ours.ok().lines[0]["result"]["action"] == "nothing", name
+        assert ours.ok().output.result["proposal"]["action"] == "nothing", name
         run(
             "deploy",
             "a3mega",
@@ -543,8 +551,8 @@ def _sorted(objects: list[Any]) -> list[Any]:
 
 
 def _ready(here: list[str]) -> bool:
-    found = run("status", "local", *here, "--output", "json").lines
-    return bool(found and found[0]["ready_groups"] == found[0]["groups"] == found[0]["updated_groups"])
+    found = run("status", "local", *here, "--output", "json").output.result
+    return bool(found and found["ready_groups"] == found["groups"] == found["updated_groups"])
 
 
 def _ready_at(pod: Any) -> float:
