@@ -5,12 +5,13 @@ import shutil
 
 import pytest
 
-from tests.helpers.helm import CHART, find, kinds, merge, nest, notes, pod, render
+from tests.helpers.helm import CHART, RenderError, find, kinds, merge, nest, notes, pod, render
 
 LEADERS = {
     "leaderworkerset.sigs.k8s.io/name": "r1",
     "leaderworkerset.sigs.k8s.io/worker-index": "0",
 }
+APART = {"disaggregation": {"prefillGroups": 1}, "model": {"tp_size": 16, "pp_size": 1}}
 
 
 def launcher(*folders):
@@ -37,6 +38,21 @@ def test_objects_on_request():
         "NetworkPolicy",
         "HorizontalPodAutoscaler",
     }
+
+
+@pytest.mark.parametrize("more", [{}, APART])
+def test_a_measurement_has_one_group_and_nothing_that_clients_need(more):
+    objects = render(merge(EVERYTHING, more, {"mode": "nccl"}))
+    assert kinds(objects) == ["ConfigMap", "LeaderWorkerSet", "NetworkPolicy", "ServiceAccount"]
+    assert len(find(objects, "NetworkPolicy")["spec"]["ingress"]) == 1  # from its own members
+    spec = find(objects, "LeaderWorkerSet")["spec"]
+    assert (spec["replicas"], spec["leaderWorkerTemplate"]["size"]) == (1, 2)
+    assert "manyhost.dev/role" not in pod(objects)["metadata"]["labels"]
+
+
+def test_a_measurement_needs_gpus():
+    with pytest.raises(RenderError, match=r"mode: nccl measures between GPUs, but host\.gpus is 0"):
+        render({"mode": "nccl", "host": {"gpus": 0, "networks": []}})
 
 
 def test_every_object_has_namespace_and_labels():
@@ -103,7 +119,8 @@ def test_service_account_annotations():
     [
         ({}, []),
         (nest("network.interconnect", "tcpxo"), ["tcpxo"]),
-        ({"disaggregation": {"prefillGroups": 1}, "model": {"tp_size": 16, "pp_size": 1}}, ["router"]),
+        (APART, ["router"]),
+        (merge(APART, {"mode": "nccl"}), ["nccl"]),
     ],
 )
 def test_the_launcher_is_mounted_as_it_is(values, folders):
@@ -197,6 +214,13 @@ def test_notes_say_how_to_go_on():
     assert "helm --namespace prod uninstall x" in text
     assert "1 group(s) of 2 host(s)" in text
     assert len(text.strip().splitlines()) < 12
+
+
+def test_notes_of_a_measurement_say_where_its_result_is():
+    text = notes({"mode": "nccl"}, release="x", namespace="prod")
+    assert "kubectl --namespace prod logs --follow x-0" in text
+    assert "Chat" not in text
+    assert "WARNING" not in text
 
 
 @pytest.mark.parametrize(

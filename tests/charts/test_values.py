@@ -48,6 +48,7 @@ MUTATIONS = {
     "queue": ("q", {}),
     "targetNodes": (["n"], {}),
     "recipe": ("a/b", {}),
+    "mode": ("nccl", {}),
     "huggingface.secretName": ("other", {}),
     "huggingface.secretData.token": ("other", {}),
     "model.name": ("other/model", {}),

@@ -105,8 +105,8 @@ CHART_FAULTS = [
     ),
     (
         "_pod.tpl",
-        "terminationGracePeriodSeconds: {{ add",
-        "terminationGracePeriodSeconds: {{ sub",
+        "(add $values.lifecycle.drainSeconds 30)",
+        "(sub $values.lifecycle.drainSeconds 30)",
         "golden|schema",
     ),
     ("_pod.tpl", "serviceAccountName: {{ include", 'serviceAccountName: "x{{ 1 }}" # {{ include', "golden"),

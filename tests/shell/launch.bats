@@ -167,3 +167,15 @@ P
   python3 "$scripts/model.py" download gs://bucket/model
   python3 "$scripts/model.py" download some/model --load-format dummy
 }
+
+@test "a measurement that is removed ends at once, with its program" {
+  mkdir "$FAKE/engine"
+  printf '#!/bin/bash\necho $$ >"$FAKE/torch"\nexec sleep 60\n' >"$FAKE/engine/python3"
+  cp "$FAKE/engine/python3" "$FAKE/engine/vllm"
+  chmod +x "$FAKE/engine/"*
+  MANYHOST_STEP=nccl MANYHOST_ENGINE=$FAKE/engine/vllm member 0
+  until_ok 20 test -s "$FAKE/torch"
+  kill -TERM "$pid_0"
+  ended "$pid_0" 0
+  run ! kill -0 "$(cat "$FAKE/torch")"
+}

@@ -5,7 +5,8 @@
 #
 # This file says what to run: environment, address, weights, engine command line. When to run it
 # (peers, attempts, health, drain) is decided by group.py, which calls this file back with
-# MANYHOST_STEP=weights and MANYHOST_STEP=engine. It needs bash and python3, nothing else.
+# MANYHOST_STEP=weights and MANYHOST_STEP=engine. With MANYHOST_STEP=nccl the bandwidth of the group
+# is measured instead, in the same environment. It needs bash and python3, nothing else.
 set -euo pipefail
 
 # The kernel keeps signals without a handler from the first process of a container: a pod that is
@@ -78,8 +79,22 @@ read_profile() {
   [[ -n $seen ]]
 }
 
+# Runs the one child of this process and passes signals on to it; returns its status.
+run_child() {
+  local status=0
+  "$@" &
+  member=$!
+  # A signal ends this wait early, and then the second one has the status.
+  while kill -0 "$member" 2>/dev/null; do wait "$member" || :; done
+  wait "$member" || status=$?
+  [[ -z $stopped || $status != 143 ]] || status=0 # ended before it had a handler
+  return "$status"
+}
+
+# The environment of the engine: profile, settings, address. `held` says what is wrong with it.
+held=""
 prepare() {
-  local name held="" status=0
+  local name
   if ! [[ $MANYHOST_RANK/$MANYHOST_SIZE =~ ^(0|[1-9][0-9]*)/[1-9][0-9]*$ ]] || ((MANYHOST_RANK >= MANYHOST_SIZE)); then
     die "MANYHOST_RANK is '$MANYHOST_RANK' and MANYHOST_SIZE '$MANYHOST_SIZE': no member of a group"
   fi
@@ -109,14 +124,18 @@ prepare() {
   # The engine's own limit on loading (600 s) must not be shorter than the plan's.
   export VLLM_ENGINE_READY_TIMEOUT_S=${VLLM_ENGINE_READY_TIMEOUT_S:-$MANYHOST_STARTUP_SECONDS}
   phase profile "address=$VLLM_HOST_IP"
+}
 
-  python3 -B "$here/group.py" "$held" "$here/launch.sh" "$@" &
-  member=$!
-  # A signal ends this wait early, and then the second one has the status.
-  while kill -0 "$member" 2>/dev/null; do wait "$member" || :; done
-  wait "$member" || status=$?
-  [[ -z $stopped || $status != 143 ]] || status=0 # ended before it had a handler
-  exit "$status"
+# Measures all-reduce between the members. The pod stays until it is removed, so that its log does.
+measure() {
+  local python
+  [[ -z $held ]] || die "$held"
+  python=$(beside_engine python3) || die "python3 is not in this image"
+  until getent hosts "$MANYHOST_LEADER" >/dev/null; do sleep 1; done
+  run_child "$python" -m torch.distributed.run --nnodes "$MANYHOST_SIZE" --node-rank "$MANYHOST_RANK" \
+    --nproc-per-node "$MANYHOST_GPUS_PER_HOST" --master-addr "$MANYHOST_LEADER" \
+    --master-port "$MANYHOST_MASTER_PORT" "$here/all_reduce.py" || exit
+  [[ -n $stopped ]] || run_child sleep 3600
 }
 
 weights() {
@@ -191,8 +210,15 @@ mapfile -t engine <<<"${MANYHOST_ENGINE%$'\n'}"
 step=${MANYHOST_STEP:-}
 unset MANYHOST_STEP
 case $step in
-  "") prepare "$@" ;;
+  "")
+    prepare
+    run_child python3 -B "$here/group.py" "$held" "$here/launch.sh" "$@"
+    ;;
   weights) weights "$@" ;;
   engine) run_engine "$@" ;;
+  nccl)
+    prepare
+    measure
+    ;;
   *) die "unknown step '$step'" ;;
 esac

@@ -15,8 +15,10 @@ value of a user goes through `replace "$" "$$"`.
   image: {{ include "manyhost.image" . | quote }}
   imagePullPolicy: {{ $values.job.image.pullPolicy }}
   command: [bash, /opt/manyhost/launch.sh]
+  {{- if eq $values.mode "serve" }}
   args:
   {{- include "manyhost.engineArgs" . | nindent 2 }}
+  {{- end }}
   env:
   {{- include "manyhost.engineEnv" . | nindent 2 }}
   ports:
@@ -27,7 +29,9 @@ value of a user goes through `replace "$" "$$"`.
   - name: http
     containerPort: {{ int64 $values.vllm.service.ports.http }}
   {{- end }}
+  {{- if eq $values.mode "serve" }}
   {{- include "manyhost.probes" $values.lifecycle | nindent 2 }}
+  {{- end }}
   resources:
     {{- include "manyhost.resources" $values.host | nindent 4 }}
   {{- if .router }}
@@ -156,6 +160,9 @@ JSON prints a large whole number with all its digits. */}}
 {{- $_ := set $env "MANYHOST_STALL_SECONDS" (int64 $lifecycle.stallSeconds | toString) }}
 {{- $_ := set $env "MANYHOST_DRAIN_SECONDS" (int64 $lifecycle.drainSeconds | toString) }}
 {{- $_ := set $env "MANYHOST_START_ATTEMPTS" (int64 $lifecycle.startAttempts | toString) }}
+{{- if eq $values.mode "nccl" }}
+{{- $_ := set $env "MANYHOST_STEP" "nccl" }}
+{{- end }}
 {{- range $network.ncclSettings }}
 {{- $_ := set $env (printf "MANYHOST_SET_%s" .name) .value }}
 {{- end }}

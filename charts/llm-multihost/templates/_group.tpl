@@ -1,5 +1,5 @@
 {{/*
-The groups of a release. Without disaggregation there is one LeaderWorkerSet, and its duty is "";
+The groups of a release. In mode nccl there is one, of two hosts, and its duty is "". Without disaggregation there is one LeaderWorkerSet, and its duty is "";
 with it one for each duty, "decode" (which keeps the release's name) and "prefill".
   manyhost.group    LeaderWorkerSet; dict of the root context's keys and "duty"
   manyhost.setName  its name (the same dict)
@@ -42,7 +42,9 @@ metadata:
     {{- end }}
   {{- end }}
 spec:
-  {{- if eq .duty "prefill" }}
+  {{- if eq $values.mode "nccl" }}
+  replicas: 1
+  {{- else if eq .duty "prefill" }}
   replicas: {{ int64 $values.disaggregation.prefillGroups }}
   {{- else if not $values.autoscaling.enabled }}
   replicas: {{ int64 $values.vllm.replicaCount }}
@@ -55,9 +57,15 @@ spec:
       maxUnavailable: {{ include "manyhost.amount" $values.rollout.maxUnavailable }}
       maxSurge: {{ include "manyhost.amount" $values.rollout.maxSurge }}
   leaderWorkerTemplate:
+    {{- if eq $values.mode "nccl" }}
+    size: 2
+    # What failed stays, with its log.
+    restartPolicy: None
+    {{- else }}
     size: {{ div (mul $model.tp_size $model.pp_size $model.dp_size) (include "manyhost.ranksPerHost" .) }}
     # A lost rank cannot rejoin its group.
     restartPolicy: RecreateGroupOnPodRestart
+    {{- end }}
     leaderTemplate:
       {{- include "manyhost.pod" (dict "root" . "role" "leader" "annotations" $annotations "spec" $leader) | nindent 6 }}
     workerTemplate:

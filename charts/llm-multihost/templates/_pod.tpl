@@ -57,7 +57,9 @@ the chart that changes nothing for the engine. */}}
 has on. A running pod keeps the launcher it started, so a change of one of them restarts the groups. */}}
 {{- define "manyhost.launcher" -}}
 {{- $folders := list "" (printf "%s/" .Values.network.interconnect) }}
-{{- if gt (int64 .Values.disaggregation.prefillGroups) 0 }}
+{{- if eq .Values.mode "nccl" }}
+{{- $folders = append $folders "nccl/" }}
+{{- else if gt (int64 .Values.disaggregation.prefillGroups) 0 }}
 {{- $folders = append $folders "router/" }}
 {{- end }}
 {{- range $folder := $folders }}
@@ -76,7 +78,8 @@ serviceAccountName: {{ include "manyhost.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 # A Service called "vllm" would otherwise set VLLM_PORT, which the engine reads.
 enableServiceLinks: false
-terminationGracePeriodSeconds: {{ add $values.lifecycle.drainSeconds 30 }}
+{{- /* A measurement has no requests to finish. */}}
+terminationGracePeriodSeconds: {{ eq $values.mode "nccl" | ternary 5 (add $values.lifecycle.drainSeconds 30) }}
 {{- if $values.network.hostNetwork }}
 hostNetwork: true
 dnsPolicy: ClusterFirstWithHostNet

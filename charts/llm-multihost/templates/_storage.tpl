@@ -3,7 +3,13 @@ Volumes that do not depend on the interconnect.
   manyhost.storage.volumes      pod volumes (root context)
   manyhost.storage.mounts       mounts of the engine, in the same order (root context)
   manyhost.storage.annotations  annotations of the Cloud Storage FUSE driver, a YAML map (root context)
+  manyhost.storage.buckets      volumes.gcsMounts as JSON, none in mode nccl: it reads no weights, and its
+                                service account has no access to them (root context)
 */}}
+
+{{- define "manyhost.storage.buckets" -}}
+{{ eq .Values.mode "nccl" | ternary (list) .Values.volumes.gcsMounts | toJson }}
+{{- end }}
 
 {{- define "manyhost.storage.volumes" -}}
 {{- $volumes := .Values.volumes -}}
@@ -22,7 +28,7 @@ Volumes that do not depend on the interconnect.
   {{- else }}
   emptyDir: {}
   {{- end }}
-{{- range $i, $mount := $volumes.gcsMounts }}
+{{- range $i, $mount := include "manyhost.storage.buckets" . | fromJsonArray }}
 {{- $options := $volumes.gcsMountOptions }}
 {{- with $mount.onlyDir }}
 {{- $options = append $options (printf "only-dir=%s" .) }}
@@ -58,7 +64,7 @@ Volumes that do not depend on the interconnect.
 - {name: shm, mountPath: /dev/shm}
 - name: ssd
   mountPath: {{ $volumes.ssdMountPath | quote }}
-{{- range $i, $mount := $volumes.gcsMounts }}
+{{- range $i, $mount := include "manyhost.storage.buckets" . | fromJsonArray }}
 - name: gcs-{{ $i }}
   mountPath: {{ $mount.mountPath | default "/gcs" | quote }}
   readOnly: {{ $mount.readOnly | default false }}
@@ -72,7 +78,7 @@ Volumes that do not depend on the interconnect.
 
 {{- /* "0" lifts the limits of the FUSE sidecar, whose defaults are too small for weights. */}}
 {{- define "manyhost.storage.annotations" -}}
-{{- if .Values.volumes.gcsMounts -}}
+{{- if include "manyhost.storage.buckets" . | fromJsonArray -}}
 gke-gcsfuse/volumes: "true"
 gke-gcsfuse/cpu-limit: "0"
 gke-gcsfuse/memory-limit: "0"

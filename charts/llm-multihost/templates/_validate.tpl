@@ -59,6 +59,9 @@ job.image.digest: {{ .digest }} is not a whole digest; write sha256: and 64 hexa
 {{- end }}
 
 {{- define "manyhost.check.group" -}}
+{{- if and (eq .Values.mode "nccl") (not .Values.host.gpus) }}
+mode: nccl measures between GPUs, but host.gpus is 0; set mode to serve
+{{- end }}
 {{- $model := .Values.model }}
 {{- $tp := int64 $model.tp_size }}
 {{- $ranks := mul $tp $model.pp_size $model.dp_size }}

@@ -73,7 +73,9 @@ class Argument(msgspec.Struct, frozen=True):
 
 
 def launched(container: Container) -> bool:
-    """Return whether the container's args are engine flags: it runs launch.sh or `vllm serve`."""
+    """Return whether the container's args are engine flags: it runs launch.sh, all of it, or `vllm serve`."""
+    if container.value("MANYHOST_STEP"):
+        return False
     words = [*(container.body.get("command") or []), *container.arguments]
     return any(word.endswith(f"/{LAUNCH_SCRIPT}") for word in words[:2]) or words[:2] == [
         "vllm",

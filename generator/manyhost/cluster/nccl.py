@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from manyhost.cluster.connection import Connection, Object, Refused, path_of
 from manyhost.cluster.observe import Observer
-from manyhost.cluster.phases import ENGINE_CONTAINER
+from manyhost.cluster.phases import ENGINE_CONTAINER, script_line
 from manyhost.cluster.release import rehearse
 from manyhost.cluster.target import KINDS, Target
 from manyhost.cluster.teardown import inventory, teardown
 from manyhost.errors import Failed, InvalidInput, ManyhostError, NotReady
+from manyhost.render import parse_manifests
+from manyhost.render.helm import InProcess
 
-_HOSTS = 2
-_GRACE_SECONDS = 5  # there are no requests to finish, and the first process of a container takes no signals
 _REMOVE_SECONDS = 120
-_PROGRAM = Path(__file__).with_name("all_reduce.py")
 _LOOK_SECONDS = 2.0
 _TAIL_LINES = 200
 _REASON_LIMIT = 300
-_WANTED = {"ConfigMap", "ServiceAccount"}  # beside the group
 _LINE = re.compile(r"^manyhost nccl bytes=(\d+) seconds=([\d.]+) busbw=([\d.]+)$")
 _DONE = re.compile(r"^manyhost nccl done ranks=(\d+) busbw=([\d.]+)$", re.M)
-# What launch.sh does before the engine, then the measurement in its place. The pod stays until it is removed.
-_COMMAND = r"""set -eu
-if [ -n "${MANYHOST_PROFILE:-}" ]; then
-  [ -r "$MANYHOST_PROFILE" ] || { echo "manyhost: error: profile missing at $MANYHOST_PROFILE" >&2; exit 1; }
-  set +eu; . "$MANYHOST_PROFILE"; set -eu
-fi
-for name in ${!MANYHOST_SET_@}; do export "${name#MANYHOST_SET_}=${!name}"; done
-python=python3 engine=$(command -v "${MANYHOST_ENGINE%%$'\n'*}") && [ -x "${engine%/*}/python3" ] \
-  && python=${engine%/*}/python3
-printf '%s' "$MANYHOST_ALL_REDUCE" >/tmp/all_reduce.py
-until getent hosts "$LWS_LEADER_ADDRESS" >/dev/null; do sleep 1; done
-"$python" -m torch.distributed.run --nnodes "$LWS_GROUP_SIZE" --node-rank "$LWS_WORKER_INDEX" \
-  --nproc-per-node "$MANYHOST_GPUS_PER_HOST" --master-addr "$LWS_LEADER_ADDRESS" \
-  --master-port "$MANYHOST_MASTER_PORT" /tmp/all_reduce.py
-exec sleep 3600
-"""
 # An uncaught exception as PyTorch prints it, with or without "[rank3]: ", and a warning of NCCL's own.
 _ERRORS = (
     re.compile(r"^(?:\[rank\d+\]: *)?((?:[A-Za-z_]\w*\.)*\w*(?:Error|Exception): .*)$"),
@@ -83,26 +62,16 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def manifests(target: Target) -> list[Object]:
-    """Return the objects of the measurement: the target's pods with the all-reduce as their program.
+    """Return the objects of the measurement: the recipe's values with the chart in mode nccl.
 
     Raises:
         InvalidInput: The environment has no GPUs.
     """
     if not target.plan.gpus_per_host:
         raise InvalidInput("the environment has no GPUs to measure", where=f"recipe {target.recipe}")
-    own = target.group
-    objects = [copy.deepcopy(item) for item in target.objects if item["kind"] in _WANTED or item is own]
-    spec = next(item for item in objects if item["kind"] == "LeaderWorkerSet")["spec"]
-    spec["replicas"] = 1
-    group = spec["leaderWorkerTemplate"]
-    group["size"], group["restartPolicy"] = _HOSTS, "None"
-    for role in ("leaderTemplate", "workerTemplate"):
-        _without_buckets(group[role])
-        group[role]["spec"]["terminationGracePeriodSeconds"] = _GRACE_SECONDS
-        for container in group[role]["spec"]["containers"]:
-            if container["name"] == ENGINE_CONTAINER:
-                _become_measurement(container)
-    return objects
+    values = {**target.values, "mode": "nccl"}
+    text = InProcess(target.chart).render(values, release=target.release, namespace=target.namespace)
+    return parse_manifests(text)
 
 
 def measure(
@@ -131,7 +100,7 @@ def measure(
         for item in objects:
             version, plural = KINDS[item["kind"]]
             connection.create(path_of(version, plural, target.namespace), item)
-        report(f"{_HOSTS} hosts asked for, release {target.release}")
+        report(f"2 hosts asked for, release {target.release}")
         found = _wait(connection, target, end, report)
     except BaseException:
         try:
@@ -185,7 +154,8 @@ def _reason(lines: list[str]) -> str:
         for line in reversed(lines):
             if match := pattern.search(line.strip()):
                 return match[1][:_REASON_LIMIT]
-    return next((line.strip()[:_REASON_LIMIT] for line in reversed(lines) if re.search(r"\w", line)), "")
+    own = (line for line in reversed(lines) if re.search(r"\w", line) and not script_line(line))
+    return next((line.strip()[:_REASON_LIMIT] for line in own), "")
 
 
 def _log(connection: Connection, target: Target) -> str:
@@ -194,25 +164,3 @@ def _log(connection: Connection, target: Target) -> str:
         return connection.text(path, query={"container": ENGINE_CONTAINER, "tailLines": _TAIL_LINES})
     except Refused:
         return ""  # not started yet
-
-
-def _without_buckets(template: dict[str, Any]) -> None:
-    """Take the buckets out: no weights are read, and this release's ServiceAccount has no access to them."""
-    spec = template["spec"]
-    names = {volume["name"] for volume in spec["volumes"] if "csi" in volume}
-    spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] not in names]
-    for container in [*spec["containers"], *(spec.get("initContainers") or [])]:
-        mounts = container.get("volumeMounts") or []
-        container["volumeMounts"] = [mount for mount in mounts if mount["name"] not in names]
-    annotations = template["metadata"].get("annotations") or {}
-    template["metadata"]["annotations"] = {
-        key: value for key, value in annotations.items() if not key.startswith("gke-gcsfuse/")
-    }
-
-
-def _become_measurement(container: dict[str, Any]) -> None:
-    container["command"], container["args"] = ["bash", "-c", _COMMAND], []
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle"):
-        container.pop(probe, None)
-    program = _PROGRAM.read_text().replace("$(", "$$(")  # Kubernetes would expand it
-    container["env"] = [*container.get("env", []), {"name": "MANYHOST_ALL_REDUCE", "value": program}]

@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 from manyhost.catalog import Catalog
-from manyhost.checks.schemas import check_object
 from manyhost.cluster import nccl
 from manyhost.cluster.nccl import Bandwidth, Size, manifests, measure
 from manyhost.cluster.observe import Look
-from manyhost.cluster.phases import Host, Problem
+from manyhost.cluster.phases import Host, Problem, script_line
 from manyhost.cluster.target import Target, from_rendered
 from manyhost.errors import Failed, InvalidInput, NotReady
 from manyhost.render import Renderer, build
 
 RECIPE = "a3mega/deepseek-r1-671b"
 CATALOG = Catalog()
+LAUNCHER = Renderer().chart / "launcher"
 WITH_GPUS = [name for name in CATALOG.recipes() if CATALOG.environment(name.split("/")[0]).host.gpus]
 
 # What PyTorch prints for an exception nobody catches in a rank, and torchrun about it afterwards
@@ -61,8 +61,9 @@ def group_of(objects: list[Any]) -> Any:
 @pytest.mark.parametrize("assignments", [(), ("site.gcs_bucket=models",), ("groups=3",)])
 @pytest.mark.parametrize("recipe", WITH_GPUS)
 def test_the_manifests_are_valid(recipe: str, assignments: tuple[str, ...]) -> None:
-    objects = manifests(a_target(*assignments, recipe=recipe))
-    assert [str(finding) for item in objects for finding in check_object(item)] == []
+    target = a_target(*assignments, recipe=recipe)
+    objects = manifests(target)
+    assert Renderer().check(objects, target.plan) == []
     assert {item["kind"] for item in objects} <= {"LeaderWorkerSet", "ConfigMap", "ServiceAccount"}
 
 
@@ -74,6 +75,9 @@ def test_they_are_the_pods_that_would_serve() -> None:
     assert group["leaderWorkerTemplate"]["restartPolicy"] == "None"
     for role in ("leader", "worker"):
         before, after = target.pod(role), group["leaderWorkerTemplate"][f"{role}Template"]
+        # It has the all-reduce beside the launcher, and so another checksum.
+        for template in (before, after):
+            template["metadata"]["annotations"].pop("manyhost.dev/scripts-checksum")
         assert after["metadata"] == before["metadata"]
         assert after["spec"]["terminationGracePeriodSeconds"] <= 5
         assert after["spec"]["initContainers"] == before["spec"]["initContainers"]
@@ -81,8 +85,10 @@ def test_they_are_the_pods_that_would_serve() -> None:
         (old,) = (c for c in before["spec"]["containers"] if c["name"] == "vllm")
         (new,) = (c for c in after["spec"]["containers"] if c["name"] == "vllm")
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
-        assert changed == {"command", "args", "env", "startupProbe", "readinessProbe", "livenessProbe"}
-        assert [item for item in new["env"] if item["name"] != "MANYHOST_ALL_REDUCE"] == old["env"]
+        assert changed == {"args", "env", "startupProbe", "readinessProbe", "livenessProbe"}
+        assert [item for item in new["env"] if item not in old["env"]] == [
+            {"name": "MANYHOST_STEP", "value": "nccl"}
+        ]
 
 
 def test_no_bucket_is_mounted() -> None:
@@ -97,45 +103,48 @@ def test_hosts_without_gpus_have_nothing_to_measure() -> None:
         manifests(a_target(recipe="local/tiny-r1"))
 
 
-# ------------------------------------------------------------------ the pods' command
+# ------------------------------------------------------------------ the pods' step of the launcher
 
 
 @pytest.fixture
 def started(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the pods' command with programs that tell how they were called; nothing sleeps."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, script in {
-        "python3": 'printf "%s\\n" "$@"; echo "plugin=${PLUGIN:-} algo=$NCCL_ALGO"; exit "${TORCH_EXIT:-0}"',
-        "getent": "exit 0",
-        "sleep": "echo slept $1",
-        "vllm": "exit 9",
-    }.items():
-        (programs / name).write_text(f"#!/bin/bash\n{script}\n")
-        (programs / name).chmod(0o755)
+    """Runs the step with programs that tell how they were called; nothing sleeps."""
+    for folder, name, script in (
+        ("engine", "vllm", "exit 9"),
+        ("engine", "python3", 'printf "%s\\n" "$@"; echo "plugin=$PLUGIN algo=$NCCL_ALGO"; exit $TORCH_EXIT'),
+        ("bin", "getent", "exit 0"),
+        ("bin", "sleep", "echo slept $1"),
+    ):
+        program = tmp_path / folder / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/bash\n{script}\n")
+        program.chmod(0o755)
 
     def run(**more: str) -> subprocess.CompletedProcess[str]:
-        environment = {
-            "PATH": f"{programs}:{os.environ['PATH']}", "LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "1",
-            "LWS_LEADER_ADDRESS": "nccl-0.nccl.ns", "MANYHOST_GPUS_PER_HOST": "8", "MANYHOST_ENGINE": "vllm",
-            "MANYHOST_MASTER_PORT": "29501", "MANYHOST_ALL_REDUCE": "", "MANYHOST_SET_NCCL_ALGO": "Ring",
+        template = group_of(manifests(a_target()))["leaderWorkerTemplate"]["leaderTemplate"]
+        (engine,) = template["spec"]["containers"]
+        said = {item["name"]: item["value"] for item in engine["env"] if "value" in item}
+        platform = {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "MANYHOST_ENGINE": f"{tmp_path}/engine/vllm",
+            "MANYHOST_RANK": "1", "MANYHOST_SIZE": "2", "MANYHOST_LEADER": "nccl-0.nccl.ns",
+            "MANYHOST_ADDRESS": "10.0.0.2", "MANYHOST_PROFILE": "", "MANYHOST_SET_NCCL_ALGO": "Ring",
         }  # fmt: skip
         return subprocess.run(
-            ["bash", "-c", nccl._COMMAND],
-            env=environment | more, capture_output=True, text=True, check=False, timeout=20,
+            ["bash", str(LAUNCHER / "launch.sh")],
+            env=said | platform | more, capture_output=True, text=True, check=False, timeout=20,
         )  # fmt: skip
 
     return run
 
 
-def test_the_command_starts_torchrun_with_the_profile(started: Any, tmp_path: Path) -> None:
+def test_the_step_starts_torchrun_with_the_profile(started: Any, tmp_path: Path) -> None:
     (tmp_path / "profile.sh").write_text("false; export PLUGIN=tcpxo NCCL_ALGO=Tree\n")
     done = started(MANYHOST_PROFILE=str(tmp_path / "profile.sh"))
     words = (
         "-m torch.distributed.run --nnodes 2 --node-rank 1 --nproc-per-node 8 --master-addr nccl-0.nccl.ns"
     )
-    assert done.stdout.splitlines() == [
-        *words.split(), "--master-port", "29501", "/tmp/all_reduce.py",
+    assert [line for line in done.stdout.splitlines() if not script_line(line)] == [
+        *words.split(), "--master-port", "29501", str(LAUNCHER / "all_reduce.py"),
         "plugin=tcpxo algo=Ring", "slept 3600",
     ]  # fmt: skip
     assert done.returncode == 0
@@ -144,8 +153,10 @@ def test_the_command_starts_torchrun_with_the_profile(started: Any, tmp_path: Pa
 def test_a_missing_profile_ends_it(started: Any) -> None:
     """Without it NCCL would take plain TCP, and a slow network would be blamed."""
     done = started(MANYHOST_PROFILE="/no/profile.sh")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert nccl._reason(done.stderr.splitlines()) == "manyhost: error: profile missing at /no/profile.sh"
+    assert done.returncode != 0
+    assert "torch" not in done.stdout
+    log = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+    assert nccl._reason(log) == "manyhost: error: profile missing at /no/profile.sh"
 
 
 def test_a_failing_program_ends_the_container(started: Any) -> None:
@@ -185,7 +196,11 @@ def output(tmp_path: Path, bytes_a_second: float) -> str:
     (package / "distributed.py").write_text(FAKE_DISTRIBUTED)
     environment = {"PYTHONPATH": str(tmp_path), "LOCAL_RANK": "0", "BYTES_A_SECOND": str(bytes_a_second)}
     return subprocess.run(
-        [sys.executable, str(nccl._PROGRAM)], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, str(LAUNCHER / "nccl/all_reduce.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 
@@ -280,6 +295,10 @@ def crash(text: str) -> tuple[Problem, list[str]]:
         ("x [0] misc.cc:9 NCCL WARN no plugin\n=====\n", "NCCL WARN no plugin"),
         ("one\nbash: torchrun: not there\n====\n", "bash: torchrun: not there"),
         ("", "nccl-0: container vllm ended with code 1 (Error)"),
+        (
+            "manyhost phase=profile member=leader rank=0 seconds=0.1\n",
+            "nccl-0: container vllm ended with code 1 (Error)",
+        ),
     ],
 )
 def test_a_failing_program_is_one_line(log: str, reason: str, world: World) -> None:

@@ -28,6 +28,7 @@ TABLE = {
 MODES = [
     {"network": {"ncclSettings": [{"name": "NCCL_DEBUG", "value": "INFO"}]}},
     {"disaggregation": {"prefillGroups": 1}, "model": {"pp_size": 1, "tp_size": 16}},
+    {"mode": "nccl"},
 ]
 
 

@@ -8,15 +8,15 @@ Started on every host by torchrun. Prints one line a size, and the largest bus b
 import os
 import time
 
+import torch  # type: ignore[import-not-found]  # of the engine's image
+import torch.distributed as dist  # type: ignore[import-not-found]
+
 SIZES = [1 << shift for shift in (20, 24, 28, 30, 33)]  # bytes; the fabric is saturated at the last
 WARM_UP, ROUNDS = 5, 20
 
 
 def main() -> None:
     """Measure and print."""
-    import torch  # type: ignore[import-not-found]  # of the engine's image
-    import torch.distributed as dist  # type: ignore[import-not-found]
-
     cuda = torch.cuda.is_available()
     dist.init_process_group("nccl" if cuda else "gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
