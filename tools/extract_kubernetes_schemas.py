@@ -1,11 +1,12 @@
-"""Write the strict JSON schemas of the Kubernetes kinds that manyhost renders.
+"""Write the strict JSON schemas of the Kubernetes kinds that manyhost's charts may render.
 
     python tools/extract_kubernetes_schemas.py
 
 Source: the data of the PyPI package kubernetes-validate (Apache-2.0), which is generated from the
 OpenAPI document of Kubernetes. Only the definitions that these kinds reach are kept, without
-descriptions, and made stricter: no unknown field and no null anywhere. The package itself is
-108 MB and is needed here only, not at run time.
+descriptions, and made stricter: no unknown field and no null anywhere, no pod template without a
+spec, no object without apiVersion, kind and metadata. The package itself is 108 MB and is needed
+here only, not at run time.
 """
 
 from __future__ import annotations
@@ -20,17 +21,31 @@ from typing import Any
 # The oldest Kubernetes that the environments run: a field that came later is refused, because an
 # older API server would drop or refuse it.
 KUBERNETES = "1.32.0"
+# For kinds that the oldest does not have; whoever renders them needs a cluster that does.
+NEWER = "1.34.0"
 
+# No Secret: it is never rendered.
 KINDS = {
     "v1/ConfigMap": "io.k8s.api.core.v1.ConfigMap",
+    "v1/PersistentVolumeClaim": "io.k8s.api.core.v1.PersistentVolumeClaim",
+    "v1/Pod": "io.k8s.api.core.v1.Pod",
     "v1/Service": "io.k8s.api.core.v1.Service",
     "v1/ServiceAccount": "io.k8s.api.core.v1.ServiceAccount",
+    "apps/v1/DaemonSet": "io.k8s.api.apps.v1.DaemonSet",
+    "apps/v1/Deployment": "io.k8s.api.apps.v1.Deployment",
+    "apps/v1/StatefulSet": "io.k8s.api.apps.v1.StatefulSet",
     "autoscaling/v2/HorizontalPodAutoscaler": "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
+    "batch/v1/CronJob": "io.k8s.api.batch.v1.CronJob",
+    "batch/v1/Job": "io.k8s.api.batch.v1.Job",
     "networking.k8s.io/v1/NetworkPolicy": "io.k8s.api.networking.v1.NetworkPolicy",
     "policy/v1/PodDisruptionBudget": "io.k8s.api.policy.v1.PodDisruptionBudget",
+    "rbac.authorization.k8s.io/v1/Role": "io.k8s.api.rbac.v1.Role",
+    "rbac.authorization.k8s.io/v1/RoleBinding": "io.k8s.api.rbac.v1.RoleBinding",
+    "resource.k8s.io/v1/ResourceClaimTemplate": "io.k8s.api.resource.v1.ResourceClaimTemplate",
 }
-# Used inside the schema of LeaderWorkerSet, which is our own.
+# Used inside the schemas that are our own, and for pods inside kinds that have no schema.
 PARTS = (
+    "io.k8s.api.core.v1.PodSpec",
     "io.k8s.api.core.v1.PodTemplateSpec",
     "io.k8s.api.core.v1.PersistentVolumeClaim",
     "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
@@ -70,34 +85,51 @@ def strict(node: Any, found: set[str]) -> Any:
     return kept
 
 
+def closed_object(definition: Any, api: str, kind: str, found: set[str]) -> dict[str, Any]:
+    """Return the schema of a whole object, which says what it is and has what the API server wants."""
+    body: dict[str, Any] = strict(definition, found)
+    properties = body["properties"]
+    properties["apiVersion"] = {"const": api}
+    properties["kind"] = {"const": kind}
+    properties.pop("status", None)
+    needed = {"apiVersion", "kind", "metadata"} | ({"spec"} & properties.keys())
+    body["required"] = sorted({*body.get("required", []), *needed})
+    return body
+
+
+def definitions_of(version: str) -> dict[str, Any]:
+    """Return all definitions of a Kubernetes version by name."""
+    folder = importlib.resources.files("kubernetes_validate") / "kubernetes-json-schema"
+    source = folder / f"v{version}-local-strict" / "_definitions.json"
+    definitions: dict[str, Any] = json.loads(source.read_text())["$defs"]
+    return definitions
+
+
 def main() -> None:
     """Write the schemas."""
-    folder = importlib.resources.files("kubernetes_validate") / "kubernetes-json-schema"
-    source = folder / f"v{KUBERNETES}-local-strict" / "_definitions.json"
-    definitions = json.loads(source.read_text())["$defs"]
-    waiting, done = {*KINDS.values(), *PARTS}, {}
+    definitions = definitions_of(NEWER) | definitions_of(KUBERNETES)
+    waiting, done, kinds = set(PARTS), dict[str, Any](), dict[str, Any]()
+    for api_kind, name in KINDS.items():
+        api, _, kind = api_kind.rpartition("/")
+        kinds[api_kind] = closed_object(definitions[name], api, kind, waiting)
     while waiting:
         name = waiting.pop()
         found: set[str] = set()
         done[short(name)] = strict(definitions[name], found)
         waiting |= {item for item in found if short(item) not in done}
-    for api_kind, name in KINDS.items():
-        api, kind = api_kind.rsplit("/", 1)
-        body = done[short(name)]
-        body["properties"]["apiVersion"] = {"const": api}
-        body["properties"]["kind"] = {"const": kind}
-        body["properties"].pop("status", None)
-        body["required"] = sorted({*body.get("required", []), "apiVersion", "kind", "metadata"})
+    done["core.v1.PodTemplateSpec"]["required"] = ["spec"]
+    done["batch.v1.JobTemplateSpec"]["required"] = ["spec"]
     document = {
         "source": f"PyPI kubernetes-validate {importlib.metadata.version('kubernetes-validate')},"
-        f" Kubernetes {KUBERNETES}; made by tools/extract_kubernetes_schemas.py",
-        "kinds": {key: short(name) for key, name in KINDS.items()},
+        f" Kubernetes {KUBERNETES} and {NEWER}; made by tools/extract_kubernetes_schemas.py",
+        "kinds": kinds,
         "$defs": dict(sorted(done.items())),
     }
     scratch = TARGET.with_suffix(".tmp")
     scratch.write_text(json.dumps(document, separators=(",", ":")).replace('},"', '},\n"') + "\n")
     scratch.replace(TARGET)
-    print(f"{TARGET.name}: {len(done)} definitions, {TARGET.stat().st_size} bytes")
+    size = TARGET.stat().st_size
+    print(f"{TARGET.name}: {len(kinds)} kinds, {len(done)} definitions, {size} bytes")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from manyhost.checks import Allowance, Finding, FlagTable, run
+from manyhost.render.shell import shell_problems
 
 from tests.helpers.helm import CHART, ROOT, render
 
@@ -80,6 +81,7 @@ def findings(objects: list[Object], text: str = "") -> list[Finding]:
         objects,
         flags=flags(),
         environment_level=ALLOWED,
+        shell=shell_problems,
         shipped_scripts=scripts(),
         manifests_text=text,
     )

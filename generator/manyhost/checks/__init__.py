@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from manyhost.checks import (
+    coverage,
     engine_flags,
     leaderworkerset,
     names,
@@ -21,21 +22,14 @@ from manyhost.checks import (
     scripts,
     secrets,
 )
-from manyhost.checks.engine_flags import FlagTable
+from manyhost.checks.allowance import Allowance
 from manyhost.checks.finding import Finding
-from manyhost.checks.objects import Context, Object
-from manyhost.checks.pod_security import Allowance
+from manyhost.checks.flag_table import FlagTable
+from manyhost.checks.objects import Context, Object, ShellCheck, containers_anywhere, leaves, pod_templates
 
 __all__ = ["Allowance", "Finding", "FlagTable", "run"]
 
-# Checks of any mapping with a kind, whatever its shape.
-_OF_ANY: tuple[Callable[[Context], Iterator[Finding]], ...] = (
-    schemas.check,
-    numbers.check,
-    secrets.check,
-)
-
-# Checks that read fields by name: only of objects whose shape is right.
+# Checks that read fields by name: only of objects and pods whose shape is right.
 _OF_VALID: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     leaderworkerset.check,
     names.check,
@@ -53,6 +47,7 @@ def run(
     *,
     flags: FlagTable | None = None,
     environment_level: Allowance | None = None,
+    shell: ShellCheck | None = None,
     shipped_scripts: Collection[str] = (),
     known_secrets: Collection[str] = ("hf-secret",),
     manifests_text: str = "",
@@ -60,25 +55,37 @@ def run(
     """Return what is wrong with a set of manifests; an empty list means nothing was found.
 
     Args:
-        objects: The parsed documents of one release.
+        objects: The parsed documents of one release, plain JSON values.
         flags: Flags of the pinned engine version; None skips the check of engine arguments.
         environment_level: What the environment allows its pods; None skips Pod Security.
+        shell: Says what is wrong with a shell script; None skips shell scripts.
         shipped_scripts: Texts of the scripts that the chart ships, which its own tests check;
             any other script is checked here, which costs a process each.
         known_secrets: Secrets that exist outside these manifests.
         manifests_text: The YAML text, to find keys that stand twice; "" skips that.
     """
+    findings: list[Finding] = []
+    valid, invalid, scripts_of_chart = list[Object](), list[Object](), frozenset(shipped_scripts)
+    for item in objects:
+        problems = list(schemas.check_object(item))
+        findings += problems
+        (invalid if problems else valid).append(item)
     context = Context(
-        objects,
+        valid,
+        rescued=[pod for item in invalid for pod in pod_templates(item) if schemas.is_pod(pod)],
         flags=flags,
         allowance=environment_level,
-        shipped_scripts=frozenset(shipped_scripts),
+        shell=shell,
+        shipped_scripts=scripts_of_chart,
         known_secrets=frozenset(known_secrets),
     )
-    findings = [finding for check in _OF_ANY for finding in check(context)]
-    malformed = {f.where.split(" ", 1)[0] for f in findings if f.check == "schema"}
-    valid = context.without(malformed) if malformed else context
-    findings += [finding for check in _OF_VALID for finding in check(valid)]
+    checked = {id(container.body) for pod in context.pods for container in pod.containers}
+    for item in objects:
+        values, containers = leaves(item), list(containers_anywhere(item, checked))
+        findings += numbers.check(item, values)
+        findings += secrets.check(item, values, containers, scripts_of_chart)
+        findings += coverage.check(item, containers, checked)
+    findings += [finding for check in _OF_VALID for finding in check(context)]
     if manifests_text:
         findings += references.duplicate_keys(manifests_text)
     return findings

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from manyhost.checks.finding import Finding
+from manyhost.checks.flag_table import FlagTable
 from manyhost.checks.objects import Container, Context
 from manyhost.errors import nearest
 
@@ -33,35 +33,10 @@ RESERVED = frozenset(
 )
 
 LAUNCH_SCRIPT = "launch.sh"
+_DIRECT = ["vllm", "serve"]
 
 _INTEGER = re.compile(r"[+-]?\d+")
 _HUMAN = re.compile(r"[+-]?\d+|\d+[KMGT]|\d+(\.\d+)?[kmgt]")  # 1K is 1024, 1k and 25.6k are decimal
-
-
-class FlagTable(msgspec.Struct, frozen=True, dict=True):
-    """The flags of one engine version.
-
-    Attributes:
-        version: The version the flags were taken from, for messages.
-        flags: Name without dashes -> type, choices, negatable, negative, aliases, list, ...
-    """
-
-    version: str
-    flags: Mapping[str, Mapping[str, Any]]
-
-    @cached_property
-    def spellings(self) -> dict[str, tuple[str, bool]]:
-        """Return each spelling of each flag with its name and whether it switches the flag off."""
-        found: dict[str, tuple[str, bool]] = {}
-        for name, flag in self.flags.items():
-            found[f"--{name}"] = (name, False)
-            if flag.get("negatable"):
-                found[f"--no-{name}"] = (name, True)
-            for other in flag.get("negative", ()):
-                found[f"--{other}"] = (name, True)
-            for other in flag.get("aliases", ()):
-                found[other if other.startswith("-") else f"--{other}"] = (name, False)
-        return found
 
 
 class Argument(msgspec.Struct, frozen=True):
@@ -76,11 +51,12 @@ def launched(container: Container) -> bool:
     """Return whether the container's args are engine flags: it runs launch.sh, all of it, or `vllm serve`."""
     if container.value("MANYHOST_STEP"):
         return False
-    words = [*(container.body.get("command") or []), *container.arguments]
-    return any(word.endswith(f"/{LAUNCH_SCRIPT}") for word in words[:2]) or words[:2] == [
-        "vllm",
-        "serve",
-    ]
+    first = _first_words(container)
+    return any(word.endswith(f"/{LAUNCH_SCRIPT}") for word in first) or first == _DIRECT
+
+
+def _first_words(container: Container) -> list[str]:
+    return [*(container.body.get("command") or []), *container.arguments][:2]
 
 
 def arguments(container: Container) -> list[Argument]:
@@ -109,13 +85,14 @@ def check(context: Context) -> Iterator[Finding]:
     if context.flags is None:
         return
     for pod in context.pods:
-        if pod.engine is not None and launched(pod.engine):
-            yield from _check_container(pod.engine, context.flags)
+        for container in pod.containers:
+            if launched(container):
+                yield from _check_container(container, context.flags)
 
 
 def _check_container(container: Container, table: FlagTable) -> Iterator[Finding]:
     seen: set[str] = set()
-    direct = container.body.get("command", [""])[:1] == ["vllm"]
+    direct = _first_words(container) == _DIRECT
     for argument in arguments(container):
         where = f"{container.where}.args[{argument.position}]"
         if not argument.spelling:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from manyhost.checks.closed import MAX_INT32, closed, integer
 from manyhost.checks.finding import Finding
 from manyhost.checks.objects import Context, Object, place
 
@@ -16,58 +17,43 @@ API = "leaderworkerset.x-k8s.io/v1"
 KIND = "LeaderWorkerSet"
 
 _MAX_REPLICAS = 1_000_000
-_MAX_INT32 = 2**31 - 1
-
-
-def _closed(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": properties,
-        "required": list(required),
-    }
-
-
-def _integer(least: int, most: int = _MAX_INT32) -> dict[str, Any]:
-    return {"type": "integer", "minimum": least, "maximum": most}
-
 
 _COUNT_OR_PERCENT = {
-    "oneOf": [_integer(0), {"type": "string", "pattern": "^(100|[1-9]?[0-9])%$"}],
+    "oneOf": [integer(0), {"type": "string", "pattern": "^(100|[1-9]?[0-9])%$"}],
 }
 _POD_TEMPLATE = {"$ref": "#/$defs/core.v1.PodTemplateSpec"}
 
-SCHEMA: dict[str, Any] = _closed(
+SCHEMA: dict[str, Any] = closed(
     {
         "apiVersion": {"const": API},
         "kind": {"const": KIND},
         "metadata": {"$ref": "#/$defs/meta.v1.ObjectMeta"},
-        "spec": _closed(
+        "spec": closed(
             {
-                "replicas": _integer(0, _MAX_REPLICAS),
+                "replicas": integer(0, _MAX_REPLICAS),
                 "startupPolicy": {"enum": ["LeaderCreated", "LeaderReady"]},
-                "rolloutStrategy": _closed(
+                "rolloutStrategy": closed(
                     {
                         "type": {"const": "RollingUpdate"},
-                        "rollingUpdateConfiguration": _closed(
+                        "rollingUpdateConfiguration": closed(
                             {
                                 "maxUnavailable": _COUNT_OR_PERCENT,
                                 "maxSurge": _COUNT_OR_PERCENT,
-                                "partition": _integer(0),
+                                "partition": integer(0),
                             }
                         ),
                     },
                     "type",
                 ),
-                "networkConfig": _closed(
+                "networkConfig": closed(
                     {"subdomainPolicy": {"enum": ["Shared", "UniquePerReplica"]}},
                     "subdomainPolicy",
                 ),
-                "leaderWorkerTemplate": _closed(
+                "leaderWorkerTemplate": closed(
                     {
                         "leaderTemplate": _POD_TEMPLATE,
                         "workerTemplate": _POD_TEMPLATE,
-                        "size": _integer(1),
+                        "size": integer(1),
                         "restartPolicy": {
                             "enum": [
                                 "None",
@@ -75,9 +61,9 @@ SCHEMA: dict[str, Any] = _closed(
                                 "RecreateGroupAfterStart",
                             ]
                         },
-                        "subGroupPolicy": _closed(
+                        "subGroupPolicy": closed(
                             {
-                                "subGroupSize": _integer(1),
+                                "subGroupSize": integer(1),
                                 "subGroupPolicyType": {"enum": ["LeaderWorker", "LeaderExcluded"]},
                             }
                         ),
@@ -85,7 +71,7 @@ SCHEMA: dict[str, Any] = _closed(
                             "type": "array",
                             "items": {"$ref": "#/$defs/core.v1.PersistentVolumeClaim"},
                         },
-                        "persistentVolumeClaimRetentionPolicy": _closed(
+                        "persistentVolumeClaimRetentionPolicy": closed(
                             {
                                 "whenDeleted": {"enum": ["Retain", "Delete"]},
                                 "whenScaled": {"enum": ["Retain", "Delete"]},
@@ -135,8 +121,8 @@ def _check_size(item: Object) -> Iterator[Finding]:
     template = spec["leaderWorkerTemplate"]
     size, policy = template.get("size", 1), template.get("subGroupPolicy")
     where = f"{place(item)} spec.leaderWorkerTemplate"
-    if spec.get("replicas", 1) * size > _MAX_INT32:
-        yield Finding("lws", where, f"replicas x size is over {_MAX_INT32}", "use fewer replicas or hosts")
+    if spec.get("replicas", 1) * size > MAX_INT32:
+        yield Finding("lws", where, f"replicas x size is over {MAX_INT32}", "use fewer replicas or hosts")
     if policy is None:
         if _SUBGROUP_EXCLUSIVE in (item["metadata"].get("annotations") or {}):
             yield Finding(

@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterable, Iterator
 
 from manyhost.checks.finding import Finding
-from manyhost.checks.objects import Container, Context, Group, Object, Pod, place
+from manyhost.checks.objects import Container, Context, Group, Object, Pod, name_of, place
 
 # LWS adds -<group>-<worker> for pod names, at most -999999-2147483646, and StatefulSet a hash of
 # about as many characters for a label: together they fit the 63 of a DNS label.
 MAX_LWS_NAME = 45
+# What the API server takes: names of pods are labels, and a CronJob adds 11 characters to its Jobs'.
+_MAX_NAMES = {"Job": 63, "CronJob": 52, "StatefulSet": 63}
 _LABEL_LENGTH = 63
 
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -21,6 +23,9 @@ _ENVIRONMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # what a shell can export
 _PORT = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 # cloud.google.com/storage/docs/buckets#naming
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+# Roles may also be called what stands in a path: system:reader.
+_PATH_NAMES = frozenset({"Role", "RoleBinding"})
+_PATH_NAME = re.compile(r"(?!\.{1,2}$)[^/%]+")
 _ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
 
 GCS_FUSE = "gcsfuse.csi.storage.gke.io"
@@ -54,14 +59,14 @@ def check(context: Context) -> Iterator[Finding]:
     for group in context.groups:
         yield from _check_group(group)
     for pod in context.pods:
-        yield from _check_labels(pod.labels, pod.annotations, f"{pod.where}.metadata")
+        yield from _check_labels(pod.labels, pod.annotations, pod.at("metadata"))
         yield from _check_pod(pod)
 
 
 def _check_object(item: Object) -> Iterator[Finding]:
     metadata, where = item["metadata"], f"{place(item)} metadata"
-    name = metadata.get("name") or ""
-    if item["kind"] in ("LeaderWorkerSet", "Service"):
+    name, kind = name_of(item), item["kind"]
+    if kind in ("LeaderWorkerSet", "Service"):
         if not _DNS_1035.fullmatch(name) or len(name) > _LABEL_LENGTH:
             yield Finding(
                 "name",
@@ -69,13 +74,16 @@ def _check_object(item: Object) -> Iterator[Finding]:
                 f"{name!r} is no DNS label of at most 63 characters",
                 "use lower-case letters, digits and dashes, a letter first",
             )
-    elif not is_subdomain(name):
+    elif kind in _MAX_NAMES and len(name) > _MAX_NAMES[kind]:
+        message = f"{len(name)} characters leave no room for what is added to the names of pods"
+        yield Finding("name", f"{where}.name", message, f"use at most {_MAX_NAMES[kind]}")
+    elif not is_subdomain(name) and not (kind in _PATH_NAMES and _PATH_NAME.fullmatch(name)):
         yield Finding("name", f"{where}.name", f"{name!r} is no DNS name", "use a-z, 0-9 and -")
     yield from _check_labels(metadata.get("labels") or {}, metadata.get("annotations") or {}, where)
 
 
 def _check_group(group: Group) -> Iterator[Finding]:
-    name = group.owner["metadata"]["name"]
+    name = name_of(group.owner)
     if len(name) > MAX_LWS_NAME:
         yield Finding(
             "name",
@@ -113,14 +121,14 @@ def _check_pod(pod: Pod) -> Iterator[Finding]:
             bucket = (source.get("volumeAttributes") or {}).get("bucketName", "")
             problem = bucket_problem(bucket)
             if problem:
-                where = f"{pod.where}.spec.volumes[{volume['name']}]"
+                where = pod.at(f"spec.volumes[{volume['name']}]")
                 yield Finding("name", where, f"{bucket!r} is no bucket name", problem)
 
 
 def _check_list(pod: Pod, kind: str, given: Iterable[str]) -> Iterator[Finding]:
     seen = set[str]()
     for name in given:
-        where = f"{pod.where}.spec.{kind}[{name}]"
+        where = pod.at(f"spec.{kind}[{name}]")
         if not _LABEL_1123.fullmatch(name) or len(name) > _LABEL_LENGTH:
             yield Finding("name", where, f"{name!r} is no DNS label", "use a-z, 0-9 and -")
         if name in seen:

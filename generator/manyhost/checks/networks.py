@@ -24,9 +24,9 @@ _DEVICE_LINES = re.compile(r"(\s*- path: /dev/[\w/.-]+\s*)+")
 def check(context: Context) -> Iterator[Finding]:
     """Yield findings about the network and device annotations of each pod."""
     for pod in context.pods:
-        where = f"{pod.where}.metadata.annotations"
+        where = pod.at("metadata.annotations")
         if pod.spec.get("hostNetwork"):
-            yield from _check_host_network(pod, where)
+            yield from _check_host_network(pod, where, grouped=id(pod) in context.in_groups)
         else:
             yield from _check_interfaces(pod, where)
         yield from _check_devices(pod, where)
@@ -34,7 +34,7 @@ def check(context: Context) -> Iterator[Finding]:
         yield from _check_same(group)
 
 
-def _check_host_network(pod: Pod, where: str) -> Iterator[Finding]:
+def _check_host_network(pod: Pod, where: str, *, grouped: bool) -> Iterator[Finding]:
     if INTERFACES in pod.annotations:
         yield Finding(
             "network",
@@ -42,12 +42,14 @@ def _check_host_network(pod: Pod, where: str) -> Iterator[Finding]:
             f"{INTERFACES} has no effect with hostNetwork",
             "remove it, or set network.hostNetwork to false",
         )
-    if pod.spec.get("dnsPolicy") != "ClusterFirstWithHostNet":
+    # Members of a group find each other by name. Any other pod may do without, if it says so.
+    policy = pod.spec.get("dnsPolicy", "ClusterFirst")
+    if policy != "ClusterFirstWithHostNet" and (grouped or policy == "ClusterFirst"):
         yield Finding(
             "network",
-            f"{pod.where}.spec.dnsPolicy",
+            pod.at("spec.dnsPolicy"),
             "a pod on the host network finds no cluster names with this DNS policy",
-            "set ClusterFirstWithHostNet",
+            "set ClusterFirstWithHostNet" if grouped else "set ClusterFirstWithHostNet or Default",
         )
 
 
@@ -92,7 +94,7 @@ def _check_interfaces(pod: Pod, where: str) -> Iterator[Finding]:
                 "network",
                 f"{container.where}.env",
                 f"MANYHOST_INTERFACE is {chosen}, which the pod does not have",
-                f"use one of {', '.join(interfaces)}",
+                f"use one of {', '.join(map(str, interfaces))}",
             )
 
 
@@ -124,7 +126,7 @@ def _check_same(group: Group) -> Iterator[Finding]:
         if group.leader.annotations.get(key) != group.worker.annotations.get(key):
             yield Finding(
                 "network",
-                f"{group.worker.where}.metadata.annotations[{key}]",
+                group.worker.at(f"metadata.annotations[{key}]"),
                 "differs between leader and worker",
                 "make them equal",
             )

@@ -7,25 +7,28 @@ from collections.abc import Iterator
 from typing import Any
 
 from manyhost.checks.finding import Finding
-from manyhost.checks.objects import Context, leaves, paths, place
+from manyhost.checks.objects import Object, paths, place
 
 # What Go prints for a large number that passed through a float, alone or inside JSON or a flag.
 _EXPONENT = re.compile(r"(?<![\w.+-])-?\d+(?:\.\d+)?[eE]\+\d+(?![\w.])")
 
 
-def check(context: Context) -> Iterator[Finding]:
-    """Yield floats (no field that we render holds one) and strings with an exponent."""
-    for item in context.objects:
-        # The data of a ConfigMap is program text.
-        body = {k: v for k, v in item.items() if k not in ("data", "binaryData")}
-        values = leaves(body)
-        text = "\n".join(value for value in values if isinstance(value, str))
-        if "e+" not in text and "E+" not in text and float not in map(type, values):
-            continue
-        for path, value in paths(body):
-            problem = _problem(value)
-            if problem:
-                yield Finding("number", f"{place(item)} {path}", *problem)
+def check(item: Object, values: list[Any]) -> Iterator[Finding]:
+    """Yield floats (no field that we render holds one) and strings with an exponent.
+
+    Args:
+        item: An object of any shape.
+        values: Its leaves; most objects have none that needs a second look.
+    """
+    text = "\n".join(value for value in values if isinstance(value, str))
+    if "e+" not in text and "E+" not in text and float not in map(type, values):
+        return
+    # The data of a ConfigMap is program text.
+    body = {k: v for k, v in item.items() if k not in ("data", "binaryData")}
+    for path, value in paths(body):
+        problem = _problem(value)
+        if problem:
+            yield Finding("number", f"{place(item)} {path}", *problem)
 
 
 def _problem(value: Any) -> tuple[str, str] | None:

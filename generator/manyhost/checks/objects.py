@@ -1,21 +1,25 @@
-"""The manifests as the checks see them: pods found once, with their place and role."""
+"""The manifests as the checks see them: the pod templates of all objects, each with its place."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-if TYPE_CHECKING:
-    from manyhost.checks.engine_flags import FlagTable
-    from manyhost.checks.pod_security import Allowance
+from manyhost.checks.allowance import Allowance
+from manyhost.checks.flag_table import FlagTable
 
 Object = dict[str, Any]
 
 ENGINE_CONTAINER = "vllm"
 GPU = "nvidia.com/gpu"
+# Where a pod spec holds containers, in the order in which they start.
+CONTAINER_LISTS = ("initContainers", "containers", "ephemeralContainers")
+
+# What is wrong with a shell script, given its text and the name of its shell: ShellCheck("...", "bash").
+ShellCheck = Callable[[str, str], Sequence[str]]
 
 
 def place(item: Object) -> str:
@@ -30,7 +34,7 @@ class Container(msgspec.Struct, frozen=True, dict=True):
 
     where: str
     body: Object
-    is_init: bool
+    kind: str  # one of CONTAINER_LISTS
 
     @property
     def name(self) -> str:
@@ -54,23 +58,35 @@ class Container(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def gpus(self) -> int:
-        """GPUs that the container asks for."""
+        """GPUs that the container asks for; 0 when that is no whole number."""
         limits = (self.body.get("resources") or {}).get("limits") or {}
-        return int(limits.get(GPU, 0))
+        return whole(limits.get(GPU, 0)) or 0
+
+
+def whole(quantity: object) -> int | None:
+    """Return a quantity that is written as a whole number, None for any other."""
+    text = str(quantity)
+    return int(text) if text.isdecimal() else None
 
 
 class Pod(msgspec.Struct, frozen=True, dict=True):
-    """A pod template of a LeaderWorkerSet."""
+    """A pod, or the template of one, in an object of any kind.
+
+    Attributes:
+        owner: The object.
+        path: Where in it the template is; empty for a pod itself.
+        body: The template: a mapping with a spec that has containers.
+        claims: Names of the volumes that the owner adds to each pod, from volumeClaimTemplates.
+    """
 
     owner: Object
-    role: str
     path: str
     body: Object
+    claims: frozenset[str] = frozenset()
 
-    @property
-    def where(self) -> str:
-        """Place of the template, for messages."""
-        return f"{place(self.owner)} {self.path}"
+    def at(self, path: str) -> str:
+        """Return the place of a field of the template, for messages."""
+        return f"{place(self.owner)} {f'{self.path}.' if self.path else ''}{path}"
 
     @property
     def spec(self) -> Object:
@@ -90,18 +106,18 @@ class Pod(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def containers(self) -> list[Container]:
-        """All containers, init containers first, in the order in which they start."""
+        """All containers, init and ephemeral ones too, in the order in which they start."""
         return [
-            Container(f"{self.where}.spec.{key}[{body['name']}]", body, key == "initContainers")
-            for key in ("initContainers", "containers")
-            for body in self.spec.get(key) or []
+            Container(self.at(f"spec.{kind}[{body['name']}]"), body, kind)
+            for kind in CONTAINER_LISTS
+            for body in self.spec.get(kind) or []
         ]
 
     @cached_property
     def engine(self) -> Container | None:
         """The container that runs the engine, None if the pod has none."""
         for container in self.containers:
-            if container.name == ENGINE_CONTAINER and not container.is_init:
+            if container.name == ENGINE_CONTAINER and container.kind == "containers":
                 return container
         return None
 
@@ -142,18 +158,92 @@ def paths(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
+def pod_templates(item: Object) -> Iterator[Pod]:
+    """Yield whatever has a pod spec in an object of any kind and shape, in the order of its fields."""
+    waiting: list[tuple[str, Any, Any]] = [("", item, None)]
+    while waiting:
+        path, node, parent = waiting.pop()
+        if isinstance(node, dict):
+            spec = node.get("spec")
+            if isinstance(spec, dict) and isinstance(spec.get("containers"), list):
+                yield Pod(item, path, node, _claims(parent))
+            below = [
+                (f"{path}.{key}" if path else str(key), value, node)
+                for key, value in node.items()
+                if isinstance(value, (dict, list)) and key not in CONTAINER_LISTS
+            ]
+        else:
+            below = [
+                (f"{path}[{index}]", value, node)
+                for index, value in enumerate(node)
+                if isinstance(value, (dict, list))
+            ]
+        waiting.extend(reversed(below))
+
+
+def _claims(parent: Any) -> frozenset[str]:
+    """Return the names of the claims that stand beside a pod template, as in a StatefulSet."""
+    templates = parent.get("volumeClaimTemplates") if isinstance(parent, dict) else None
+    bodies = [body for body in templates if isinstance(body, dict)] if isinstance(templates, list) else []
+    return frozenset(map(name_of, bodies))
+
+
+def name_of(item: Object) -> str:
+    """Return the name of an object, an empty string if it has none."""
+    metadata = item.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def containers_anywhere(item: Object, sound: Collection[int] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield (place in the object, container) of all that stands in a list of containers, of any shape.
+
+    Args:
+        item: An object of any shape.
+        sound: Identities of containers with the fields of a container and no others: nothing to find inside.
+    """
+    waiting: list[tuple[str, Any]] = [("", item)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, dict):
+            for key, value in node.items():
+                below = f"{path}.{key}" if path else str(key)
+                if key in CONTAINER_LISTS and isinstance(value, list):
+                    for index, body in enumerate(value):
+                        label = body.get("name", index) if isinstance(body, dict) else index
+                        yield f"{below}[{label}]", body
+                        if isinstance(body, (dict, list)) and id(body) not in sound:
+                            waiting.append((f"{below}[{label}]", body))
+                elif isinstance(value, (dict, list)):
+                    waiting.append((below, value))
+        else:
+            waiting.extend(
+                (f"{path}[{index}]", value)
+                for index, value in enumerate(node)
+                if isinstance(value, (dict, list))
+            )
+
+
 class Context(msgspec.Struct, frozen=True, dict=True):
-    """Manifests and what is known about the place they go to."""
+    """Manifests and what is known about the place they go to.
+
+    Attributes:
+        objects: The objects whose shape is right.
+        rescued: Pods whose shape is right in objects whose shape is wrong or not known.
+        flags: Flags of the pinned engine version.
+        allowance: What the environment allows its pods.
+        shell: Says what is wrong with a shell script.
+        shipped_scripts: Texts of the scripts that are right as they are.
+        known_secrets: Secrets that exist outside these manifests.
+    """
 
     objects: Sequence[Object]
+    rescued: Sequence[Pod] = ()
     flags: FlagTable | None = None
     allowance: Allowance | None = None
+    shell: ShellCheck | None = None
     shipped_scripts: frozenset[str] = frozenset()
     known_secrets: frozenset[str] = frozenset()
-
-    def without(self, places: Collection[str]) -> Context:
-        """Return the context less the objects at these places."""
-        return msgspec.structs.replace(self, objects=[o for o in self.objects if place(o) not in places])
 
     def of_kind(self, kind: str) -> Iterator[Object]:
         """Yield the objects of one kind."""
@@ -161,7 +251,16 @@ class Context(msgspec.Struct, frozen=True, dict=True):
 
     def names(self, kind: str) -> set[str]:
         """Return the names of the objects of one kind."""
-        return {item["metadata"]["name"] for item in self.of_kind(kind)}
+        return {name_of(item) for item in self.of_kind(kind)}
+
+    @cached_property
+    def _own(self) -> list[Pod]:
+        return [pod for item in self.objects for pod in pod_templates(item)]
+
+    @cached_property
+    def pods(self) -> list[Pod]:
+        """All pods and pod templates, of objects of any kind, each once."""
+        return [*self._own, *self.rescued]
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -169,20 +268,18 @@ class Context(msgspec.Struct, frozen=True, dict=True):
         found = []
         for item in self.of_kind("LeaderWorkerSet"):
             spec, template = item["spec"], item["spec"]["leaderWorkerTemplate"]
-            role = "leaderTemplate" if "leaderTemplate" in template else "workerTemplate"
-            pods = [
-                Pod(item, name, f"spec.leaderWorkerTemplate.{key}", template[key])
-                for name, key in (("leader", role), ("worker", "workerTemplate"))
-            ]
-            found.append(Group(item, template.get("size", 1), spec.get("replicas", 1), pods[0], pods[1]))
+            pods = {pod.path.rpartition(".")[2]: pod for pod in self._own if pod.owner is item}
+            worker = pods["workerTemplate"]
+            leader = pods.get("leaderTemplate", worker)
+            found.append(Group(item, template.get("size", 1), spec.get("replicas", 1), leader, worker))
         return found
 
     @cached_property
-    def pods(self) -> list[Pod]:
-        """All pod templates, each once."""
-        return [
-            pod
-            for group in self.groups
-            for pod in (group.leader, group.worker)
-            if pod.role == "worker" or pod.path != group.worker.path
-        ]
+    def in_groups(self) -> frozenset[int]:
+        """Identities of the pods that are a leader or a worker of a group."""
+        return frozenset(id(pod) for group in self.groups for pod in (group.leader, group.worker))
+
+    @property
+    def alone(self) -> list[Pod]:
+        """Pods of objects whose shape is right that are in no group."""
+        return [pod for pod in self._own if id(pod) not in self.in_groups]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from manyhost.checks.engine_flags import arguments, launched
 from manyhost.checks.finding import Finding
-from manyhost.checks.objects import GPU, Container, Context, Group, place
+from manyhost.checks.objects import ENGINE_CONTAINER, GPU, Container, Context, Group, place, whole
 
 _SIZES = {
     "tensor": ("--tensor-parallel-size", "-tp"),
@@ -28,7 +28,7 @@ def check(context: Context) -> Iterator[Finding]:
         yield from _check_equal(group)
     for pod in context.pods:
         for container in pod.containers:
-            yield from _check_gpus(container)
+            yield from _check_gpus(container, grouped=id(pod) in context.in_groups)
 
 
 def _check_ranks(group: Group) -> Iterator[Finding]:
@@ -42,7 +42,7 @@ def _check_ranks(group: Group) -> Iterator[Finding]:
     sizes = {}
     for kind, spellings in _SIZES.items():
         given = [a.values[0] for a in arguments(engine) if a.spelling in spellings and a.values]
-        sizes[kind] = int(given[-1]) if given and given[-1].isdigit() else 1
+        sizes[kind] = int(given[-1]) if given and given[-1].isdecimal() else 1
     ranks = sizes["tensor"] * sizes["pipeline"] * sizes["data"]
     split = " x ".join(f"{kind} {size}" for kind, size in sizes.items())
     gpus = engine.gpus + (group.size - 1) * worker.gpus
@@ -70,18 +70,21 @@ def _check_ranks(group: Group) -> Iterator[Finding]:
         )
 
 
-def _check_gpus(container: Container) -> Iterator[Finding]:
+def _check_gpus(container: Container, *, grouped: bool) -> Iterator[Finding]:
     resources = container.body.get("resources") or {}
-    asked = (resources.get("requests") or {}).get(GPU)
+    limit = (resources.get("limits") or {}).get(GPU, 0)
+    asked = (resources.get("requests") or {}).get(GPU, limit)
     where = f"{container.where}.resources"
-    if asked is not None and int(asked) != container.gpus:
+    if whole(limit) is None:
+        yield Finding("parallelism", where, f"{limit!r} is no number of GPUs", "write a whole number")
+    elif whole(asked) != whole(limit):
         yield Finding(
             "parallelism",
             where,
             f"{GPU} requests {asked} differs from limits {container.gpus}",
             "make them equal: Kubernetes refuses the pod otherwise",
         )
-    if container.gpus and container.name != "vllm":
+    if grouped and container.gpus and container.name != ENGINE_CONTAINER:
         yield Finding("parallelism", where, "GPUs outside the engine's container", f"remove {GPU} from it")
     told = container.value("MANYHOST_GPUS_PER_HOST")
     if told is not None and told not in ({str(container.gpus)} if container.gpus else {"0", "1"}):

@@ -5,15 +5,12 @@ Rules: kubernetes.io/docs/concepts/security/pod-security-standards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from collections.abc import Iterator
 
-import msgspec
-
+from manyhost.checks.allowance import Level
 from manyhost.checks.finding import Finding
-from manyhost.checks.objects import Container, Context, Pod
+from manyhost.checks.objects import Container, Context, Object, Pod
 
-Level = Literal["restricted", "baseline", "privileged"]
 _ORDER: tuple[Level, ...] = ("restricted", "baseline", "privileged")
 
 _BASELINE_CAPABILITIES = frozenset(
@@ -49,6 +46,9 @@ _SAFE_SYSCTLS = frozenset(
         "net.ipv4.tcp_wmem",
     }
 )
+_SELINUX_TYPES = frozenset({"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"})
+_PROFILES = ("RuntimeDefault", "Localhost")
+_APPARMOR = "container.apparmor.security.beta.kubernetes.io/"  # before the field appArmorProfile
 _RESTRICTED_VOLUMES = frozenset(
     {
         "configMap",
@@ -63,18 +63,6 @@ _RESTRICTED_VOLUMES = frozenset(
 )
 
 
-class Allowance(msgspec.Struct, frozen=True):
-    """What an environment allows its pods.
-
-    Attributes:
-        level: The weakest level that its pods may have.
-        violations: Departures from the baseline, in the words of `violations()`.
-    """
-
-    level: Level
-    violations: frozenset[str] = frozenset()
-
-
 def violations(pod: Pod) -> list[str]:
     """Return the pod's departures from the Pod Security baseline, sorted."""
     spec = pod.spec
@@ -86,8 +74,10 @@ def violations(pod: Pod) -> list[str]:
     found += [
         f"sysctl {item['name']}" for item in context.get("sysctls") or [] if item["name"] not in _SAFE_SYSCTLS
     ]
-    if (context.get("seccompProfile") or {}).get("type") == "Unconfined":
-        found.append("seccomp Unconfined")
+    found += _context_violations(context)
+    for key, value in pod.annotations.items():
+        if key.startswith(_APPARMOR) and value != "runtime/default" and not value.startswith("localhost/"):
+            found.append(f"AppArmor {value} in {key.removeprefix(_APPARMOR)}")
     for container in pod.containers:
         found += _container_violations(container)
     return sorted(found)
@@ -100,19 +90,50 @@ def _container_violations(container: Container) -> Iterator[str]:
     for capability in (context.get("capabilities") or {}).get("add") or []:
         if capability not in _BASELINE_CAPABILITIES:
             yield f"capability {capability} in {container.name}"
-    if (context.get("seccompProfile") or {}).get("type") == "Unconfined":
-        yield f"seccomp Unconfined in {container.name}"
+    for violation in _context_violations(context):
+        yield f"{violation} in {container.name}"
     if context.get("procMount", "Default") != "Default":
         yield f"procMount {context['procMount']} in {container.name}"
     for port in container.body.get("ports") or []:
         # The API server fills in host ports of pods on the host network: one departure, not two.
         if port.get("hostPort"):
             yield f"hostPort {port['hostPort']} in {container.name}"
+    for name, handler in _handlers(container):
+        for action in ("httpGet", "tcpSocket"):
+            host = (handler.get(action) or {}).get("host")
+            if host:
+                yield f"{name} of host {host} in {container.name}"
+
+
+def _context_violations(context: Object) -> Iterator[str]:
+    """Yield departures that a security context can have for the pod and for a container alike."""
+    for name, key in (("seccomp", "seccompProfile"), ("AppArmor", "appArmorProfile")):
+        profile = (context.get(key) or {}).get("type", "RuntimeDefault")
+        if profile not in _PROFILES:
+            yield f"{name} {profile}"
+    selinux = context.get("seLinuxOptions") or {}
+    if selinux.get("type", "") not in _SELINUX_TYPES:
+        yield f"SELinux type {selinux['type']}"
+    for key in ("user", "role"):
+        if selinux.get(key):
+            yield f"SELinux {key} {selinux[key]}"
+    if (context.get("windowsOptions") or {}).get("hostProcess"):
+        yield "Windows hostProcess"
+
+
+def _handlers(container: Container) -> Iterator[tuple[str, Object]]:
+    """Yield what the kubelet calls: probes and hooks, by name."""
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        yield name, container.body.get(name) or {}
+    yield from (container.body.get("lifecycle") or {}).items()
 
 
 def _is_restricted(pod: Pod) -> bool:
     """Return whether a pod that keeps the baseline is restricted as well."""
     common = pod.spec.get("securityContext") or {}
+    # The standard wants these of the pod too, even where every container has its own.
+    if common.get("runAsNonRoot") is False or common.get("runAsUser") == 0:
+        return False
     for container in pod.containers:
         own = common | (container.body.get("securityContext") or {})
         capabilities = own.get("capabilities") or {}
@@ -122,18 +143,21 @@ def _is_restricted(pod: Pod) -> bool:
             or own.get("runAsUser") == 0
             or "ALL" not in (capabilities.get("drop") or [])
             or not set(capabilities.get("add") or []) <= {"NET_BIND_SERVICE"}
-            or (own.get("seccompProfile") or {}).get("type") not in ("RuntimeDefault", "Localhost")
+            or (own.get("seccompProfile") or {}).get("type") not in _PROFILES
         ):
             return False
     return all(not _RESTRICTED_VOLUMES.isdisjoint(volume) for volume in pod.spec.get("volumes") or [])
 
 
-def level(pods: Iterable[Pod]) -> Level:
-    """Return the level that all of these pods keep."""
-    weakest = 0
-    for pod in pods:
-        weakest = max(weakest, 2 if violations(pod) else 0 if _is_restricted(pod) else 1)
-    return _ORDER[weakest]
+def level(pod: Pod) -> Level:
+    """Return the level that a pod keeps."""
+    return _level(pod, violations(pod))
+
+
+def _level(pod: Pod, departures: list[str]) -> Level:
+    if departures:
+        return "privileged"
+    return "restricted" if _is_restricted(pod) else "baseline"
 
 
 def check(context: Context) -> Iterator[Finding]:
@@ -141,20 +165,25 @@ def check(context: Context) -> Iterator[Finding]:
     allowance = context.allowance
     if allowance is None:
         return
+    weak: list[tuple[Pod, Level]] = []
     for pod in context.pods:
-        for violation in violations(pod):
+        departures = violations(pod)
+        for violation in departures:
             if violation not in allowance.violations:
                 yield Finding(
                     "pod-security",
-                    f"{pod.where}.spec",
+                    pod.at("spec"),
                     f"{violation} is not allowed in this environment",
                     "remove it, or list it with a reason in the environment's file",
                 )
-    found = level(context.pods)
-    if _ORDER.index(found) > _ORDER.index(allowance.level) and context.pods:
+        found = _level(pod, departures)
+        if _ORDER.index(found) > _ORDER.index(allowance.level):
+            weak.append((pod, found))
+    if weak:
+        pod, found = max(weak, key=lambda entry: _ORDER.index(entry[1]))
         yield Finding(
             "pod-security",
-            context.pods[0].where,
+            pod.at("spec"),
             f"Pod Security level is {found}, the environment allows {allowance.level}",
             "tighten the securityContext, or change security.level in the environment's file",
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from manyhost.checks.finding import Finding
-from manyhost.checks.objects import Container, Context, Group, Object, Pod, place
+from manyhost.checks.objects import Container, Context, Group, Object, Pod, name_of, place
 from manyhost.errors import nearest
 
 _LWS_NAME = "leaderworkerset.sigs.k8s.io/name"
@@ -31,23 +31,22 @@ def check(context: Context) -> Iterator[Finding]:
 
 
 def _check_volumes(pod: Pod) -> Iterator[Finding]:
-    volumes = {volume["name"] for volume in pod.spec.get("volumes") or []}
-    mounted = set()
+    own = {volume["name"] for volume in pod.spec.get("volumes") or []}
+    volumes, mounted = own | pod.claims, set[str]()
     for container in pod.containers:
         paths = Counter(m["mountPath"] for m in container.body.get("volumeMounts") or [])
         for path in sorted(path for path, count in paths.items() if count > 1):
             yield _finding(container.where, f"two volumes are mounted at {path}", "keep one")
-        for mount in container.body.get("volumeMounts") or []:
-            name = mount["name"]
-            mounted.add(name)
-            if name not in volumes:
-                where = f"{container.where}.volumeMounts[{name}]"
-                fix = nearest(name, volumes, "add the volume")
-                yield _finding(where, f"the pod has no volume {name}", fix)
-    for name in sorted(volumes - mounted):
+        for field in ("volumeMounts", "volumeDevices"):
+            for name in (mount["name"] for mount in container.body.get(field) or []):
+                mounted.add(name)
+                if name not in volumes:
+                    where = f"{container.where}.{field}[{name}]"
+                    fix = nearest(name, volumes, "add the volume")
+                    yield _finding(where, f"the pod has no volume {name}", fix)
+    for name in sorted(own - mounted):
         if not name.startswith(_FUSE_VOLUMES):
-            where = f"{pod.where}.spec.volumes[{name}]"
-            yield _finding(where, "no container mounts it", "remove it")
+            yield _finding(pod.at(f"spec.volumes[{name}]"), "no container mounts it", "remove it")
 
 
 def _check_pod_references(pod: Pod, context: Context) -> Iterator[Finding]:
@@ -56,7 +55,7 @@ def _check_pod_references(pod: Pod, context: Context) -> Iterator[Finding]:
     if account != "default" and account not in context.names("ServiceAccount"):
         yield Finding(
             "reference",
-            f"{pod.where}.spec.serviceAccountName",
+            pod.at("spec.serviceAccountName"),
             f"service account {account} is not among the manifests",
             "it must exist in the cluster before",
             "warning",
@@ -74,26 +73,30 @@ def _check_pod_references(pod: Pod, context: Context) -> Iterator[Finding]:
 
 
 def _named(pod: Pod) -> Iterator[tuple[str, str, str]]:
-    """Yield (place, kind, name) of each config map and secret that a pod refers to."""
+    """Yield (place, kind, name) of each config map that a pod needs, and of each secret.
+
+    An optional secret is named too: without it the pod starts, and fails later.
+    """
+    for where, kind, reference in _sources(pod):
+        if reference is not None and not (kind == "config map" and reference.get("optional")):
+            yield where, kind, reference.get("secretName") or reference.get("name", "")
+
+
+def _sources(pod: Pod) -> Iterator[tuple[str, str, Object | None]]:
     for volume in pod.spec.get("volumes") or []:
-        where = f"{pod.where}.spec.volumes[{volume['name']}]"
-        if "configMap" in volume:
-            yield where, "config map", volume["configMap"].get("name", "")
-        if "secret" in volume:
-            yield where, "secret", volume["secret"].get("secretName", "")
+        where = pod.at(f"spec.volumes[{volume['name']}]")
+        for source in (volume, *((volume.get("projected") or {}).get("sources") or [])):
+            yield where, "config map", source.get("configMap")
+            yield where, "secret", source.get("secret")
     for container in pod.containers:
         for item in container.body.get("env") or []:
             where, source = f"{container.where}.env[{item['name']}]", item.get("valueFrom") or {}
-            if "configMapKeyRef" in source:
-                yield where, "config map", source["configMapKeyRef"].get("name", "")
-            if "secretKeyRef" in source:
-                yield where, "secret", source["secretKeyRef"].get("name", "")
+            yield where, "config map", source.get("configMapKeyRef")
+            yield where, "secret", source.get("secretKeyRef")
         for item in container.body.get("envFrom") or []:
             where = f"{container.where}.envFrom"
-            if "configMapRef" in item:
-                yield where, "config map", item["configMapRef"].get("name", "")
-            if "secretRef" in item:
-                yield where, "secret", item["secretRef"].get("name", "")
+            yield where, "config map", item.get("configMapRef")
+            yield where, "secret", item.get("secretRef")
 
 
 def _probes(container: Container) -> Iterator[tuple[str, Object]]:
@@ -111,7 +114,9 @@ def _check_ports(container: Container) -> Iterator[Finding]:
         yield _finding(where, f"{told} is not a port of the container", f"use {min(ports)}")
     for name, probe in _probes(container):
         target = (probe.get("httpGet") or probe.get("tcpSocket") or probe.get("grpc") or {}).get("port")
-        if target is not None and target not in ports and target not in names:
+        # A number needs no declaration; where some are declared, another is a slip.
+        declared = target in ports or target in names or (isinstance(target, int) and not ports)
+        if target is not None and not declared:
             where = f"{container.where}.{name}"
             yield _finding(where, f"port {target} is not a port of the container", "correct it")
 
@@ -133,7 +138,7 @@ def _check_files(container: Container, pod: Pod, context: Context) -> Iterator[F
 
 def _script_folders(container: Container, pod: Pod, context: Context) -> dict[str, set[str]]:
     """Return the files under each folder at which a config map of these manifests is mounted."""
-    data = {item["metadata"]["name"]: set(item.get("data") or {}) for item in context.of_kind("ConfigMap")}
+    data = {name_of(item): set(item.get("data") or {}) for item in context.of_kind("ConfigMap")}
     sources = {
         volume["name"]: volume["configMap"].get("name")
         for volume in pod.spec.get("volumes") or []
@@ -149,7 +154,7 @@ def _script_folders(container: Container, pod: Pod, context: Context) -> dict[st
 def _labels(group: Group, *, leader: bool) -> dict[str, str]:
     """Return the labels of a pod, those that LWS adds included."""
     pod = group.leader if leader else group.worker
-    added = {_LWS_NAME: group.owner["metadata"]["name"], _LWS_INDEX: "0" if leader else "1"}
+    added = {_LWS_NAME: name_of(group.owner), _LWS_INDEX: "0" if leader else "1"}
     return pod.labels | added
 
 
@@ -160,13 +165,14 @@ def _matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
 def _check_service(service: Object, context: Context) -> Iterator[Finding]:
     where, spec = place(service), service.get("spec") or {}
     selector = spec.get("selector") or {}
-    if service["metadata"]["name"] in context.names("LeaderWorkerSet"):
+    if name_of(service) in context.names("LeaderWorkerSet"):
         fix = "add a suffix such as -svc"
         yield _finding(where, "LWS makes a headless Service of this name itself", fix)
-    if not context.groups:
-        return
-    leaders = [g for g in context.groups if _matches(selector, _labels(g, leader=True))]
-    if not selector or not leaders:
+    selected = [g.leader for g in context.groups if _matches(selector, _labels(g, leader=True))]
+    selected += [pod for pod in context.alone if _matches(selector, pod.labels)]
+    if not context.groups and not selected:
+        return  # what it selects is not among these manifests
+    if not selector or not selected:
         yield _finding(
             f"{where} spec.selector",
             "selects no leader",
@@ -181,8 +187,8 @@ def _check_service(service: Object, context: Context) -> Iterator[Finding]:
         )
     open_ports = {
         value
-        for group in leaders
-        for container in group.leader.containers
+        for pod in selected
+        for container in pod.containers
         for port in container.body.get("ports") or []
         for value in (port["containerPort"], port.get("name"))
     }
@@ -190,7 +196,7 @@ def _check_service(service: Object, context: Context) -> Iterator[Finding]:
         target = port.get("targetPort", port["port"])
         if target not in open_ports:
             at = f"{where} spec.ports[{index}]"
-            yield _finding(at, f"targetPort {target} is not a port of the leader", "correct it")
+            yield _finding(at, f"targetPort {target} is not a port of what it selects", "correct it")
 
 
 def _check_selectors(context: Context) -> Iterator[Finding]:
@@ -199,6 +205,7 @@ def _check_selectors(context: Context) -> Iterator[Finding]:
             selector = (item.get("spec") or {}).get(field) or {}
             labels = selector.get("matchLabels") or {}
             pods = [_labels(g, leader=leader) for g in context.groups for leader in (True, False)]
+            pods += [pod.labels for pod in context.alone]
             if pods and not any(_matches(labels, pod) for pod in pods):
                 yield _finding(f"{place(item)} spec.{field}", "selects no pod", "correct it")
 
@@ -206,7 +213,7 @@ def _check_selectors(context: Context) -> Iterator[Finding]:
 def _check_scaling(context: Context) -> Iterator[Finding]:
     for item in context.of_kind("HorizontalPodAutoscaler"):
         target: Any = item["spec"]["scaleTargetRef"]
-        known = [(o["apiVersion"], o["kind"], o["metadata"]["name"]) for o in context.objects]
+        known = [(o["apiVersion"], o["kind"], name_of(o)) for o in context.objects]
         if (target.get("apiVersion"), target["kind"], target["name"]) not in known:
             yield _finding(
                 f"{place(item)} spec.scaleTargetRef",

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manyhost.checks import leaderworkerset
+from manyhost.checks import computedomain, leaderworkerset
 from manyhost.checks.finding import Finding
-from manyhost.checks.objects import Context, Object, place
+from manyhost.checks.objects import Object, Pod, place
 from manyhost.errors import nearest
 
 if TYPE_CHECKING:
@@ -27,33 +27,32 @@ _DEFINITIONS = "urn:manyhost:kubernetes"
 def _document() -> dict[str, Any]:
     source = Path(__file__).with_name("kubernetes.json")
     document: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
-    document["$defs"][leaderworkerset.KIND] = leaderworkerset.SCHEMA
-    document["kinds"][f"{leaderworkerset.API}/{leaderworkerset.KIND}"] = leaderworkerset.KIND
+    for own in (leaderworkerset, computedomain):
+        document["kinds"][f"{own.API}/{own.KIND}"] = own.SCHEMA
     return document
 
 
 @cache
 def _registry() -> jsonschema_rs.Registry:
-    """Return all definitions, read once for the validators of all kinds."""
+    """Return the whole document, read once for the validators of all kinds."""
     import jsonschema_rs  # noqa: PLC0415 - 15 ms that commands without a render do not pay
 
-    return jsonschema_rs.Registry([(_DEFINITIONS, {"$defs": _document()["$defs"]})])
+    return jsonschema_rs.Registry([(_DEFINITIONS, _document())])
 
 
 @cache
-def _validator(api_kind: str) -> jsonschema_rs.Draft202012Validator | None:
+def _validator(pointer: str) -> jsonschema_rs.Draft202012Validator:
+    """Return the validator of what is at a JSON pointer in the document."""
     import jsonschema_rs  # noqa: PLC0415 - as in _registry
 
-    definition = _document()["kinds"].get(api_kind)
-    if definition is None:
-        return None
-    reference = {"$ref": f"{_DEFINITIONS}#/$defs/{definition}"}
-    return jsonschema_rs.Draft202012Validator(reference, registry=_registry())
+    return jsonschema_rs.Draft202012Validator({"$ref": f"{_DEFINITIONS}#/{pointer}"}, registry=_registry())
 
 
 @cache
 def _field_names() -> list[str]:
-    return sorted({key for body in _document()["$defs"].values() for key in _keys(body)})
+    document = _document()
+    bodies = [*document["$defs"].values(), *document["kinds"].values()]
+    return sorted({key for body in bodies for key in _keys(body)})
 
 
 def _keys(schema: Any) -> Iterator[str]:
@@ -63,25 +62,21 @@ def _keys(schema: Any) -> Iterator[str]:
             yield from _keys(value)
 
 
-def check(context: Context) -> Iterator[Finding]:
-    """Yield a finding for each unknown kind, unknown field, missing field and wrong type."""
-    for item in context.objects:
-        yield from check_object(item)
+def is_pod(pod: Pod) -> bool:
+    """Return whether a pod template inside an object of unknown shape is well formed."""
+    parts = {"core.v1.PodSpec": pod.spec, "meta.v1.ObjectMeta": pod.body.get("metadata", {})}
+    return all(_validator(f"$defs/{name}").is_valid(part) for name, part in parts.items())
 
 
 def check_object(item: Object) -> Iterator[Finding]:
-    """Yield the schema findings of one object."""
+    """Yield a finding for an unknown kind, or each unknown field, missing field and wrong type."""
     where = place(item)
     kind = f"{item.get('apiVersion')}/{item.get('kind')}"
-    validator = _validator(kind)
-    if validator is None:
-        yield Finding(
-            "schema",
-            where,
-            f"unknown kind {kind}",
-            nearest(kind, _document()["kinds"]),
-        )
+    kinds = _document()["kinds"]
+    if kind not in kinds:
+        yield Finding("schema", where, f"unknown kind {kind}", nearest(kind, kinds))
         return
+    validator = _validator(f"kinds/{kind.replace('/', '~1')}")
     if validator.is_valid(item):
         return
     from jsonschema_rs import ValidationErrorKind  # noqa: PLC0415 - as in _registry

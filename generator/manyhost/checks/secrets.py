@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 from manyhost.checks.finding import Finding
-from manyhost.checks.objects import Context, Object, leaves, paths, place
+from manyhost.checks.objects import Object, paths, place
 
 _FIX = "put it in a Secret and refer to it; if it was real, revoke it"
 
@@ -41,6 +42,7 @@ _KEY_WORDS = frozenset({"API", "ACCESS", "PRIVATE", "SECRET", "AUTH", "ENCRYPTIO
 _PLACE_WORDS = frozenset({"FILE", "PATH", "DIR", "NAME", "URL", "LIMIT", "COUNT", "SIZE"})
 
 
+@lru_cache(1024)  # the same names stand in every container
 def is_secret_name(name: str) -> bool:
     """Return whether a variable or flag of this name holds a secret."""
     words = name.upper().replace("-", "_").strip("_").split("_")
@@ -51,38 +53,31 @@ def is_secret_name(name: str) -> bool:
     return any(b == "KEY" and a in _KEY_WORDS for a, b in pairwise(words))
 
 
-def check(context: Context) -> Iterator[Finding]:
-    """Yield a finding for each literal that is a secret by its shape or by its name."""
-    for item in context.objects:
-        where = place(item)
-        if item.get("kind") == "Secret":
-            yield Finding("secret", where, "a Secret is rendered", "create it apart from the chart")
-        texts = [
-            leaf for leaf in leaves(item) if isinstance(leaf, str) and leaf not in context.shipped_scripts
-        ]
-        everything = "\n".join(texts)
-        hints = [hint for hint in _HINTS if hint in everything]
-        suspects = [text for text in texts if any(hint in text for hint in hints)] if hints else []
-        if any(map(_SHAPES.search, suspects)):
-            for path, leaf in paths(item):
-                if isinstance(leaf, str) and _SHAPES.search(leaf):
-                    yield Finding("secret", f"{where} {path}", "looks like a credential", _FIX)
-        for path, container in _containers(item, ""):
+def check(
+    item: Object, values: list[Any], containers: list[tuple[str, Any]], shipped_scripts: frozenset[str]
+) -> Iterator[Finding]:
+    """Yield a finding for each literal of an object that is a secret by its shape or by its name.
+
+    Args:
+        item: An object of any shape.
+        values: Its leaves.
+        containers: Its containers, each with its place.
+        shipped_scripts: Texts that hold no secret.
+    """
+    where = place(item)
+    if item.get("kind") == "Secret":
+        yield Finding("secret", where, "a Secret is rendered", "create it apart from the chart")
+    texts = [leaf for leaf in values if isinstance(leaf, str) and leaf not in shipped_scripts]
+    everything = "\n".join(texts)
+    hints = [hint for hint in _HINTS if hint in everything]
+    suspects = [text for text in texts if any(hint in text for hint in hints)] if hints else []
+    if any(map(_SHAPES.search, suspects)):
+        for path, leaf in paths(item):
+            if isinstance(leaf, str) and _SHAPES.search(leaf):
+                yield Finding("secret", f"{where} {path}", "looks like a credential", _FIX)
+    for path, container in containers:
+        if isinstance(container, dict):
             yield from _check_named(container, f"{where} {path}")
-
-
-def _containers(node: Any, path: str) -> Iterator[tuple[str, Object]]:
-    """Yield all containers, also of objects whose shape is not known."""
-    if not isinstance(node, dict):
-        return
-    for key, value in node.items():
-        below = f"{path}.{key}" if path else str(key)
-        if key in ("containers", "initContainers") and isinstance(value, list):
-            for item in value:
-                if isinstance(item, dict):
-                    yield f"{below}[{item.get('name')}]", item
-        else:
-            yield from _containers(value, below)
 
 
 def _check_named(container: Object, where: str) -> Iterator[Finding]:
@@ -92,10 +87,11 @@ def _check_named(container: Object, where: str) -> Iterator[Finding]:
             continue
         if is_secret_name(str(item.get("name"))):
             yield Finding("secret", f"{where}.env[{item['name']}]", "a literal secret", _FIX)
-    words = container.get("args")
-    words = [w for w in words if isinstance(w, str)] if isinstance(words, list) else []
-    for index, word in enumerate(words):
-        name, equals, _ = word.partition("=")
-        follows = equals or (index + 1 < len(words) and not words[index + 1].startswith("-"))
-        if word.startswith("--") and is_secret_name(name) and follows:
-            yield Finding("secret", f"{where}.args[{index}]", f"{name} with a literal", _FIX)
+    for field in ("command", "args"):
+        words = container.get(field)
+        words = [w for w in words if isinstance(w, str)] if isinstance(words, list) else []
+        for index, word in enumerate(words):
+            name, equals, _ = word.partition("=")
+            follows = equals or (index + 1 < len(words) and not words[index + 1].startswith("-"))
+            if word.startswith("--") and is_secret_name(name) and follows:
+                yield Finding("secret", f"{where}.{field}[{index}]", f"{name} with a literal", _FIX)

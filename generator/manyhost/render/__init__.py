@@ -15,6 +15,7 @@ from manyhost.errors import InvalidInput, nearest
 from manyhost.plan import Plan, make_plan, table
 from manyhost.render.helm import HelmEngine, InProcess
 from manyhost.render.refusal import ChartRefusal, in_settings
+from manyhost.render.shell import shell_problems
 from manyhost.render.topology import topology_svg
 from manyhost.render.values import parse_values, values_text
 
@@ -147,6 +148,7 @@ class Renderer:
             objects,
             flags=self.flag_table(plan.engine),
             environment_level=allowance(plan.environment, _settings_on(plan.settings)),
+            shell=shell_problems,
             shipped_scripts=self.shipped_scripts(),
         )
 

@@ -9,9 +9,10 @@ import pytest
 from manyhost.checks import Allowance, Finding, pod_security, run
 from manyhost.checks.names import bucket_problem
 from manyhost.checks.numbers import check as check_numbers
-from manyhost.checks.objects import Context
-from manyhost.checks.scripts import python_problems, shell_problems
+from manyhost.checks.objects import CONTAINER_LISTS, Context, leaves
+from manyhost.checks.scripts import python_problems
 from manyhost.checks.secrets import is_secret_name
+from manyhost.render.shell import shell_problems
 
 from tests.helpers.helm import render
 from tests.helpers.sample import (
@@ -219,7 +220,7 @@ def test_two_objects_of_one_name() -> None:
 )
 def test_numbers(value: Any, count: int) -> None:
     body = {"kind": "Service", "metadata": {"name": "a"}, "spec": {"x": [{"y": value}]}}
-    result = list(check_numbers(Context([body])))
+    result = list(check_numbers(body, leaves(body)))
     assert len(result) == count
     assert all(f.where == "Service/a spec.x[0].y" for f in result)
 
@@ -367,7 +368,7 @@ def levels(change: Object, spec_change: Object | None = None) -> tuple[str, list
         "spec": {"leaderWorkerTemplate": {"workerTemplate": template}},
     }
     (only,) = Context([owner]).pods
-    return pod_security.level([only]), pod_security.violations(only)
+    return pod_security.level(only), pod_security.violations(only)
 
 
 @pytest.mark.parametrize(
@@ -385,6 +386,32 @@ def levels(change: Object, spec_change: Object | None = None) -> tuple[str, list
         ({"privileged": True}, {}, "privileged", ["privileged container vllm"]),
         ({"seccompProfile": {"type": "Unconfined"}}, {}, "privileged", ["seccomp Unconfined in vllm"]),
         ({"procMount": "Unmasked"}, {}, "privileged", ["procMount Unmasked in vllm"]),
+        ({"seccompProfile": {"type": "Odd"}}, {}, "privileged", ["seccomp Odd in vllm"]),
+        ({"appArmorProfile": {"type": "RuntimeDefault"}}, {}, "restricted", []),
+        ({"appArmorProfile": {"type": "Unconfined"}}, {}, "privileged", ["AppArmor Unconfined in vllm"]),
+        ({"seLinuxOptions": {"type": "container_t", "level": "s0:c1"}}, {}, "restricted", []),
+        (
+            {"seLinuxOptions": {"type": "spc_t", "user": "root", "role": "sysadm_r"}},
+            {},
+            "privileged",
+            ["SELinux role sysadm_r in vllm", "SELinux type spc_t in vllm", "SELinux user root in vllm"],
+        ),
+        ({"windowsOptions": {"hostProcess": True}}, {}, "privileged", ["Windows hostProcess in vllm"]),
+        (
+            {},
+            {
+                "securityContext": {
+                    "appArmorProfile": {"type": "Unconfined"},
+                    "seLinuxOptions": {"type": "spc_t"},
+                    "windowsOptions": {"hostProcess": True},
+                }
+            },
+            "privileged",
+            ["AppArmor Unconfined", "SELinux type spc_t", "Windows hostProcess"],
+        ),
+        ({}, {"securityContext": {"runAsNonRoot": False}}, "baseline", []),
+        ({"runAsUser": 5}, {"securityContext": {"runAsUser": 0}}, "baseline", []),
+        ({}, {"hostPID": True}, "privileged", ["hostPID"]),
         ({}, {"hostNetwork": True, "hostIPC": True}, "privileged", ["hostIPC", "hostNetwork"]),
         ({}, {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "privileged", ["hostPath volume v"]),
         ({}, {"volumes": [{"name": "v", "emptyDir": {}}]}, "restricted", []),
@@ -399,6 +426,41 @@ def levels(change: Object, spec_change: Object | None = None) -> tuple[str, list
 )  # fmt: skip
 def test_levels(change: Object, spec: Object, level: str, violations: list[str]) -> None:
     assert levels(change, spec) == (level, violations)
+
+
+@pytest.mark.parametrize("kind", CONTAINER_LISTS)
+def test_containers_of_all_lists_keep_the_baseline(kind: str) -> None:
+    template: Object = {"spec": {"containers": [{"name": "vllm"}]}}
+    body = {
+        "name": "x",
+        "securityContext": {"capabilities": {"add": ["NET_RAW"]}},
+        "ports": [{"containerPort": 1, "hostPort": 1}],
+        "livenessProbe": {"httpGet": {"host": "169.254.169.254", "port": 80}},
+        "lifecycle": {"preStop": {"tcpSocket": {"host": "10.0.0.1", "port": 80}}},
+    }
+    template["spec"].setdefault(kind, []).append(body)
+    (only,) = Context([{"kind": "Job", "metadata": {"name": "a"}, "spec": {"template": template}}]).pods
+    assert pod_security.violations(only) == [
+        "capability NET_RAW in x",
+        "hostPort 1 in x",
+        "livenessProbe of host 169.254.169.254 in x",
+        "preStop of host 10.0.0.1 in x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("profile", "violations"),
+    [("runtime/default", []), ("localhost/mine", []), ("unconfined", ["AppArmor unconfined in vllm"])],
+)
+def test_apparmor_by_its_old_annotation(profile: str, violations: list[str]) -> None:
+    annotations = {"container.apparmor.security.beta.kubernetes.io/vllm": profile}
+    body = {
+        "kind": "Pod",
+        "metadata": {"name": "a", "annotations": annotations},
+        "spec": {"containers": [{"name": "vllm"}]},
+    }
+    (only,) = Context([body]).pods
+    assert pod_security.violations(only) == violations
 
 
 def test_the_sample_violates_exactly_what_its_environment_lists() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -16,7 +17,7 @@ import jsonschema_rs
 import kubernetes_validate
 import pytest
 import yaml
-from manyhost.checks import leaderworkerset, run
+from manyhost.checks import computedomain, leaderworkerset, run
 from manyhost.checks.schemas import check_object
 
 from tests.helpers.helm import ROOT
@@ -82,7 +83,18 @@ def test_the_committed_schemas_are_what_the_tool_makes(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
     committed = ROOT / "generator" / "manyhost" / "checks" / "kubernetes.json"
-    assert json.loads(target.read_text())["$defs"] == json.loads(committed.read_text())["$defs"]
+    made, kept = json.loads(target.read_text()), json.loads(committed.read_text())
+    assert (made["$defs"], made["kinds"]) == (kept["$defs"], kept["kinds"])
+
+
+def test_every_kind_decides_as_its_kubernetes() -> None:
+    """The schemas are cut out of upstream's: no reference may lead nowhere, on no kind."""
+    document = json.loads((ROOT / "generator/manyhost/checks/kubernetes.json").read_text())
+    for kind in document["kinds"]:
+        api, _, name = kind.rpartition("/")
+        assert "field metadata is missing" in "\n".join(messages({"apiVersion": api, "kind": name}))
+    text = json.dumps(document)
+    assert set(re.findall(r"#/\$defs/([\w.]+)", text)) <= document["$defs"].keys()
 
 
 # ---------------------------------------------------------------- against upstream CRDs
@@ -130,9 +142,9 @@ CHANGES: dict[str, Callable[[Object], Any]] = {
 
 
 @functools.cache
-def upstream() -> jsonschema_rs.Draft202012Validator:
+def upstream(pattern: str) -> jsonschema_rs.Draft202012Validator:
     folder = shared_dir()
-    crds = sorted((folder / "crds").glob("leaderworkersets*v0.10.0.yaml")) if folder else []
+    crds = sorted((folder / "crds").glob(pattern)) if folder else []
     if not crds:
         pytest.skip("no upstream CRDs beside the checkout")
     crd = yaml.load(crds[0].read_text(), Loader=yaml.CSafeLoader)
@@ -159,7 +171,38 @@ def test_our_schema_decides_as_the_upstream_crd(name: str) -> None:
     body = copy.deepcopy(item(sample(), "LeaderWorkerSet"))
     # The CRD leaves the metadata of templates open to any field; ours does not.
     CHANGES[name](body)
-    assert (messages(body) == []) == upstream().is_valid(body), messages(body)
+    valid = upstream("leaderworkersets*v0.10.0.yaml").is_valid(body)
+    assert (messages(body) == []) == valid, messages(body)
+
+
+DOMAINS: dict[str, Callable[[Object], Any]] = {
+    "as it is": lambda o: None,
+    "one channel": lambda o: o["spec"]["channel"].update(allocationMode="Single"),
+    "all channels": lambda o: o["spec"]["channel"].update(allocationMode="All"),
+    "some channels": lambda o: o["spec"]["channel"].update(allocationMode="Some"),
+    "no spec": lambda o: o["spec"].clear(),
+    "no channel": lambda o: o["spec"].pop("channel"),
+    "no template": lambda o: o["spec"]["channel"].pop("resourceClaimTemplate"),
+    "no name": lambda o: o["spec"]["channel"]["resourceClaimTemplate"].clear(),
+    "name as number": lambda o: o["spec"]["channel"]["resourceClaimTemplate"].update(name=1),
+    "unknown field": lambda o: o["spec"].update(nodes=2),
+    "no nodes": lambda o: o["spec"].pop("numNodes"),
+    "negative nodes": lambda o: o["spec"].update(numNodes=-1),
+    "nodes as text": lambda o: o["spec"].update(numNodes="2"),
+}
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_our_schema_of_compute_domains_decides_as_the_upstream_crd(name: str) -> None:
+    body: Object = {
+        "apiVersion": "resource.nvidia.com/v1beta1",
+        "kind": "ComputeDomain",
+        "metadata": {"name": "d"},
+        "spec": {"numNodes": 2, "channel": {"resourceClaimTemplate": {"name": "d-channel"}}},
+    }
+    DOMAINS[name](body)
+    valid = upstream("computedomains*.yaml").is_valid(body)
+    assert (messages(body) == []) == valid, messages(body)
 
 
 # ----------------------------------------------------------------------- webhook rules
@@ -214,8 +257,9 @@ def test_pods_are_counted_in_32_bits() -> None:
     assert lws(big) == ["replicas x size is over 2147483647"]
 
 
-def test_schema_is_closed_at_every_level() -> None:
-    waiting: list[Any] = [leaderworkerset.SCHEMA]
+@pytest.mark.parametrize("schema", [leaderworkerset.SCHEMA, computedomain.SCHEMA])
+def test_schema_is_closed_at_every_level(schema: Object) -> None:
+    waiting: list[Any] = [schema]
     while waiting:
         schema = waiting.pop()
         if isinstance(schema, dict):
