@@ -102,7 +102,7 @@ def parse_stream(text: str, where: str) -> list[dict[str, Any]]:
     Duplicate keys are let through: the check of that name reports them with their place.
 
     Raises:
-        InvalidInput: When it is not YAML, or a document is not a mapping.
+        InvalidInput: When it is not YAML, a document is not a mapping, or a value is none that JSON has.
     """
     try:
         documents = list(yaml.load_all(text, Loader=yaml.CSafeLoader))
@@ -114,6 +114,7 @@ def parse_stream(text: str, where: str) -> list[dict[str, Any]]:
     for number, document in enumerate(documents, start=1):
         if document is not None and not isinstance(document, dict):
             raise InvalidInput(f"document {number} is not a Kubernetes object", where=where)
+        check_plain(document, where)
     return [document for document in documents if document]
 
 

@@ -21,12 +21,15 @@ RESULT = {
 @click.command(name="check")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--engine", "version", default="", metavar="VERSION", help="Check flags of this vLLM version.")
-@click.option("--env", "environment", default="", metavar="NAME", help="Check against this environment.")
+@click.option(
+    "--env", "environment", default="", metavar="NAME", help="Allow pods what this environment allows."
+)
 @output_option
 def command(files: tuple[Path, ...], version: str, environment: str, output: Printer) -> None:
-    """Check rendered manifests: schemas, GPU arithmetic, flags, names, references, secrets.
+    """Check rendered manifests: schemas, GPU arithmetic, flags, names, references, secrets, pod security.
 
-    The engine version and the environment are read from the manifests' labels when not given.
+    The engine version and the environment are read from the manifests when not given; where they
+    name no environment, pods are held to the Pod Security baseline.
 
     Example: manyhost check build/a3mega/deepseek-r1-671b/manifests.yaml
     """
@@ -34,6 +37,7 @@ def command(files: tuple[Path, ...], version: str, environment: str, output: Pri
 
     from manyhost import checks
     from manyhost.render import Renderer, allowance
+    from manyhost.render.shell import shell_problems
 
     catalog = Catalog()
     renderer = Renderer(catalog)
@@ -43,12 +47,16 @@ def command(files: tuple[Path, ...], version: str, environment: str, output: Pri
         engine = version or _image_tag(objects)
         place = environment or _environment(objects)
         known = engine in catalog.names("engines/vllm")
+        allowed = checks.Allowance("baseline")
+        if place:
+            allowed = allowance(catalog.environment(place), _settings_on(objects))
         if version:
             catalog.engine(version)
         found = checks.run(
             objects,
             flags=renderer.flag_table(catalog.engine(engine)) if known else None,
-            environment_level=allowance(catalog.environment(place), _settings_on(objects)) if place else None,
+            environment_level=allowed,
+            shell=shell_problems,
             shipped_scripts=renderer.shipped_scripts(),
             manifests_text=text,
         )
@@ -87,18 +95,20 @@ def _read(path: Path) -> tuple[str, list[dict[str, Any]]]:
 
 def _find(objects: list[dict[str, Any]], *keys: str) -> Any:
     """Return what lies under the keys in the first LeaderWorkerSet; None when there is nothing."""
-    for item in objects:
-        if item.get("kind") == "LeaderWorkerSet":
-            found: Any = item
-            for key in keys:
-                found = found.get(key) if isinstance(found, dict) else None
-            return found
-    return None
+    sets = [item for item in objects if item.get("kind") == "LeaderWorkerSet"]
+    return _below(sets[0], *keys) if sets else None
+
+
+def _below(item: Any, *keys: str) -> Any:
+    for key in keys:
+        item = item.get(key) if isinstance(item, dict) else None
+    return item
 
 
 def _environment(objects: list[dict[str, Any]]) -> str:
-    value = _find(objects, "metadata", "labels", "manyhost.dev/environment")
-    return value if isinstance(value, str) else ""
+    """Return the first environment that an object is labelled with, an empty string for none."""
+    named = (_below(item, "metadata", "labels", "manyhost.dev/environment") for item in objects)
+    return next((value for value in named if isinstance(value, str)), "")
 
 
 def _settings_on(objects: list[dict[str, Any]]) -> set[str]:

@@ -462,6 +462,9 @@ MANIFESTS = [
         "found",
     ),
     (b"a: " + b"[" * 20_000, 3, "not valid YAML"),
+    (b"a: " + b"[" * 200 + b"]" * 200, 3, "too deep"),
+    (b"metadata: {creationTimestamp: 2026-01-01}\n", 3, "put it in quotes"),
+    (b"1: x\n", 3, "put it in quotes"),
 ]
 
 
@@ -488,6 +491,48 @@ def test_check_of_files_that_are_not_there(arguments: tuple[str, ...], code: int
     ran = manyhost("check", *arguments)
     assert ran.code == code
     assert words in ran.err
+
+
+@pytest.mark.parametrize(
+    ("labels", "volume", "errors"),
+    [
+        ("{}", "emptyDir: {}", []),
+        ("{manyhost.dev/environment: a3mega}", "hostPath: {path: /sys}", []),
+        ("{}", "hostPath: {path: /sys}", ["hostPath volume sys"]),
+    ],
+)
+def test_check_of_a_privileged_job(labels: str, volume: str, errors: list[str], tmp_path: Path) -> None:
+    """Held against its environment, or the baseline where it names none."""
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        f"""
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: load, labels: {labels}}}
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      hostNetwork: true
+      dnsPolicy: ClusterFirstWithHostNet
+      volumes: [{{name: sys, {volume}}}]
+      containers:
+        - name: load
+          image: example.com/load:1
+          securityContext: {{privileged: true}}
+          volumeMounts: [{{name: sys, mountPath: /sys}}]
+"""
+    )
+    ran = manyhost("check", str(path))
+    assert ran.code == 3
+    refused = [
+        line.rpartition(" is not allowed")[0] for line in ran.out.splitlines() if "not allowed" in line
+    ]
+    assert sorted(line.split(": ")[-1] for line in refused) == [
+        "hostNetwork",
+        *errors,
+        "privileged container load",
+    ]
 
 
 def test_check_with_an_unknown_engine_or_environment(tmp_path: Path) -> None:
