@@ -12,7 +12,10 @@ UV_VERSION := 0.13.9
 ENV ?=
 RECIPE ?=
 MODEL ?=
+VERSION ?=
 TESTS ?= tests
+DURATION ?= 240
+SEED ?= 1
 E2E ?=
 
 # The recipe that ENV, RECIPE and MODEL name, as the command line wants it.
@@ -81,6 +84,10 @@ test: $(VENV)/.dev tools ## Run all tests that need no cluster
 e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, or the test cluster)
 	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 --durations 15 $(E2E) tests/e2e tests/testbed
 
+.PHONY: mutate
+mutate: $(VENV)/.dev ## Change the product in many places and list what no test notices; not part of CI
+	@$(BIN)/python -m tools.mutate --seconds $(DURATION) --seed $(SEED)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -91,8 +98,13 @@ lint: $(VENV)/.dev ## Check style, types and the direction of imports
 	$(BIN)/python -m tools.generate --check
 
 .PHONY: generate
-generate: $(VENV)/.dev ## Write every generated file: committed values, goldens, chart README, docs
+generate: $(VENV)/.dev ## Write every generated file: committed values, goldens, schemas, chart README, docs
 	$(BIN)/python -m tools.generate
+
+.PHONY: engine-flags
+engine-flags: $(VENV)/.dev ## Write the flags of an engine version (network, some GB): make engine-flags VERSION=0.33.0
+	@test -n "$(VERSION)" || { echo "manyhost: say which: make engine-flags VERSION=0.33.0" >&2; exit 2; }
+	$(BIN)/python -m tools.extract_engine_flags $(VERSION)
 
 .PHONY: package
 package: $(VENV)/.dev tools ## Build wheel, sdist and chart archives into dist/, the same bytes each time

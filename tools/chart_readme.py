@@ -1,14 +1,10 @@
-"""Writes the table of values in a chart's README.md from the comments in its values.yaml.
-
-    python tools/chart_readme.py            write it
-    python tools/chart_readme.py --check    exit 1 when it is out of date
+"""The table of values in a chart's README.md, made from the comments in its values.yaml (make generate).
 
 The schema says where a value ends: what it describes by `properties` is a block, the rest is a value.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -18,7 +14,6 @@ from typing import Any
 
 import yaml
 
-CHART = Path(__file__).resolve().parents[1] / "charts" / "llm-multihost"
 BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
 LINE = re.compile(r"( *)(?:# ?(?P<comment>.*)|(?P<key>[\w-]+):.*)")
 WIDEST = 60  # a longer default is given by its first characters
@@ -84,28 +79,15 @@ def table(chart: Path) -> str:
     return "\n".join(rows)
 
 
-def main() -> int:
-    """Write or check the table; return the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, say if it is old")
-    check = parser.parse_args().check
-    readme = CHART / "README.md"
-    old = readme.read_text(encoding="utf-8")
+def readme(chart: Path) -> str:
+    """Return a chart's README.md with its table of values.
+
+    Raises:
+        SystemExit: It has no place for the table, or a value has no comment.
+    """
+    old = (chart / "README.md").read_text(encoding="utf-8")
     before, begin, rest = old.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        sys.exit(f"{readme.name}: the lines {BEGIN} and {END} are missing; put them back")
-    new = f"{before}{BEGIN}\n{table(CHART)}\n{END}{after}"
-    if new == old:
-        return 0
-    if check:
-        print(f"{readme.name}: the table of values is old; run python tools/chart_readme.py")
-        return 1
-    temporary = readme.with_suffix(".md.tmp")
-    temporary.write_text(new, encoding="utf-8")
-    temporary.replace(readme)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        sys.exit(f"{chart.name}/README.md: the lines {BEGIN} and {END} are missing; put them back")
+    return f"{before}{BEGIN}\n{table(chart)}\n{END}{after}"

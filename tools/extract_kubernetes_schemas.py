@@ -1,6 +1,4 @@
-"""Write the strict JSON schemas of the Kubernetes kinds that manyhost's charts may render.
-
-    python tools/extract_kubernetes_schemas.py
+"""The strict JSON schemas of the Kubernetes kinds that manyhost's charts may render (make generate).
 
 Source: the data of the PyPI package kubernetes-validate (Apache-2.0), which is generated from the
 OpenAPI document of Kubernetes. Only the definitions that these kinds reach are kept, without
@@ -15,7 +13,6 @@ import importlib.metadata
 import importlib.resources
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 # The oldest Kubernetes that the environments run: a field that came later is refused, because an
@@ -50,8 +47,6 @@ PARTS = (
     "io.k8s.api.core.v1.PersistentVolumeClaim",
     "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
 )
-
-TARGET = Path(__file__).resolve().parent.parent / "generator/manyhost/checks/kubernetes.json"
 
 
 def short(name: str) -> str:
@@ -105,8 +100,8 @@ def definitions_of(version: str) -> dict[str, Any]:
     return definitions
 
 
-def main() -> None:
-    """Write the schemas."""
+def schemas() -> str:
+    """Return the text of generator/manyhost/checks/kubernetes.json."""
     definitions = definitions_of(NEWER) | definitions_of(KUBERNETES)
     waiting, done, kinds = set(PARTS), dict[str, Any](), dict[str, Any]()
     for api_kind, name in KINDS.items():
@@ -125,12 +120,4 @@ def main() -> None:
         "kinds": kinds,
         "$defs": dict(sorted(done.items())),
     }
-    scratch = TARGET.with_suffix(".tmp")
-    scratch.write_text(json.dumps(document, separators=(",", ":")).replace('},"', '},\n"') + "\n")
-    scratch.replace(TARGET)
-    size = TARGET.stat().st_size
-    print(f"{TARGET.name}: {len(kinds)} kinds, {len(done)} definitions, {size} bytes")
-
-
-if __name__ == "__main__":
-    main()
+    return json.dumps(document, separators=(",", ":")).replace('},"', '},\n"') + "\n"

@@ -1,6 +1,8 @@
 """Write the generated files of the repository, or with --check say which are out of date.
 
 python -m tools.generate [--check]
+
+Only the tables of engine flags are written elsewhere: they need the engine's package (make engine-flags).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from manyhost.output import Envelope, Event, EventLine, Notice
 from manyhost.render import Renderer
 from manyhost.render.topology import topology_svg
 
-from tools import goldens
+from tools import chart_readme, extract_kubernetes_schemas, goldens
 
 ROOT = Path(__file__).resolve().parents[1]
 _OUTPUT_HEAD = """# Output for programs
@@ -194,16 +196,26 @@ def _type_of(field: dict[str, Any]) -> str:
 
 
 def golden_files() -> dict[Path, bytes]:
-    """Return tests/golden/<environment>__<recipe>/: each recipe's values and manifests, normalised."""
+    """Return tests/golden/<environment>__<recipe>/: each recipe's manifests, normalised."""
     renderer = Renderer(Catalog(ROOT))
     files = {}
     for name in renderer.catalog.recipes():
         rendered = renderer.render(resolve(renderer.catalog, name))
         folder = ROOT / "tests" / "golden" / goldens.folder_name(name)
         manifests = goldens.manifests_text(rendered.objects, renderer.chart / "launcher")
-        files[folder / "values.yaml"] = goldens.values_text(rendered.values).encode()
         files[folder / "manifests.yaml"] = manifests.encode()
     return files
+
+
+def chart_readmes() -> dict[Path, bytes]:
+    """Return charts/*/README.md, each with the table of its chart's values."""
+    folders = [path.parent for path in sorted((ROOT / "charts").glob("*/values.schema.json"))]
+    return {folder / "README.md": chart_readme.readme(folder).encode() for folder in folders}
+
+
+def kubernetes_schemas() -> dict[Path, bytes]:
+    """Return the schemas that rendered objects are checked against."""
+    return {ROOT / "generator/manyhost/checks/kubernetes.json": extract_kubernetes_schemas.schemas().encode()}
 
 
 GENERATORS = (
@@ -214,6 +226,8 @@ GENERATORS = (
     exit_codes,
     output_reference,
     golden_files,
+    chart_readmes,
+    kubernetes_schemas,
 )
 
 

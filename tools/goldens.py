@@ -1,4 +1,4 @@
-"""Golden files: each recipe's values and manifests as parsed and sorted YAML, under tests/golden/.
+"""Golden files: each recipe's manifests as parsed and sorted YAML, under tests/golden/.
 
 Formatting, order and comments do not count; the texts of the chart's launcher, which change often and have
 tests of their own, are named instead of repeated.
@@ -13,11 +13,6 @@ from typing import Any
 import yaml
 
 CHECKSUM = "manyhost.dev/scripts-checksum"
-
-
-def values_text(values: dict[str, Any]) -> str:
-    """Return values as a golden file."""
-    return _dump(values)
 
 
 def manifests_text(objects: list[dict[str, Any]], scripts: Path) -> str:

@@ -2,10 +2,9 @@
 
     python -m tools.package [FOLDER]
 
-Only what git tracks goes in. Helm 4 packages a chart with the times of its files (Helm 3 with the time of day), the
-Python build takes $SOURCE_DATE_EPOCH: both get one time, that variable or else that of the commit. An archive is
-done when Helm 3 and Helm 4 lint it and render from it what they render from the chart's folder; `helm push` takes
-it as it is.
+Only what git tracks goes in. Both builders get one time, $SOURCE_DATE_EPOCH or else that of the commit: Helm
+4 takes for a chart the times of its files (Helm 3 the time of day). An archive is done when Helm 3 and 4
+lint it and render from it what they render from the folder; `helm push` takes it as it is.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def build(target: Path, root: Path = ROOT) -> list[Path]:
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or _run("git", "log", "-1", "--format=%ct", cwd=root).strip()
     with tempfile.TemporaryDirectory() as name:
         source, out = Path(name, "source"), Path(name, "out")
-        _copy_tracked(root, source, int(epoch))
+        copy_tracked(root, source, int(epoch))
         # The wheel is built from the sdist. The backend is installed already: nothing is downloaded.
         _run(
             *(
@@ -69,7 +68,7 @@ def check(archive: Path, chart: Path) -> None:
                 sys.exit(f"{archive.name}: renders something else than charts/{chart.name} ({helm})")
 
 
-def _copy_tracked(root: Path, target: Path, epoch: int) -> None:
+def copy_tracked(root: Path, target: Path, epoch: int) -> None:
     """Copy what git tracks, as it stands in the working tree, with one time for every file."""
     for name in _run("git", "ls-files", "-z", cwd=root).split("\0"):
         path = target / name

@@ -1,13 +1,11 @@
 """Every value has an effect; values.yaml, the schema and the README say the same."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import yaml
 
-from tests.helpers.helm import CHART, ROOT, merge, nest, render, render_text
+from tests.helpers.helm import CHART, merge, nest, render, render_text
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -166,13 +164,3 @@ def test_values_left_empty_in_a_file_mean_their_default():
 def test_rendering_is_deterministic():
     values = merge(OWN_PLUGIN, PDB, POLICY, HPA, BUCKET)
     assert render_text(values) == render_text(values)
-
-
-def test_the_readme_shows_the_values():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "chart_readme.py"), "--check"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -25,6 +25,7 @@ DOCUMENTS = sorted(
         *(ROOT / "charts").rglob("*.md"),
     ]
 )
+MAKEFILE = (ROOT / "Makefile").read_text()
 # Programs that documents may use beside our own; what they do is theirs.
 FOREIGN = {"export", "kubectl", "gcloud", "hf", "cd", "git", "sudo", "apt-get", "gsutil", "docker", "kind"}
 _BLOCK = re.compile(r"^( *)```(?:sh|bash)\n(.*?)^\1```", re.M | re.S)
@@ -43,7 +44,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"^([a-z][a-z0-9-]*):.*##", (ROOT / "Makefile").read_text(), re.M))
+    return set(re.findall(r"^([a-z][a-z0-9-]*):.*##", MAKEFILE, re.M))
 
 
 def test_the_documents_hold_commands() -> None:
@@ -76,7 +77,15 @@ def test_command(document: str, line: str) -> None:
 def _check_make(arguments: list[str]) -> None:
     for word in arguments:
         if "=" in word:
-            assert word.partition("=")[0] in {"ENV", "RECIPE", "MODEL", "TESTS", "PYTHON"}
+            assert word.partition("=")[0] in {
+                "ENV",
+                "RECIPE",
+                "MODEL",
+                "TESTS",
+                "PYTHON",
+                "VERSION",
+                "SECONDS",
+            }
         else:
             assert word in targets()
     if arguments[0] == "render":
@@ -125,8 +134,7 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
 
 
 def test_every_target_has_help_and_the_readme_names_the_first_two() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    phony = set(re.findall(r"^\.PHONY: (\S+)", makefile, re.M))
+    phony = set(re.findall(r"^\.PHONY: (\S+)", MAKEFILE, re.M))
     assert phony - targets() == set()
     first, second = [line for name, line in commands() if name == "README.md"][:2]
     assert (first, second) == ("make render ENV=a3mega", "make test")

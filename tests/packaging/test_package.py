@@ -38,7 +38,7 @@ def test_the_same_tree_gives_the_same_bytes_and_nothing_that_git_ignores(
     built: list[Path], tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
-    package._copy_tracked(ROOT, copy, 5)
+    package.copy_tracked(ROOT, copy, 5)
     for command in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run(["git", *command], cwd=copy, check=True)
     (copy / "values/local.yaml").write_text(SECRET)
@@ -64,7 +64,7 @@ def test_an_archive_that_renders_something_else_than_its_folder_is_refused(
     built: list[Path], tmp_path: Path
 ) -> None:
     chart = tmp_path / "copy/charts/llm-multihost"
-    package._copy_tracked(ROOT, tmp_path / "copy", 5)
+    package.copy_tracked(ROOT, tmp_path / "copy", 5)
     package.check(built[0], chart)
     template = chart / "templates/service.yaml"
     template.write_text(template.read_text().replace("targetPort: http", "targetPort: 1"))
