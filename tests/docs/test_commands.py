@@ -18,6 +18,8 @@ DOCUMENTS = sorted(
     [
         ROOT / "README.md",
         ROOT / "CHANGELOG.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "recipes").rglob("*.md"),
         *(ROOT / "benchmarks").rglob("*.md"),
@@ -77,15 +79,7 @@ def test_command(document: str, line: str) -> None:
 def _check_make(arguments: list[str]) -> None:
     for word in arguments:
         if "=" in word:
-            assert word.partition("=")[0] in {
-                "ENV",
-                "RECIPE",
-                "MODEL",
-                "TESTS",
-                "PYTHON",
-                "VERSION",
-                "SECONDS",
-            }
+            assert word.partition("=")[0] in set(re.findall(r"^([A-Z]+) \?=", MAKEFILE, re.M))
         else:
             assert word in targets()
     if arguments[0] == "render":
