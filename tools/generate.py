@@ -110,10 +110,10 @@ def cli_reference() -> dict[Path, bytes]:
     """Return docs/reference/cli.md: the help page of every command."""
     parts = ["# Commands\n\nGenerated from the commands' own help; `make generate` writes it.\n"]
     for name in COMMANDS:
-        context = click.Context(cli.main, info_name="manyhost")
+        context = click.Context(cli.main, info_name="manyhost", **cli.main.context_settings)
         command = cli.main.get_command(context, name)
         assert command is not None
-        with click.Context(command, info_name=f"manyhost {name}", terminal_width=96) as own:
+        with click.Context(command, info_name=name, parent=context, terminal_width=96) as own:
             parts.append(f"## manyhost {name}\n\n```text\n{command.get_help(own)}\n```\n")
     return {ROOT / "docs/reference/cli.md": "\n".join(parts).encode()}
 

@@ -39,7 +39,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (
     ("charts/*/templates/*", ("tests/golden", "tests/charts")),
     ("generator/manyhost/render/templates/*.j2", ("tests/golden", "tests/unit/render", "tests/property")),
-    ("generator/manyhost/render/*.py", ("tests/golden", "tests/unit/render", "tests/property")),
+    (
+        "generator/manyhost/render/*.py",
+        ("tests/docs/test_generated.py", "tests/golden", "tests/unit/render", "tests/property"),
+    ),
     (
         "generator/manyhost/plan/*.py",
         ("tests/unit/plan", "tests/golden", "tests/unit/render", "tests/property"),

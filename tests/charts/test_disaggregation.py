@@ -189,6 +189,11 @@ def test_what_cannot_work_is_refused(key, value, words):
     assert words in line
 
 
+def test_one_prefill_group_is_refused_as_two_are():
+    with pytest.raises(RenderError, match="KV caches do not move over tcpxo"):
+        render(merge(ON, nest("disaggregation.prefillGroups", 1), nest("network.interconnect", "tcpxo")))
+
+
 def test_prefill_leaves_room_in_the_names_of_pods():
     assert render(ON, release="r" * 37)
     with pytest.raises(RenderError, match="at most 37 characters"):

@@ -89,12 +89,12 @@ def _check_make(arguments: list[str]) -> None:
 
 
 def _check_manyhost(arguments: list[str]) -> None:
-    context = click.Context(cli.main)
+    context = click.Context(cli.main, **cli.main.context_settings)
     command = cli.main.get_command(context, arguments[0])
     assert command is not None, f"no command {arguments[0]}"
     if "--help" not in arguments:
         # Parses the options and converts their values, without running the command.
-        command.make_context(arguments[0], list(arguments[1:]))
+        command.make_context(arguments[0], list(arguments[1:]), parent=context)
 
 
 def _check_helm(arguments: list[str]) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 
 import click
 
@@ -19,13 +15,6 @@ RESULT = {
     "folder": "where the files were written",
     "files": "their names",
 }
-_GO_START_SECONDS = 3  # 0.05 on an idle machine
-
-
-def _preload() -> None:
-    """Import Helm beside everything else: its Go runtime takes 50 ms to start, on threads of its own."""
-    with suppress(Exception):  # whoever needs it imports it again and says what is wrong
-        import_module("helm_python")
 
 
 @click.command(name="render")
@@ -52,11 +41,6 @@ def command(
 
     Example: manyhost render a3mega --set context=65536
     """
-    if not helm:
-        loading = Thread(target=_preload, daemon=True)
-        loading.start()
-        # A process that ends while Go starts may crash; an import that Ctrl-C has hit may never end.
-        atexit.register(loading.join, _GO_START_SECONDS)
     import msgspec
 
     from manyhost.output import write_files

@@ -47,12 +47,7 @@ def check_names(name: str, namespace: str) -> None:
 
 
 class InProcess:
-    """Helm 4 as a library.
-
-    Helm compiles the chart's schema anew for each render, which is a third of its time. From the second
-    render on the values are held against a schema that was compiled once, and Helm gets a copy of the chart
-    without it; values that do not fit go to the whole chart, so that the words are always Helm's.
-    """
+    """Helm 4 as a library."""
 
     def __init__(self, chart: Path) -> None:
         import helm_python  # noqa: PLC0415  80 MB of library, for whoever renders in process
@@ -62,55 +57,15 @@ class InProcess:
             self._chart = helm_python.Chart.load(str(chart))
         except helm_python.HelmError as error:
             raise InvalidInput("; ".join(_problems(str(error))), where=str(chart)) from None
-        self._path = chart
-        self._load = helm_python.Chart.load
-        self._renders = 0
-        self._bare: Any = None
-        self._validator: Any = None
-        self._defaults: dict[str, Any] = {}
 
     def render(self, values: dict[str, Any], *, release: str, namespace: str) -> str:
         """Render; InvalidInput carries the chart's own sentence when it refuses the values."""
         check_names(release, namespace)
         try:
-            self._renders += 1
-            chart = self._bare_chart(values) if self._renders > 1 else self._chart
-            files = chart.render(values, name=release, namespace=namespace)
+            files = self._chart.render(values, name=release, namespace=namespace)
         except self._errors as error:
             raise ChartRefusal(_problems(str(error))) from None
         return _stream(files)
-
-    def _bare_chart(self, values: dict[str, Any]) -> Any:
-        """Return the chart without schema and notes when the values fit the schema, else the whole chart."""
-        if self._bare is None:
-            import shutil  # noqa: PLC0415  only who renders more than once pays for these
-            import tempfile  # noqa: PLC0415
-
-            import jsonschema_rs  # noqa: PLC0415
-
-            schema = msgspec.json.decode((self._path / "values.schema.json").read_bytes())
-            self._validator = jsonschema_rs.validator_for(schema)
-            self._defaults = self._chart.values
-            with tempfile.TemporaryDirectory() as folder:
-                skipped = shutil.ignore_patterns("values.schema.json", "NOTES.txt", "README*")
-                copy = shutil.copytree(self._path, Path(folder) / self._path.name, ignore=skipped)
-                self._bare = self._load(str(copy))
-        fits = self._validator.is_valid(_coalesced(self._defaults, values))
-        return self._bare if fits else self._chart
-
-
-def _coalesced(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Merge values into a chart's defaults as Helm does: maps by key, null removes, the rest replaces."""
-    result = dict(defaults)
-    for key, value in values.items():
-        below = result.get(key)
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, dict) and isinstance(below, dict):
-            result[key] = _coalesced(below, value)
-        else:
-            result[key] = value
-    return result
 
 
 class Binary:

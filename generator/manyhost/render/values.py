@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +11,7 @@ from typing import Any, cast
 import jinja2
 import yaml12
 
+from manyhost import speed
 from manyhost.plan import Plan
 
 # Characters that may not stand for themselves (YAML 1.2.2, section 5.1), and line breaks of YAML 1.1.
@@ -42,22 +41,12 @@ def _pairs(mapping: dict[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "value": mapping[name]} for name in sorted(mapping)]
 
 
-class _Compiled(jinja2.FileSystemBytecodeCache):
-    """Keeps the compiled template as Python keeps modules; to compile it takes each process 15 ms."""
-
-    def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
-        """Write the compiled template, if its folder can be written."""
-        with suppress(OSError):
-            Path(self.directory).mkdir(exist_ok=True)
-            super().dump_bytecode(bucket)
-
-
 @lru_cache(maxsize=1)
 def _template() -> jinja2.Template:
     folder = Path(__file__).parent / "templates"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
-        bytecode_cache=None if sys.dont_write_bytecode else _Compiled(str(folder / "__pycache__")),
+        bytecode_cache=speed.compiled(folder),
         undefined=jinja2.StrictUndefined,
         finalize=quote,  # every expression of the template goes through it
         autoescape=False,  # noqa: S701  YAML, quoted by finalize

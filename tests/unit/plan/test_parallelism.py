@@ -91,19 +91,21 @@ def test_sizes_that_cannot_be(
 
 
 @pytest.mark.parametrize(
-    ("tensor", "pipeline", "words"),
+    ("tensor", "pipeline", "where", "words"),
     [
-        (3, 1, "128 attention heads cannot be divided by tensor 3"),
-        (256, 1, "128 attention heads cannot be divided"),
-        (8, 62, "61 layers cannot fill 62 pipeline stages"),
+        (3, 1, "parallelism.tensor", "128 attention heads cannot be divided by tensor 3"),
+        (256, 1, "parallelism.tensor", "128 attention heads cannot be divided"),
+        (8, 62, "parallelism.pipeline", "61 layers cannot fill 62 pipeline stages"),
     ],
 )
-def test_models_that_cannot_be_divided(tensor: int, pipeline: int, words: str) -> None:
-    with pytest.raises(InvalidInput, match=words):
+def test_models_that_cannot_be_divided(tensor: int, pipeline: int, where: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as caught:
         check_model_fits_ranks(Parallelism(tensor=tensor, pipeline=pipeline), R1)
+    assert caught.value.where == where
 
 
 def test_experts_must_be_divided_too() -> None:
     narrow = msgspec.structs.replace(R1, moe_intermediate=12)
-    with pytest.raises(InvalidInput, match="experts of width 12"):
+    with pytest.raises(InvalidInput, match="experts of width 12") as caught:
         check_model_fits_ranks(Parallelism(tensor=8, pipeline=1), narrow)
+    assert caught.value.where == "parallelism.tensor"

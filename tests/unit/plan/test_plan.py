@@ -258,7 +258,13 @@ def test_prefill_and_decode_apart_in_numbers() -> None:
 def test_plan_json_is_stable_and_whole() -> None:
     document: dict[str, Any] = json.loads(table.to_json(plan()))
     assert table.to_json(plan()) == table.to_json(plan())
-    assert document["model"] == "deepseek-r1-671b"
+    named = {key: document[key] for key in ("environment", "interconnect", "model", "engine")}
+    assert named == {
+        "environment": "a3mega",
+        "interconnect": "tcpxo",
+        "model": "deepseek-r1-671b",
+        "engine": "v0.26.0",
+    }
     assert document["provenance"]["context"] == f"recipes/{RECIPE}/recipe.yaml"
     assert document["memory"]["kv_tokens"] == plan().memory.kv_tokens  # type: ignore[union-attr]
     assert "settings" not in document

@@ -9,7 +9,7 @@ import yaml
 from manyhost.catalog import Catalog, resolve
 from manyhost.errors import InvalidInput
 from manyhost.render import Renderer, build
-from manyhost.render.helm import Binary
+from manyhost.render.helm import Binary, InProcess
 from manyhost.render.refusal import SETTINGS, ChartRefusal, in_settings
 
 from tests.helpers.cli import RECIPE, ROOT
@@ -84,6 +84,17 @@ def test_all_problems_are_named() -> None:
 def test_what_has_no_setting_stays_as_the_chart_says_it(problem: str, where: str, message: str) -> None:
     said = in_settings(ChartRefusal([problem]), {}, lambda _: "default")
     assert (said.where, said.message) == (where, message)
+
+
+@pytest.mark.parametrize("engine", ["in process", "helm3", "helm4"])
+def test_a_refusal_that_quotes_a_huge_value_is_cut(engine: str) -> None:
+    if engine != "in process" and engine not in helm_binaries():
+        pytest.skip(f"{engine} is not here: make tools")
+    chart = ROOT / "charts/llm-multihost"
+    helm = InProcess(chart) if engine == "in process" else Binary(chart, str(helm_binaries()[engine]))
+    with pytest.raises(ChartRefusal) as caught:
+        helm.render({"clusterName": ["x" * 50_000]}, release="r", namespace="default")
+    assert 0 < sum(map(len, caught.value.problems)) < 2000
 
 
 def test_the_limit_of_an_image_name() -> None:
