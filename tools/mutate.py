@@ -41,7 +41,13 @@ SOURCES = (
     ("generator/manyhost/render/templates/*.j2", ("tests/golden", "tests/unit/render", "tests/property")),
     (
         "generator/manyhost/render/*.py",
-        ("tests/docs/test_generated.py", "tests/golden", "tests/unit/render", "tests/property"),
+        (
+            "tests/docs/test_generated.py",
+            "tests/golden",
+            "tests/unit/render",
+            "tests/property",
+            "tests/unit/cli/test_bad_input.py",
+        ),
     ),
     (
         "generator/manyhost/plan/*.py",
@@ -92,7 +98,7 @@ _BLOCK = re.compile(
 _WORD = re.compile(
     r'(?<!include )(?<!define )"(?P<text>[^"\n]+)"|\b(?P<number>\d+)\b|\b(?P<bool>true|false)\b'
 )
-_COMMENT = re.compile(r"\{\{-?\s*/\*.*?\*/\s*-?\}\}|\{#.*?#\}|(?m:^\s*#.*$)", re.S)
+_COMMENT = re.compile(r"\{\{-?\s*/\*.*?\*/\s*-?\}\}|\{#.*?#\}|(?m-s:^[ \t]*#.*$)", re.S)
 
 
 def template_changes(source: str) -> Iterator[Change]:
@@ -238,7 +244,11 @@ def mutants(root: Path, only: list[str]) -> list[Mutant]:
                 continue
             source = file.read_text()
             changes = python_changes(source) if file.suffix == ".py" else template_changes(source)
-            found += [Mutant(path, *change, tests) for change in sorted(set(changes))]
+            found += [
+                Mutant(path, start, end, text, tests)
+                for start, end, text in sorted(set(changes))
+                if source[start:end] != text
+            ]
     return found
 
 

@@ -69,9 +69,11 @@ def test_hosts(environment: str, tensor: int, pipeline: int, data: int, hosts: i
     [
         ("a3mega", 3, 1, 1, "does not divide the 8 GPUs of a host"),
         ("a3mega", 5, 1, 1, "does not divide the 8 GPUs of a host"),
+        ("a3mega", 3, 8, 1, "parallelism.tensor: tensor 3 does not divide the 8 GPUs of a host"),
         ("a3mega", 8, 3, 1, None),
+        ("a3mega", 24, 1, 1, None),
         ("a3mega", 6, 2, 1, "does not fill whole hosts of 8 GPUs"),
-        ("a3mega", 12, 2, 1, "is cut unevenly by hosts of 8 GPUs"),
+        ("a3mega", 12, 2, 1, "parallelism.tensor: tensor 12 is cut unevenly by hosts of 8 GPUs"),
         ("a3mega", 12, 1, 1, "does not fill whole hosts"),
         ("a3mega", 8, 1, 2, "data parallel ranks cannot span hosts"),
         ("a3mega", 8, 2, 2, "data parallel ranks cannot span hosts"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from manyhost.catalog import Catalog, resolve
 from manyhost.errors import InvalidInput
-from manyhost.plan import Plan, startup, table
+from manyhost.plan import Plan, memory, startup, table
 from manyhost.plan.plan import RESERVED
 from manyhost.render import Renderer
 
@@ -46,6 +46,8 @@ def test_the_default_recipe_in_numbers() -> None:
     assert p.executor == "mp"
     assert p.memory is not None
     assert p.memory.usable_gib == pytest.approx(79.10 * 0.85, abs=0.01)
+    whole = memory.stage_weights_bytes(p.model, p.engine, tensor=8, first_layer=0, layers=61, is_last=True)
+    assert sum(p.memory.weights_gib) == pytest.approx(whole / memory.GIB, abs=0.01)
     assert p.memory.kv_bytes_per_token == 1152 * 31
     assert p.memory.concurrency == pytest.approx(p.memory.kv_tokens / 32768, abs=0.1)
     assert (p.cost_per_hour_usd, p.cost_region) == (185.88, "us-east4")
