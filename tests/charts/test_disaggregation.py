@@ -177,6 +177,8 @@ def test_scaling_disruption_and_network_are_about_those_who_answer():
         ("vllm.serverArgs", {"kv-transfer-config": {}}, "vllm.serverArgs.kv-transfer-config: cannot stand"),
         ("vllm.serverArgs", {"kv-transfer-config.kv_role": "x"}, "cannot stand beside"),
         ("vllm.serverArgs", {"kv-offloading-size": 4}, "vllm.serverArgs.kv-offloading-size: cannot stand"),
+        ("vllm.serverArgs", {"ssl-certfile": "/a"}, "vllm.serverArgs.ssl-certfile: cannot stand"),
+        ("vllm.serverArgs", {"ssl-keyfile": "/a"}, "vllm.serverArgs.ssl-keyfile: cannot stand"),
         ("vllm.env", [{"name": "VLLM_NIXL_SIDE_CHANNEL_PORT", "value": "1"}], "belongs to disaggregation"),
         ("vllm.service.ports.http", 5599, "not both free"),
         ("vllm.service.ports.http", 65535, "not both free"),
