@@ -80,6 +80,11 @@ cluster-down: $(VENV)/.dev ## Remove the test cluster without a trace
 test: $(VENV)/.dev tools ## Run all tests that need no cluster
 	$(BIN)/python -m pytest -q -n auto -m "not e2e and not engine" $(TESTS)
 
+.PHONY: property
+property: $(VENV)/.dev tools ## Render 10,000 random recipes, 500 of them with Helm 3 and Helm 4 too (15 minutes)
+	MANYHOST_RECIPES=10000 MANYHOST_HELM_RECIPES=500 \
+	  $(BIN)/python -m pytest -q -n 3 --timeout 3600 tests/property/test_recipes.py
+
 .PHONY: e2e
 e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, or the test cluster)
 	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 --durations 15 $(E2E) tests/e2e tests/testbed

@@ -6,44 +6,23 @@ The schema says where a value ends: what it describes by `properties` is a block
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+from manyhost.catalog.chart import comments
 
 BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
-LINE = re.compile(r"( *)(?:# ?(?P<comment>.*)|(?P<key>[\w-]+):.*)")
 WIDEST = 60  # a longer default is given by its first characters
-
-
-def comments(text: str) -> dict[str, str]:
-    """Return the comment above each key of a YAML text, by dotted path."""
-    found: dict[str, str] = {}
-    stack: list[tuple[int, str]] = []
-    block: list[str] = []
-    for line in text.splitlines():
-        match = LINE.fullmatch(line)
-        if not match:
-            block = []
-        elif match["key"] is None:
-            block.append(match["comment"])
-        else:
-            indent = len(match[1])
-            stack = [item for item in stack if item[0] < indent]
-            stack.append((indent, match["key"]))
-            found[".".join(key for _, key in stack)] = " ".join(block)
-            block = []
-    return found
 
 
 def leaves(values: dict[str, Any], schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted path and the default of every value, in the order of values.yaml."""
     for key, value in values.items():
         inner = schema["properties"][key]
-        if "properties" in inner:
+        if "properties" in inner and isinstance(value, dict):
             yield from leaves(value, inner, f"{path}{key}.")
         else:
             yield f"{path}{key}", value

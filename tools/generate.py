@@ -17,6 +17,7 @@ import click
 import msgspec
 from manyhost import cli, errors
 from manyhost.catalog import Catalog, resolve
+from manyhost.catalog.interconnect import Plugin
 from manyhost.catalog.settings import VARIABLES, keys
 from manyhost.cli import COMMANDS
 from manyhost.output import Envelope, Event, EventLine, Notice
@@ -71,6 +72,12 @@ def committed_values() -> dict[Path, bytes]:
     return files
 
 
+def common_templates() -> dict[Path, bytes]:
+    """Return templates/_common.tpl of every chart: charts/common.tpl."""
+    text = (ROOT / "charts/common.tpl").read_bytes()
+    return {path.parent / "templates/_common.tpl": text for path in ROOT.glob("charts/*/Chart.yaml")}
+
+
 def picture() -> dict[Path, bytes]:
     """Return the README's picture: the topology of the default recipe."""
     catalog = Catalog(ROOT)
@@ -84,7 +91,7 @@ def settings_reference() -> dict[Path, bytes]:
     lines = [
         "# Settings",
         "",
-        "Generated from `generator/manyhost/catalog/types.py`; `make generate` writes it.",
+        "Generated from `generator/manyhost/catalog/recipe.py`; `make generate` writes it.",
         "",
         "A recipe, `values/local.yaml`, environment variables and `--set KEY=VALUE` address the same keys.",
         "The stronger one wins: `--set`, environment variable, `values/local.yaml`, recipe, defaults of the",
@@ -104,6 +111,47 @@ def settings_reference() -> dict[Path, bytes]:
         "`hf_api_token` in the release's namespace.",
     ]
     return {ROOT / "docs/reference/settings.md": ("\n".join(lines) + "\n").encode()}
+
+
+def environments_reference() -> dict[Path, bytes]:
+    """Return docs/reference/environments.md: the places that recipes exist for."""
+    catalog = Catalog(ROOT)
+    lines = [
+        "# Environments",
+        "",
+        "Generated from `values/environments/` and `recipes/`; `make generate` writes it. The first recipe",
+        "is the default one, the first interconnect too. Prices are list prices of one host, USD an hour, on",
+        "demand, in the list's default region; the file has others, spot, commitments, source and date.",
+        "",
+        "| Environment | Host | Platform | Interconnects | Recipes | Price |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in catalog.names("environments"):
+        known = catalog.environment(name)
+        own = [r.split("/")[1] for r in catalog.recipes() if r.startswith(f"{name}/")]
+        own.sort(key=lambda recipe: recipe != known.default_recipe)
+        host, price = known.host, known.price
+        gpus = f"{host.gpus} x {host.gpu}, {host.architecture}" if host.gpus else "no GPU"
+        usd = price.usd_per_host_hour[price.default_region]["on-demand"] if price else None
+        platform = type(known.platform).__struct_config__.tag
+        told = (
+            "not public"
+            if usd is None
+            else f"{usd:.2f} ({price.default_region})"
+            if usd and price
+            else "free"
+        )
+        lines.append(
+            f"| `{name}` | {host.machine_type} ({gpus}) | {platform} | {', '.join(known.interconnects)} "
+            f"| {', '.join(f'`{recipe}`' for recipe in own)} | {told} |"
+        )
+    lines += ["", "## Interconnects", "", "| Name | What | Needs in the cluster |", "|---|---|---|"]
+    for name in catalog.names("interconnects"):
+        fabric = catalog.interconnect(name)
+        daemons = fabric.daemonsets if isinstance(fabric, Plugin) else []
+        needs = ", ".join(f"[{daemon.name}]({daemon.manifest})" for daemon in daemons)
+        lines.append(f"| `{name}` | {fabric.description} | {needs or 'nothing'} |")
+    return {ROOT / "docs/reference/environments.md": ("\n".join(lines) + "\n").encode()}
 
 
 def cli_reference() -> dict[Path, bytes]:
@@ -202,7 +250,7 @@ def golden_files() -> dict[Path, bytes]:
     for name in renderer.catalog.recipes():
         rendered = renderer.render(resolve(renderer.catalog, name))
         folder = ROOT / "tests" / "golden" / goldens.folder_name(name)
-        manifests = goldens.manifests_text(rendered.objects, renderer.chart / "launcher")
+        manifests = goldens.manifests_text(rendered.objects, renderer.chart.path / "launcher")
         files[folder / "manifests.yaml"] = manifests.encode()
     return files
 
@@ -219,9 +267,11 @@ def kubernetes_schemas() -> dict[Path, bytes]:
 
 
 GENERATORS = (
+    common_templates,  # first: the others render the charts
     committed_values,
     picture,
     settings_reference,
+    environments_reference,
     cli_reference,
     exit_codes,
     output_reference,
@@ -233,18 +283,18 @@ GENERATORS = (
 
 def main() -> int:
     """Compare or write; exit 1 when something committed is out of date."""
-    stale = [
-        (path, content)
-        for generator in GENERATORS
-        for path, content in generator().items()
-        if not path.exists() or path.read_bytes() != content
-    ]
-    for path, content in stale:
-        print(("out of date: " if "--check" in sys.argv else "written: ") + str(path.relative_to(ROOT)))
-        if "--check" not in sys.argv:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-    return 1 if stale and "--check" in sys.argv else 0
+    check = "--check" in sys.argv
+    stale = 0
+    for generator in GENERATORS:
+        for path, content in generator().items():
+            if path.exists() and path.read_bytes() == content:
+                continue
+            stale += 1
+            print(("out of date: " if check else "written: ") + str(path.relative_to(ROOT)))
+            if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+    return 1 if stale and check else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prefill and decode in groups of their own: what the chart makes of disaggregation.prefillGroups."""
+"""Prefill and decode in groups of their own: what the chart makes of roles.prefill.groups."""
 
 import json
 
@@ -8,6 +8,7 @@ from tests.helpers.helm import (
     CHART,
     RenderError,
     expand,
+    fabric,
     find,
     helm_binaries,
     kinds,
@@ -19,7 +20,7 @@ from tests.helpers.helm import (
 )
 
 ON = {
-    "disaggregation": {"prefillGroups": 2},
+    "roles": {"prefill": {"groups": 2}},
     "model": {"tp_size": 16, "pp_size": 1},
     "vllm": {"replicaCount": 3},
 }
@@ -171,7 +172,6 @@ def test_scaling_disruption_and_network_are_about_those_who_answer():
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("network.interconnect", "tcpxo", "KV caches do not move over tcpxo"),
         ("model", {"tp_size": 8, "pp_size": 2}, "model.pp_size: KV caches"),
         ("vllm.executor", "ray", "need mp"),
         ("vllm.serverArgs", {"kv-transfer-config": {}}, "vllm.serverArgs.kv-transfer-config: cannot stand"),
@@ -179,7 +179,7 @@ def test_scaling_disruption_and_network_are_about_those_who_answer():
         ("vllm.serverArgs", {"kv-offloading-size": 4}, "vllm.serverArgs.kv-offloading-size: cannot stand"),
         ("vllm.serverArgs", {"ssl-certfile": "/a"}, "vllm.serverArgs.ssl-certfile: cannot stand"),
         ("vllm.serverArgs", {"ssl-keyfile": "/a"}, "vllm.serverArgs.ssl-keyfile: cannot stand"),
-        ("vllm.env", [{"name": "VLLM_NIXL_SIDE_CHANNEL_PORT", "value": "1"}], "belongs to disaggregation"),
+        ("vllm.env", [{"name": "VLLM_NIXL_SIDE_CHANNEL_PORT", "value": "1"}], "belongs to the KV handover"),
         ("vllm.service.ports.http", 5599, "not both free"),
         ("vllm.service.ports.http", 65535, "not both free"),
     ],
@@ -191,9 +191,69 @@ def test_what_cannot_work_is_refused(key, value, words):
     assert words in line
 
 
-def test_one_prefill_group_is_refused_as_two_are():
-    with pytest.raises(RenderError, match="KV caches do not move over tcpxo"):
-        render(merge(ON, nest("disaggregation.prefillGroups", 1), nest("network.interconnect", "tcpxo")))
+def test_each_role_may_have_its_own_size_and_arguments():
+    values = {
+        "roles": {
+            "prefill": {"tp_size": 8, "dp_size": 2, "serverArgs": {"max-num-seqs": 4, "max-model-len": None}},
+            "decode": {"tp_size": 32, "serverArgs": {"max-num-seqs": 1_000_000}},
+        },
+        "vllm": {"serverArgs": {"max-num-seqs": 64, "enable-prefix-caching": True}},
+    }
+    objects = render(merge(ON, values))
+    sizes, words = {}, {}
+    for name, item in by_name(objects, "LeaderWorkerSet").items():
+        sizes[name] = item["spec"]["leaderWorkerTemplate"]["size"]
+        words[name] = engine(objects, name)["args"]
+        assert engine(objects, name, "worker")["args"] == words[name]
+        assert "--enable-prefix-caching" in words[name]
+    assert sizes == {"r1": 4, "r1-prefill": 2}
+    assert words["r1"][:2] == ["--tensor-parallel-size", "32"]
+    assert words["r1-prefill"][:2] == ["--tensor-parallel-size", "8"]
+    assert words["r1-prefill"][4:6] == ["--data-parallel-size", "2"]
+    assert "--data-parallel-size" not in words["r1"]
+    assert "--max-model-len" in words["r1"]
+    assert "--max-model-len" not in words["r1-prefill"]
+    assert words["r1"][words["r1"].index("--max-num-seqs") + 1] == "1000000"
+    assert words["r1-prefill"][words["r1-prefill"].index("--max-num-seqs") + 1] == "4"
+    assert "3 group(s) of 4 host(s), behind 2 prefill group(s) of 2 host(s)." in notes(merge(ON, values))
+
+
+def test_what_roles_have_of_their_own_counts_only_while_they_are_apart():
+    own = {"tp_size": 4, "serverArgs": {"max-num-seqs": 1}}
+    assert render({"roles": {"prefill": own, "decode": own}}) == render()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("roles.prefill.tp_size", 6, "roles.prefill: tp_size 6 x pp_size 1 x dp_size 1 = 6 GPUs do not fill"),
+        ("roles.decode.tp_size", 12, "roles.decode: tp_size 12 x pp_size 1 x dp_size 1 = 12 GPUs do not"),
+        ("roles.prefill.serverArgs", {"tp": 1}, "roles.prefill.serverArgs.tp: reserved; use model.tp_size"),
+        (
+            "roles.decode.serverArgs",
+            {"api-key": "x"},
+            "roles.decode.serverArgs.api-key: reserved; a key must",
+        ),
+        ("roles.decode.serverArgs", {"max_num_seqs": 1}, "flags are written with dashes"),
+        ("roles.prefill.serverArgs", {"ssl-keyfile": "/a"}, "roles.prefill.serverArgs.ssl-keyfile: cannot"),
+        (
+            "vllm.envFrom",
+            [{"name": "VLLM_NIXL_SIDE_CHANNEL_PORT", "secret": "s"}],
+            "vllm.envFrom: VLLM_NIXL_SIDE_CHANNEL_PORT belongs to the KV handover",
+        ),
+    ],
+)
+def test_roles_that_cannot_be(key, value, words):
+    with pytest.raises(RenderError) as error:
+        render(merge(ON, nest(key, value)))
+    (line,) = str(error.value).partition("): ")[2].splitlines()
+    assert words in line
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_no_kv_cache_moves_over_tcpxo(groups):
+    with pytest.raises(RenderError, match=r"roles\.prefill\.groups: KV caches do not move over tcpxo;"):
+        render(merge(ON, fabric("tcpxo"), nest("roles.prefill.groups", groups)))
 
 
 def test_prefill_leaves_room_in_the_names_of_pods():
@@ -205,7 +265,7 @@ def test_prefill_leaves_room_in_the_names_of_pods():
 
 def test_values_of_a_user_win_over_the_transfer_librarys():
     values = merge(
-        ON, nest("vllm.env", [{"name": "UCX_TLS", "value": "all"}]), nest("disaggregation.buffer", "")
+        ON, nest("vllm.env", [{"name": "UCX_TLS", "value": "all"}]), nest("roles.handover.buffer", "")
     )
     found = engine(render(values), "r1")
     assert variables(found)["UCX_TLS"] == "all"
@@ -213,12 +273,14 @@ def test_values_of_a_user_win_over_the_transfer_librarys():
 
 
 def test_notes_name_both():
-    assert "3 group(s) of 2 host(s), behind 2 prefill group(s) of the same size." in notes(ON)
+    assert "3 group(s) of 2 host(s), behind 2 prefill group(s) of 2 host(s)." in notes(ON)
 
 
 @pytest.mark.parametrize("name", sorted(helm_binaries()))
 def test_the_binaries_agree(name):
-    assert render(ON, engine=name) == render(ON)
+    own = {"prefill": {"tp_size": 8, "serverArgs": {"max-model-len": None}}, "decode": {"dp_size": 2}}
+    for values in (ON, merge(ON, {"roles": own})):
+        assert render(values, engine=name) == render(values)
 
 
 def test_scripts_are_the_charts_own():

@@ -5,12 +5,12 @@ import subprocess
 import helm_python.chart
 import pytest
 
-from tests.helpers.helm import CHART, RenderError, helm_binaries, merge, nest, render
+from tests.helpers.helm import CHART, RenderError, fabric, helm_binaries, merge, nest, render
 
 CASES = {
     "defaults": {},
     "everything": merge(
-        nest("network.interconnect", "tcpxo"),
+        fabric(),
         nest("gpuPlatformSettings.useHostPlugin", False),
         nest("volumes.gcsMounts", [{"bucketName": "weights", "onlyDir": "r1"}]),
         nest("podDisruptionBudget.enabled", True),

@@ -7,7 +7,7 @@ import pytest
 import yaml
 import yaml12
 
-from tests.helpers.helm import CHART, RenderError, args, env, expand, merge, nest, render, render_text
+from tests.helpers.helm import CHART, RenderError, args, env, expand, fabric, merge, nest, render, render_text
 
 HOSTILE = [
     "a: b\n- c\n---\nkind: Pod",
@@ -27,6 +27,7 @@ HOSTILE = [
 # Every string that a user can set, lists included.
 BASE = merge(
     yaml.safe_load((CHART / "values.yaml").read_text()),
+    fabric(),
     {
         "clusterName": "x",
         "queue": "x",
@@ -35,23 +36,46 @@ BASE = merge(
         "exclusiveTopologyKey": "x",
         "model": {"path": "/x", "servedName": "x"},
         "host": {"nodeSelector": {"key": "x"}, "tolerations": [{"key": "x", "value": "x"}]},
-        "network": {"interconnect": "tcpxo", "ncclSettings": [{"name": "X", "value": "x"}]},
-        "gpuPlatformSettings": {"useHostPlugin": False},
+        "network": {"ncclSettings": [{"name": "X", "value": "x"}]},
+        "gpuPlatformSettings": {
+            "useHostPlugin": False,
+            "daemonResources": {"limits": {"x": "1"}},
+            "extendedResources": {"x": "1"},
+            "deviceClaim": {"deviceClass": "x", "count": 1},
+        },
         "volumes": {
             "ssdHostPath": "/x",
             "gcsMounts": [{"bucketName": "xyz", "mountPath": "/x", "onlyDir": "x"}],
             "hostMounts": [{"name": "x", "hostPath": "/x", "mountPath": "/host"}],
+            "extra": [
+                {"name": "x", "mountPath": "/y", "subPath": "x", "volume": {"nfs": {"server": "x"}}},
+            ],
         },
         "vllm": {
             "command": ["x"],
             "serverArgs": {"text": "x", "list": ["x"], "map": {"x": "y"}},
             "env": [{"name": "X", "value": "x"}],
+            "envFrom": [{"name": "Y", "secret": "x", "key": "x"}, {"configMap": "x"}],
             "service": {"annotations": {"key": "x"}},
         },
         "serviceAccount": {"name": "x", "annotations": {"key": "x"}},
         "podDisruptionBudget": {"enabled": True},
         "networkPolicy": {"enabled": True, "allowedNamespaces": ["x"]},
         "autoscaling": {"enabled": True},
+        "imagePullSecrets": ["x"],
+        "priorityClassName": "x",
+        "runtimeClassName": "x",
+        "schedulerName": "x",
+        "affinity": {"nodeAffinity": {"key": "x"}},
+        "topologySpreadConstraints": [{"topologyKey": "x"}],
+        "extraObjects": [
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "x", "labels": {"key": "x"}},
+                "data": {"key": "x"},
+            }
+        ],
         "podAnnotations": {"key": "x"},
         "podLabels": {"key": "x"},
     },
@@ -70,11 +94,24 @@ def strings(node, path=()):
             yield from strings(inner, (*path, index))
 
 
-LEAVES = {".".join(map(str, path)): path for path in strings(BASE)}
+# What is read only while prefill is apart, which an interconnect without KV handover does not allow.
+APART = merge(
+    BASE,
+    {
+        "model": {"tp_size": 16, "pp_size": 1},
+        "network": {"interconnect": "none"},
+        "roles": {
+            "prefill": {"groups": 1, "serverArgs": {"text": "x"}},
+            "decode": {"serverArgs": {"text": "x"}},
+            "router": {"resources": {"limits": {"memory": "1Gi"}}},
+        },
+    },
+)
+LEAVES = {".".join(map(str, path)): path for path in strings(APART)}
 
 
 def replaced(path, value):
-    result = copy.deepcopy(BASE)
+    result = copy.deepcopy(APART if path[0] == "roles" else BASE)
     node = result
     for key in path[:-1]:
         node = node[key]
@@ -109,7 +146,11 @@ def compare(actual, expected, marker, value, expanded=False):
         assert actual == expected
 
 
-@pytest.mark.parametrize("name", [name for name in LEAVES if name not in (*ARGUMENTS, "vllm.env.0.name")])
+# Names of variables, and what the objects are ordered by here.
+ELSEWHERE = {*ARGUMENTS, "vllm.env.0.name", "extraObjects.0.kind", "extraObjects.0.metadata.name"}
+
+
+@pytest.mark.parametrize("name", [name for name in LEAVES if name not in ELSEWHERE])
 def test_text_stays_text(name):
     path = LEAVES[name]
     for form in ("{}", "/{}", "image/{}:v1"):
@@ -132,6 +173,23 @@ def test_arguments_stay_one_word(name, text):
     else:
         word = given[given.index(f"--{flag}") + 1]
         assert word == text if flag == "text" else json.loads(word) in ([text], {"x": text})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        nest("affinity.nodeAffinity", {"key": "\x7f"}),
+        nest("topologySpreadConstraints", [{"key": "\x7f"}]),
+        nest("volumes.extra", [{"name": "x", "mountPath": "/y", "volume": {"nfs": {"server": "\x7f"}}}]),
+        nest(
+            "extraObjects",
+            [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "\x7f"}}],
+        ),
+    ],
+)
+def test_what_helm_could_only_leave_out_is_refused(values):
+    with pytest.raises(RenderError, match="a text in it holds a control character; remove it"):
+        render(values)
 
 
 def test_old_and_new_yaml_readers_agree():

@@ -6,17 +6,21 @@ from itertools import pairwise
 import pytest
 import yaml
 
+from tests.charts.test_pods import CONFIGURATIONS
 from tests.helpers.helm import (
     RenderError,
     engine_container,
     env,
+    fabric,
+    find,
     merge,
     nest,
     pod,
     render,
 )
 
-TCPXO = nest("network.interconnect", "tcpxo")
+TCPXO = fabric("tcpxo")
+OWN_PLUGIN = merge(TCPXO, nest("gpuPlatformSettings.useHostPlugin", False))
 NINE = ["default", *[f"net-{i}.example" for i in range(1, 9)]]
 TEN_OF_A3_ULTRA = ["default", "gvnic-1", *[f"rdma-{i}" for i in range(8)]]
 
@@ -73,7 +77,17 @@ def test_the_a3_ultra_list_of_the_published_example_is_refused_in_one_line():
         (merge(TCPXO, nest("host.networks", [])), "a network for each GPU NIC"),
         (merge(TCPXO, nest("host.gpus", 0), nest("model.tp_size", 1)), "tcpxo needs GPUs"),
         (nest("network.subnetworks", ["Default"] * 9), "subnetworks"),
-        (nest("network.interconnect", "roce"), "interconnect"),
+        (nest("network.interconnect", "roce"), "nothing here says what roce is made of; add the values of"),
+        (nest("network.interconnect", "tcpxo"), "nothing here says what tcpxo is made of; add the values of"),
+        (nest("network.interconnect", "No Name"), "interconnect"),
+        (
+            merge(CONFIGURATIONS["rdma"], nest("gpuPlatformSettings.useHostPlugin", False)),
+            r"useHostPlugin: roce has no plugin image that this chart installs; set it to true",
+        ),
+        (
+            merge(OWN_PLUGIN, nest("gpuPlatformSettings.ncclPluginImage", "")),
+            r"useHostPlugin: tcpxo has no plugin image that this chart installs; set it to true",
+        ),
     ],
 )
 def test_networks_that_cannot_be(values, message):
@@ -169,6 +183,86 @@ def test_flags_follow_the_release_of_the_daemon(tag, words):
     assert container["image"] == image
 
 
+def test_the_daemon_and_the_install_have_resources_on_request():
+    assert "resources" not in daemon()
+    resources = {"requests": {"cpu": 1}, "limits": {"memory": "4Gi"}}
+    values = merge(OWN_PLUGIN, nest("gpuPlatformSettings.daemonResources", resources))
+    containers = init_containers(values)
+    assert list(containers) == ["tcpxo-install", "tcpxo-daemon"]
+    assert [item["resources"] for item in containers.values()] == [resources, resources]
+    with pytest.raises(RenderError, match="memory"):
+        render(merge(TCPXO, nest("gpuPlatformSettings.daemonResources", {"memory": "1Gi"})))
+
+
+CLAIM = nest("gpuPlatformSettings.deviceClaim", {"deviceClass": "mrdma.google.com", "count": 4})
+
+
+def test_a_fabric_of_device_plugins():
+    """RDMA without a template of its own: folders, capabilities and resources are all data."""
+    objects = render(merge(CONFIGURATIONS["rdma"], nest("host.networks", [])))
+    container = engine_container(objects)
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 8, "rdma/nic": "8"}
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert {"name": "gib", "mountPath": "/usr/local/gib", "readOnly": True} in container["volumeMounts"]
+    assert {"name": "gib", "hostPath": {"path": "/gib"}} in pod(objects)["spec"]["volumes"]
+    assert not {"initContainers", "resourceClaims"} & set(pod(objects)["spec"])
+    keys = pod(objects)["metadata"]["annotations"]
+    assert not [key for key in keys if key.startswith(("networking.gke.io", "devices.gke.io"))]
+    assert [name for name in find(objects, "ConfigMap")["data"] if "tcpxo" in name] == []
+
+
+def test_libraries_and_profile_of_a_fabric():
+    settings = {
+        "libraries": "/usr/local/gib/lib64",
+        "profile": "{libraries}/../set_nccl_env.sh",
+        "env": [{"name": "NCCL_NET", "value": "gIB"}, {"name": "X", "value": "{libraries}:{libraries}/x"}],
+    }
+    found = env(render(merge(CONFIGURATIONS["rdma"], {"gpuPlatformSettings": settings})))
+    assert found["LD_LIBRARY_PATH"] == "/usr/local/gib/lib64"
+    assert found["MANYHOST_PROFILE"] == "/usr/local/gib/lib64/../set_nccl_env.sh"
+    assert (found["NCCL_NET"], found["X"]) == ("gIB", "/usr/local/gib/lib64:/usr/local/gib/lib64/x")
+
+
+def test_claimed_nics_stand_in_the_place_of_named_networks():
+    objects = render(merge(CONFIGURATIONS["rdma"], CLAIM), "x", "prod")
+    for role in ("leader", "worker"):
+        template = pod(objects, role)
+        assert [key for key in template["metadata"]["annotations"] if "gke.io" in key] == []
+        assert template["spec"]["resourceClaims"] == [{"name": "rdma", "resourceClaimTemplateName": "x-rdma"}]
+        assert engine_container(objects, role)["resources"]["claims"] == [{"name": "rdma"}]
+    claim = find(objects, "ResourceClaimTemplate")
+    assert (claim["metadata"]["name"], claim["metadata"]["namespace"]) == ("x-rdma", "prod")
+    (request,) = claim["spec"]["spec"]["devices"]["requests"]
+    assert (request["exactly"]["deviceClassName"], request["exactly"]["count"]) == ("mrdma.google.com", 4)
+
+
+def test_a_compute_domain_is_as_large_as_its_group_and_leaves_the_networks():
+    objects = render(merge(CONFIGURATIONS["rdma"], nest("gpuPlatformSettings.computeDomain", True)), "x")
+    domain = find(objects, "ComputeDomain")["spec"]
+    assert domain["numNodes"] == 2
+    name = domain["channel"]["resourceClaimTemplate"]["name"]
+    spec = pod(objects)["spec"]
+    assert spec["resourceClaims"] == [{"name": "compute-domain", "resourceClaimTemplateName": name}]
+    assert engine_container(objects)["resources"]["claims"] == [{"name": "compute-domain"}]
+    assert "networking.gke.io/interfaces" in pod(objects)["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize("more", [nest("vllm.replicaCount", 2), nest("autoscaling.enabled", True)])
+def test_a_compute_domain_holds_one_group(more):
+    values = merge(CONFIGURATIONS["rdma"], nest("gpuPlatformSettings.computeDomain", True), more)
+    with pytest.raises(RenderError, match=r"vllm\.replicaCount: the hosts of a release share one NVLink"):
+        render(values)
+
+
+@pytest.mark.parametrize("key", ["deviceClaim", "computeDomain", "folders", "env", "extendedResources"])
+def test_nothing_of_a_fabric_is_used_while_it_is_off(key):
+    settings = merge(CONFIGURATIONS["rdma"], CLAIM, nest("gpuPlatformSettings.computeDomain", True))
+    settings["gpuPlatformSettings"]["env"] = [{"name": "X", "value": "x"}]
+    only = {"gpuPlatformSettings": {key: settings["gpuPlatformSettings"][key]}}
+    assert render(only) == render()
+
+
 def test_plugin_of_the_host():
     objects = render(TCPXO)
     assert env(objects).items() >= {
@@ -184,7 +278,7 @@ def test_plugin_of_the_host():
 
 
 def test_plugin_of_its_own_image_is_installed_before_the_daemon_starts():
-    values = merge(TCPXO, nest("gpuPlatformSettings.useHostPlugin", False))
+    values = OWN_PLUGIN
     assert list(init_containers(values)) == ["tcpxo-install", "tcpxo-daemon"]
     objects = render(values)
     assert env(objects).items() >= {
@@ -198,9 +292,7 @@ def test_plugin_of_its_own_image_is_installed_before_the_daemon_starts():
     assert mounts == [{"name": "nccl-plugin", "mountPath": "/usr/local/nccl-plugin", "readOnly": True}]
 
 
-@pytest.mark.parametrize(
-    "values", [{}, TCPXO, merge(TCPXO, nest("gpuPlatformSettings.useHostPlugin", False))]
-)
+@pytest.mark.parametrize("values", [{}, TCPXO, OWN_PLUGIN])
 def test_every_mount_has_its_volume_and_every_volume_a_mount(values):
     spec = pod(render(values))["spec"]
     mounted = {
@@ -212,7 +304,7 @@ def test_every_mount_has_its_volume_and_every_volume_a_mount(values):
 
 
 def test_no_shell_text_stands_in_the_manifests():
-    spec = pod(render(merge(TCPXO, nest("gpuPlatformSettings.useHostPlugin", False))))["spec"]
+    spec = pod(render(OWN_PLUGIN))["spec"]
     for container in [*spec["initContainers"], *spec["containers"]]:
         words = [*container["command"], *container.get("args", [])]
         assert ("sh", "-c") not in {(a.rsplit("/")[-1], b) for a, b in pairwise(words)}

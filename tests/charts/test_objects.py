@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 
-from tests.helpers.helm import CHART, RenderError, find, kinds, merge, nest, notes, pod, render
+from tests.helpers.helm import CHART, RenderError, fabric, find, kinds, merge, nest, notes, pod, render
 
 LEADERS = {
     "leaderworkerset.sigs.k8s.io/name": "r1",
     "leaderworkerset.sigs.k8s.io/worker-index": "0",
 }
-APART = {"disaggregation": {"prefillGroups": 1}, "model": {"tp_size": 16, "pp_size": 1}}
+APART = {"roles": {"prefill": {"groups": 1}}, "model": {"tp_size": 16, "pp_size": 1}}
 
 
 def launcher(*folders):
@@ -118,7 +118,7 @@ def test_service_account_annotations():
     ("values", "folders"),
     [
         ({}, []),
-        (nest("network.interconnect", "tcpxo"), ["tcpxo"]),
+        (fabric("tcpxo"), ["tcpxo"]),
         (APART, ["router"]),
         (merge(APART, {"mode": "nccl"}), ["nccl"]),
     ],
@@ -138,7 +138,7 @@ def test_the_volume_is_the_launchers():
 
 def test_pods_follow_their_own_launcher(tmp_path):
     """A running pod keeps what it started; a fabric's scripts are no matter of groups without it."""
-    values = {"none": {}, "tcpxo": nest("network.interconnect", "tcpxo")}
+    values = {"none": {}, "tcpxo": fabric("tcpxo")}
     before = {name: pod(render(value)) for name, value in values.items()}
     for changed, restarted in (("tcpxo/tcpxo-daemon.sh", {"tcpxo"}), ("launch.sh", {"none", "tcpxo"})):
         chart = shutil.copytree(CHART, tmp_path / pathlib.PurePath(changed).stem)
@@ -203,6 +203,50 @@ def test_autoscaler_scales_groups():
     }
 
 
+def mine(**metadata):
+    return {"apiVersion": "example.com/v1", "kind": "Rule", "metadata": {"name": "mine", **metadata}}
+
+
+def test_extra_objects_belong_to_the_release():
+    labels = {"team": "serving", "app.kubernetes.io/instance": "stolen"}
+    one = {**mine(namespace="elsewhere", labels=labels, annotations={"a": "b"}), "spec": {"big": 1_000_000}}
+    objects = render({"extraObjects": [one, {**mine(name="other"), "spec": {}}]}, "x", "prod")
+    first, second = (item for item in objects if item["kind"] == "Rule")
+    own = find(objects, "ConfigMap")["metadata"]["labels"]
+    assert first["metadata"] == {
+        "name": "mine",
+        "namespace": "prod",
+        "labels": {"team": "serving", **own},
+        "annotations": {"a": "b"},
+    }
+    assert first["spec"] == {"big": 1_000_000}
+    assert second["metadata"] == {"name": "other", "namespace": "prod", "labels": own}
+
+
+def test_a_measurement_has_no_extra_objects():
+    assert "Rule" not in kinds(render({"extraObjects": [mine()], "mode": "nccl"}))
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({**mine(), "kind": "Secret"}, r"extraObjects\[0\]: a Secret must not stand in values;"),
+        ({**mine(), "kind": "List", "items": []}, r"extraObjects\[0\]: a list of objects cannot"),
+        ({**mine(), "kind": "SecretList", "items": []}, r"extraObjects\[0\]: a list of objects cannot"),
+        ({**mine(), "kind": ""}, r"extraObjects\[0\]: has no apiVersion, kind or metadata.name;"),
+        ({**mine(), "apiVersion": None}, r"extraObjects\[0\]: has no apiVersion, kind or metadata.name;"),
+        (mine(name=""), r"extraObjects\[0\]: has no apiVersion, kind or metadata.name;"),
+        ({**mine(), "metadata": "mine"}, r"extraObjects\[0\]: has no apiVersion, kind or metadata.name;"),
+        ({}, r"extraObjects\[0\]: has no apiVersion, kind or metadata.name;"),
+        (mine(labels="team"), r"extraObjects\[0\]\.metadata\.labels: is no map;"),
+        ("kind: Rule", "extraObjects"),
+    ],
+)
+def test_extra_objects_that_cannot_be(item, message):
+    with pytest.raises(RenderError, match=message):
+        render({"extraObjects": [item]})
+
+
 # --- NOTES.txt
 
 
@@ -230,7 +274,7 @@ def test_notes_of_a_measurement_say_where_its_result_is():
         (nest("network.hostNetwork", True), "hostNetwork is on"),
         (nest("security.privileged", True), "runs privileged"),
         (
-            merge(nest("network.hostNetwork", True), nest("network.interconnect", "tcpxo")),
+            merge(nest("network.hostNetwork", True), fabric("tcpxo")),
             "runs privileged",
         ),
     ],

@@ -10,6 +10,7 @@ from tests.helpers.helm import (
     args,
     engine_container,
     env,
+    fabric,
     merge,
     nest,
     pod,
@@ -18,14 +19,22 @@ from tests.helpers.helm import (
 
 CONFIGURATIONS = {
     "defaults": {},
-    "tcpxo": {"network": {"interconnect": "tcpxo"}},
-    "tcpxo from its own image": merge(
-        nest("network.interconnect", "tcpxo"), nest("gpuPlatformSettings.useHostPlugin", False)
-    ),
-    "host network": {"network": {"interconnect": "tcpxo", "hostNetwork": True}},
+    "tcpxo": fabric("tcpxo"),
+    "tcpxo from its own image": merge(fabric("tcpxo"), nest("gpuPlatformSettings.useHostPlugin", False)),
+    "host network": merge(fabric("tcpxo"), nest("network.hostNetwork", True)),
     "buckets": {"volumes": {"gcsMounts": [{"bucketName": "weights"}]}},
     "cpu": {"host": {"gpus": 0, "networks": []}, "model": {"tp_size": 1}},
     "ray": {"vllm": {"executor": "ray"}},
+    "rdma": {
+        "network": {"interconnect": "roce"},
+        "gpuPlatformSettings": {
+            "folders": [
+                {"name": "gib", "hostPath": "/gib", "enginePath": "/usr/local/gib", "readOnly": True}
+            ],
+            "capabilities": ["IPC_LOCK"],
+            "extendedResources": {"rdma/nic": "8"},
+        },
+    },
 }
 
 
@@ -180,16 +189,64 @@ def test_the_token_comes_from_the_secret_and_may_be_missing():
 
 
 def test_a_user_variable_replaces_the_charts_own_and_names_stay_unique():
-    objects = render(
-        {
-            "vllm": {"env": [{"name": "HF_HOME", "value": "/x"}, {"name": "A", "value": "yes"}]},
-            "network": {"interconnect": "tcpxo"},
-        }
-    )
+    own = [{"name": "HF_HOME", "value": "/x"}, {"name": "A", "value": "yes"}]
+    objects = render(merge(fabric("tcpxo"), nest("vllm.env", own)))
     names = [item["name"] for item in engine_container(objects)["env"]]
     assert len(names) == len(set(names))
     assert env(objects)["HF_HOME"] == "/x"
     assert env(objects)["A"] == "yes"
+
+
+def given(objects, name):
+    (item,) = (item for item in engine_container(objects)["env"] if item["name"] == name)
+    return item["valueFrom"]
+
+
+def test_variables_come_from_keys_of_secrets_and_config_maps():
+    sources = [
+        {"name": "A", "secret": "s", "key": "k"},
+        {"name": "B", "configMap": "c"},
+        {"name": "HF_HOME", "configMap": "c", "key": "home"},
+        {"secret": "whole-secret"},
+        {"configMap": "whole-map"},
+    ]
+    objects = render(nest("vllm.envFrom", sources))
+    assert given(objects, "A") == {"secretKeyRef": {"name": "s", "key": "k"}}
+    assert given(objects, "B") == {"configMapKeyRef": {"name": "c", "key": "B"}}
+    assert given(objects, "HF_HOME") == {"configMapKeyRef": {"name": "c", "key": "home"}}
+    assert engine_container(objects)["envFrom"] == [
+        {"secretRef": {"name": "whole-secret"}},
+        {"configMapRef": {"name": "whole-map"}},
+    ]
+    assert "envFrom" not in engine_container(render())
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"name": "B"}, r"envFrom\[0\]: names neither a secret nor a configMap"),
+        ({"secret": "s", "configMap": "c"}, r"envFrom\[0\]: names both a secret and a configMap"),
+        ({"name": "A", "secret": "s"}, r"envFrom\[0\]: A stands twice"),
+        ({"secret": "s", "key": "k"}, r"envFrom\[0\]: has a key but no name"),
+        ({"name": "MANYHOST_PORT", "secret": "s"}, r"envFrom\[0\]: MANYHOST_PORT belongs to the launcher"),
+        ({"name": "LWS_GROUP_SIZE", "secret": "s"}, r"envFrom\[0\]: LWS_GROUP_SIZE belongs to the launcher"),
+        ({"name": "HF_TOKEN", "secret": "s"}, r"HF_TOKEN comes from huggingface\.secretName"),
+        ({"name": "A B", "secret": "s"}, "name"),
+        ({"secret": ""}, "secret"),
+    ],
+)
+def test_sources_of_variables_that_cannot_be(source, message):
+    own = [{"name": "A", "value": "1"}]
+    with pytest.raises(RenderError, match=message):
+        render({"vllm": {"env": own, "envFrom": [source]}})
+
+
+def test_a_token_of_ones_own_needs_the_charts_to_be_off():
+    values = {
+        "huggingface": {"secretName": ""},
+        "vllm": {"envFrom": [{"name": "HF_TOKEN", "secret": "mine", "key": "token"}]},
+    }
+    assert given(render(values), "HF_TOKEN") == {"secretKeyRef": {"name": "mine", "key": "token"}}
 
 
 def test_nccl_settings_wait_for_the_profile():
@@ -261,6 +318,60 @@ def test_host_facts_reach_the_pod():
     spec = pod(render({"host": {"nodeSelector": {"a/b": "true"}, "tolerations": [toleration]}}))
     assert spec["spec"]["nodeSelector"] == {"a/b": "true"}
     assert spec["spec"]["tolerations"] == [toleration]
+
+
+@pytest.mark.parametrize("key", ["priorityClassName", "runtimeClassName", "schedulerName"])
+def test_what_the_cluster_decides_unless_it_is_said(key):
+    for empty in ({}, {key: ""}, {key: None}):
+        assert key not in pod(render(empty))["spec"]
+    for role in ("leader", "worker"):
+        assert pod(render({key: "mine"}), role)["spec"][key] == "mine"
+    with pytest.raises(RenderError, match=key):
+        render({key: "Not A Name"})
+
+
+def test_image_pull_secrets():
+    assert "imagePullSecrets" not in pod(render())["spec"]
+    found = pod(render({"imagePullSecrets": ["mine", "theirs"]}))["spec"]["imagePullSecrets"]
+    assert found == [{"name": "mine"}, {"name": "theirs"}]
+
+
+REQUIRED, PREFERRED = (f"{word}DuringSchedulingIgnoredDuringExecution" for word in ("required", "preferred"))
+
+
+def test_affinity_is_laid_over_the_charts_own():
+    near_zone = [{"weight": 5, "preference": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}}]
+    apart = [{"topologyKey": "rack", "labelSelector": {"matchLabels": {"app": "other"}}}]
+    own = pod(render({"targetNodes": ["n"]}))["spec"]["affinity"]
+    values = {
+        "targetNodes": ["n"],
+        "affinity": {"nodeAffinity": {PREFERRED: near_zone}, "podAntiAffinity": {REQUIRED: apart}},
+    }
+    assert pod(render(values))["spec"]["affinity"] == {
+        "nodeAffinity": own["nodeAffinity"] | {PREFERRED: near_zone},
+        "podAffinity": own["podAffinity"],
+        "podAntiAffinity": {REQUIRED: apart},
+    }
+
+
+@pytest.mark.parametrize("terms", [[], [{"weight": 1, "podAffinityTerm": {"topologyKey": "rack"}}]])
+def test_lists_of_an_affinity_replace_the_charts_own(terms):
+    affinity = pod(render(nest(f"affinity.podAffinity.{PREFERRED}", terms)))["spec"]["affinity"]
+    assert affinity == {"podAffinity": {PREFERRED: terms}}
+
+
+def test_affinity_has_no_other_keys():
+    with pytest.raises(RenderError, match="nodeAfinity"):
+        render(nest("affinity.nodeAfinity", {}))
+
+
+def test_spread_constraints_stand_beside_the_charts_own():
+    mine = {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+    values = nest("topologySpreadConstraints", [mine])
+    assert pod(render(values))["spec"]["topologySpreadConstraints"] == [mine]
+    cpu = merge(CONFIGURATIONS["cpu"], values)
+    (own,) = pod(render(CONFIGURATIONS["cpu"]))["spec"]["topologySpreadConstraints"]
+    assert pod(render(cpu))["spec"]["topologySpreadConstraints"] == [own, mine]
 
 
 def test_own_labels_and_annotations_are_added():
@@ -337,6 +448,7 @@ TCPXO_VIOLATIONS = {
         (CONFIGURATIONS["tcpxo"], TCPXO_VIOLATIONS),
         (CONFIGURATIONS["tcpxo from its own image"], TCPXO_VIOLATIONS),
         (CONFIGURATIONS["host network"], TCPXO_VIOLATIONS | {"hostNetwork", "privileged vllm"}),
+        (CONFIGURATIONS["rdma"], {"hostPath /gib", "IPC_LOCK vllm"}),
         (nest("network.hostNetwork", True), {"hostNetwork"}),
         (nest("security.privileged", True), {"privileged vllm"}),
         (nest("volumes.ssdHostPath", "/mnt/ssd"), {"hostPath /mnt/ssd"}),

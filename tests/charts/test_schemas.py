@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.charts.test_pods import CONFIGURATIONS
-from tests.helpers.helm import find, merge, pod, render
+from tests.helpers.helm import find, merge, nest, pod, render
 from tests.helpers.shared import shared_dir
 
 VERSIONS = ["v0.6.2", "v0.9.0", "v0.10.0"]
@@ -19,6 +19,22 @@ EXTRAS = {
     "security": {"runAsUser": 1, "runAsGroup": 1, "fsGroup": 1},
     "host": {"resources": {"requests": {"cpu": 1}, "limits": {"memory": "1Gi"}}},
     "rollout": {"maxUnavailable": "50%"},
+    "imagePullSecrets": ["s"],
+    "priorityClassName": "high",
+    "runtimeClassName": "nvidia",
+    "schedulerName": "mine",
+    "affinity": {
+        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "r"}]}
+    },
+    "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "r", "whenUnsatisfiable": "ScheduleAnyway"}],
+    "volumes": {
+        "extra": [{"name": "w", "mountPath": "/w", "volume": {"persistentVolumeClaim": {"claimName": "w"}}}]
+    },
+    "vllm": {"envFrom": [{"name": "A", "secret": "s"}, {"configMap": "c"}]},
+    "gpuPlatformSettings": {"daemonResources": {"limits": {"memory": "4Gi"}}},
+    "extraObjects": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": "b"}}
+    ],
 }
 
 
@@ -77,3 +93,11 @@ def test_the_other_objects_and_the_pods_fit_kubernetes(version, name):
     for item in [*objects, *pods]:
         if item["kind"] != "LeaderWorkerSet":
             kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_claims_fit_kubernetes():
+    claim = nest("gpuPlatformSettings.deviceClaim", {"deviceClass": "rdma", "count": 8})
+    objects = render(merge(CONFIGURATIONS["rdma"], claim))
+    template = {"apiVersion": "v1", "kind": "Pod", **pod(objects)}
+    for item in [find(objects, "ResourceClaimTemplate"), template]:
+        kubernetes_validate.validate(item, "1.37.0", strict=True)

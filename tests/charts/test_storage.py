@@ -95,9 +95,48 @@ def test_folders_of_the_host_are_read_only_unless_said_otherwise():
     assert mounts(values)["host-ssd"]["readOnly"] is False
 
 
+def test_weights_on_an_existing_claim():
+    claim = {"persistentVolumeClaim": {"claimName": "r1", "readOnly": True}}
+    weights = {"name": "weights", "mountPath": "/weights", "volume": claim}
+    scratch = {"name": "cache", "mountPath": "/c", "subPath": "a/b", "readOnly": False}
+    values = {
+        "volumes": {"extra": [weights, {**scratch, "volume": {"emptyDir": {}}}]},
+        "model": {"path": "/weights/deepseek-r1"},
+    }
+    assert volumes(values)["extra-weights"] == {"name": "extra-weights", **claim}
+    assert mounts(values)["extra-weights"] == {
+        "name": "extra-weights",
+        "mountPath": "/weights",
+        "readOnly": True,
+    }
+    assert volumes(values)["extra-cache"]["emptyDir"] == {}
+    assert mounts(values)["extra-cache"] == {
+        "name": "extra-cache",
+        "mountPath": "/c",
+        "subPath": "a/b",
+        "readOnly": False,
+    }
+    assert env(render(values))["MANYHOST_MODEL_PATH"] == "/weights/deepseek-r1"
+
+
+CLAIM = {"persistentVolumeClaim": {"claimName": "r1"}}
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        (
+            {"extra": [{"name": "a", "mountPath": "/ssd", "volume": CLAIM}]},
+            "already the place of volumes.ssd",
+        ),
+        (
+            {"extra": [{"name": "a", "mountPath": f"/{i}", "volume": CLAIM} for i in "xy"]},
+            r"extra\[1\].name: a stands twice",
+        ),
+        ({"extra": [{"name": "a", "mountPath": "/x"}]}, "volume"),
+        ({"extra": [{"name": "a", "mountPath": "/x", "volume": {}}]}, "volume"),
+        ({"extra": [{"name": "a", "mountPath": "/x", "volume": {**CLAIM, "emptyDir": {}}}]}, "volume"),
+        ({"extra": [{"name": "a", "mountPath": "/x", "volume": {"persistentVolumeClaim": "r1"}}]}, "volume"),
         ({"gcsMounts": [{"bucketName": ""}]}, r"gcsMounts\[0\].bucketName: no bucket is named"),
         ({"gcsMounts": [{"mountPath": "/x"}]}, r"gcsMounts\[0\].bucketName: no bucket is named"),
         ({"gcsMounts": [{"bucketName": None}]}, "no bucket is named"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from manyhost import cli
-from manyhost.catalog.settings import VARIABLES
+from manyhost.catalog.settings import VARIABLES, known_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -95,6 +95,10 @@ def _check_manyhost(arguments: list[str]) -> None:
     if "--help" not in arguments:
         # Parses the options and converts their values, without running the command.
         command.make_context(arguments[0], list(arguments[1:]), parent=context)
+    for flag, value in pairwise(arguments):
+        if flag == "--set":
+            key = value.partition("=")[0]
+            assert key in known_keys() or key.startswith(("arguments.", "chart.", "variables.")), key
 
 
 def _check_helm(arguments: list[str]) -> None:

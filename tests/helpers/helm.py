@@ -99,6 +99,18 @@ def render(
     return sorted(objects, key=lambda item: (item["kind"], item["metadata"]["name"]))
 
 
+def fabric(name: str = "tcpxo") -> Object:
+    """Return the Helm values of an interconnect, as the first recipe that has it renders them."""
+    for path in sorted((ROOT / "recipes").glob("*/*/values.yaml")):
+        values: Object = yaml.safe_load(path.read_text())
+        if values["network"]["interconnect"] == name:
+            return {
+                "network": {"interconnect": name},
+                "gpuPlatformSettings": values["gpuPlatformSettings"],
+            }
+    raise AssertionError(f"no recipe has the interconnect {name}")
+
+
 def notes(values: Object | None = None, release: str = "r1", namespace: str = "default") -> str:
     """Return what NOTES.txt says for these values."""
     files = _load(CHART).render(values or {}, name=release, namespace=namespace)

@@ -10,31 +10,33 @@ import yaml
 from manyhost.checks import Allowance, Finding, FlagTable, run
 from manyhost.render.shell import shell_problems
 
-from tests.helpers.helm import CHART, ROOT, render
+from tests.helpers.helm import CHART, ROOT, fabric, merge, render
 
 Object = dict[str, Any]
 
-EVERYTHING: Object = {
-    "network": {
-        "interconnect": "tcpxo",
-        "ncclSettings": [{"name": "NCCL_DEBUG", "value": "WARN"}],
+EVERYTHING: Object = merge(
+    fabric(),
+    {
+        "network": {
+            "ncclSettings": [{"name": "NCCL_DEBUG", "value": "WARN"}],
+        },
+        "volumes": {"gcsMounts": [{"bucketName": "weights.example.com", "mountPath": "/gcs"}]},
+        "model": {"path": "/gcs/deepseek-r1", "tp_size": 8, "pp_size": 2},
+        "vllm": {
+            "serverArgs": {
+                "max-model-len": 32768,
+                "max-num-batched-tokens": 1000000,
+                "gpu-memory-utilization": 0.9,
+                "enable-prefix-caching": False,
+                "hf-overrides": {"rope_theta": 10000},
+            }
+        },
+        "podDisruptionBudget": {"enabled": True},
+        "networkPolicy": {"enabled": True, "allowedNamespaces": ["gateway"]},
+        "autoscaling": {"enabled": True},
+        "queue": "gpu-queue",
     },
-    "volumes": {"gcsMounts": [{"bucketName": "weights.example.com", "mountPath": "/gcs"}]},
-    "model": {"path": "/gcs/deepseek-r1", "tp_size": 8, "pp_size": 2},
-    "vllm": {
-        "serverArgs": {
-            "max-model-len": 32768,
-            "max-num-batched-tokens": 1000000,
-            "gpu-memory-utilization": 0.9,
-            "enable-prefix-caching": False,
-            "hf-overrides": {"rope_theta": 10000},
-        }
-    },
-    "podDisruptionBudget": {"enabled": True},
-    "networkPolicy": {"enabled": True, "allowedNamespaces": ["gateway"]},
-    "autoscaling": {"enabled": True},
-    "queue": "gpu-queue",
-}
+)
 
 # The baseline violations of TCPXO, each for a reason that values/environments/a3mega.yaml gives.
 ALLOWED = Allowance(

@@ -42,7 +42,7 @@ def test_the_same_tree_gives_the_same_bytes_and_nothing_that_git_ignores(
     for command in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run(["git", *command], cwd=copy, check=True)
     (copy / "values/local.yaml").write_text(SECRET)
-    (copy / "charts/llm-multihost/scripts/untracked.sh").write_text("")
+    (copy / "charts/llm-multihost/launcher/untracked.sh").write_text("")
 
     assert [path.suffix for path in built] == [".tgz", ".whl", ".gz"]
     for one, other in zip(built, _build(tmp_path / "again", copy), strict=True):
@@ -150,8 +150,9 @@ def test_own_files_are_added_and_win_over_those_that_came_along(run: Run, tmp_pa
 
     done = run("render", "mine")
     assert done.returncode == 0, done.stderr
-    assert json.loads((own / "build/mine/deepseek-r1-671b/plan.json").read_text())["groups"] == 3
-    listed = json.loads(run("list", "--output", "json").stdout)
+    plan = json.loads((own / "build/mine/deepseek-r1-671b/plan.json").read_text())
+    assert [role["groups"] for role in plan["roles"]] == [3]
+    listed = json.loads(run("list", "--output", "json").stdout)["result"]
     assert {"mine", "a3mega", "local"} <= {entry["name"] for entry in listed["environments"]}
     (tiny,) = (entry["about"] for entry in listed["models"] if entry["name"] == "tiny-r1")
     assert tiny.startswith("mine/")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from manyhost.catalog import Catalog, Resolved, resolve
 from manyhost.errors import InvalidInput
 from manyhost.plan import Plan
+from manyhost.plan.roles import Role
 from manyhost.render import Rendered, Renderer
 from manyhost.render.values import quote
 
@@ -117,7 +118,11 @@ def cases(draw: st.DrawFn) -> tuple[str, list[str]]:
         "engine.executor": st.sampled_from(["mp", "ray"]),
         "context": st.sampled_from([1, 2048, 32768, 163840, 1000000]),
         "groups": st.integers(1, 40),
-        "disaggregation.prefill_groups": st.integers(0, 3),
+        "roles.prefill.groups": st.integers(0, 3),
+        "roles.prefill.tensor": st.sampled_from([0, 1, 2, 8]),
+        "roles.decode.tensor": st.sampled_from([0, 1, 2, 8]),
+        "roles.prefill.arguments.max-num-seqs": st.sampled_from([1, 64]),
+        "roles.decode.arguments.enable-prefix-caching": st.booleans(),
         "utilization": st.floats(0.3, 1, allow_nan=False),
         "network.interconnect": st.sampled_from(["tcpxo", "none", ""]),
         "network.host_network": st.booleans(),
@@ -134,24 +139,27 @@ def cases(draw: st.DrawFn) -> tuple[str, list[str]]:
 
 def _invariants(rendered: Rendered) -> None:
     plan = rendered.plan
-    wanted = {rendered.release: plan.groups}
-    if plan.prefill_groups:
-        wanted[f"{rendered.release}-prefill"] = plan.prefill_groups
+    roles = {
+        f"{rendered.release}-prefill" if role.name == "prefill" else rendered.release: role
+        for role in plan.roles
+    }
     found = {item["metadata"]["name"]: item for item in rendered.objects if item["kind"] == "LeaderWorkerSet"}
-    assert {name: item["spec"]["replicas"] for name, item in found.items()} == wanted
+    assert {name: item["spec"]["replicas"] for name, item in found.items()} == {
+        name: role.groups for name, role in roles.items()
+    }
     others = [item for item in rendered.objects if item["kind"] != "LeaderWorkerSet"]
-    for item in found.values():
-        _whole([*others, item], plan)
+    for name, item in found.items():
+        _whole([*others, item], plan, roles[name])
     assert yaml.safe_load(rendered.values_text) == yaml12.parse_yaml(rendered.values_text)
 
 
-def _whole(objects: list[Object], plan: Plan) -> None:
-    """One LeaderWorkerSet holds what the plan says of a group."""
+def _whole(objects: list[Object], plan: Plan, of: Role) -> None:
+    """One LeaderWorkerSet holds what the plan says of the groups of its role."""
     workload = find(objects, "LeaderWorkerSet")["spec"]
     size = workload["leaderWorkerTemplate"]["size"]
-    assert size == plan.hosts_per_group
-    ranks = plan.tensor * plan.pipeline * plan.data
-    assert ranks == size * max(plan.gpus_per_host, 1)
+    assert size == of.hosts
+    sizes = of.parallelism
+    assert sizes.tensor * sizes.pipeline * sizes.data == size * max(plan.gpus_per_host, 1)
     for role in ("leader", "worker"):
         template = pod(objects, role)
         (engine,) = (c for c in template["spec"]["containers"] if c["name"] == "vllm")
@@ -159,7 +167,8 @@ def _whole(objects: list[Object], plan: Plan) -> None:
             assert engine["resources"]["limits"]["nvidia.com/gpu"] == plan.gpus_per_host
     given_flags = args(objects, "leader")
     assert given_flags == args(objects, "worker")
-    for name, value in plan.arguments.items():
+    assert given_flags[given_flags.index("--tensor-parallel-size") + 1] == str(sizes.tensor)
+    for name, value in of.arguments.items():
         if isinstance(value, bool):
             assert f"--{name if value else f'no-{name}'}" in given_flags
         elif isinstance(value, int):

@@ -21,8 +21,12 @@ value of a user goes through `replace "$" "$$"`.
   {{- end }}
   env:
   {{- include "manyhost.engineEnv" . | nindent 2 }}
+  {{- with include "manyhost.envFrom" $values | trim }}
+  envFrom:
+  {{- . | nindent 2 }}
+  {{- end }}
   ports:
-  {{- if eq (.duty | default "") "decode" }}
+  {{- if eq (.role | default "") "decode" }}
   - name: engine
     containerPort: {{ add1 $values.vllm.service.ports.http }}
   {{- else }}
@@ -33,7 +37,7 @@ value of a user goes through `replace "$" "$$"`.
   {{- include "manyhost.probes" $values.lifecycle | nindent 2 }}
   {{- end }}
   resources:
-    {{- include "manyhost.resources" $values.host | nindent 4 }}
+    {{- include "manyhost.resources" . | nindent 4 }}
   {{- if .router }}
   lifecycle:
     preStop:
@@ -44,64 +48,44 @@ value of a user goes through `replace "$" "$$"`.
     {{- if $privileged }}
     privileged: true
     {{- else }}
-    {{- include "manyhost.unprivileged" . | nindent 4 }}
+    {{- include "manyhost.unprivileged" (include "manyhost.fabric.capabilities" .) | nindent 4 }}
     {{- end }}
     {{- with include "manyhost.user" . | trim }}
     {{- . | nindent 4 }}
     {{- end }}
   volumeMounts:
   {{- include "manyhost.storage.mounts" . | nindent 2 }}
-  {{- with include (printf "manyhost.interconnect.%s.mounts" $values.network.interconnect) . }}
+  {{- with include "manyhost.fabric.mounts" . | trim }}
   {{- . | nindent 2 }}
   {{- end }}
 {{- end }}
 
 {{- /* Under hostNetwork the device plugin does not open the interconnect's devices to the engine. */}}
 {{- define "manyhost.privileged" -}}
-{{- $network := .Values.network -}}
-{{- if or .Values.security.privileged (and $network.hostNetwork (include (printf "manyhost.interconnect.%s.hostDevices" $network.interconnect) .)) -}}
+{{- if or .Values.security.privileged (and .Values.network.hostNetwork (include "manyhost.fabric.on" .) .Values.gpuPlatformSettings.devices) -}}
 true
 {{- end -}}
-{{- end }}
-
-{{- define "manyhost.unprivileged" -}}
-allowPrivilegeEscalation: false
-capabilities:
-  drop: [ALL]
-seccompProfile:
-  type: RuntimeDefault
-{{- end }}
-
-{{- define "manyhost.user" -}}
-{{- with .Values.security }}
-{{- if not (kindIs "invalid" .runAsUser) }}
-runAsUser: {{ int64 .runAsUser }}
-runAsNonRoot: {{ ne (int64 .runAsUser) 0 }}
-{{- end }}
-{{- if not (kindIs "invalid" .runAsGroup) }}
-runAsGroup: {{ int64 .runAsGroup }}
-{{- end }}
-{{- end }}
 {{- end }}
 
 {{- /* Flags of the engine, one item each: no shell reads them. */}}
 {{- define "manyhost.engineArgs" -}}
 {{- $model := .Values.model -}}
+{{- $sizes := include "manyhost.sizes" . | fromJson -}}
 - --tensor-parallel-size
-- {{ int64 $model.tp_size | quote }}
+- {{ int64 $sizes.tp | quote }}
 - --pipeline-parallel-size
-- {{ int64 $model.pp_size | quote }}
-{{- if gt (int64 $model.dp_size) 1 }}
+- {{ int64 $sizes.pp | quote }}
+{{- if gt (int64 $sizes.dp) 1 }}
 - --data-parallel-size
-- {{ int64 $model.dp_size | quote }}
+- {{ int64 $sizes.dp | quote }}
 {{- end }}
 - --served-model-name
 - {{ $model.servedName | default $model.name | replace "$" "$$" | quote }}
-{{- with .duty }}
+{{- with .role }}
 - --kv-transfer-config
 - {{ include "manyhost.kvTransfer" $ | quote }}
 {{- end }}
-{{- range $name, $value := .Values.vllm.serverArgs }}
+{{- range $name, $value := include "manyhost.serverArgs" . | fromJson }}
 {{- if kindIs "bool" $value }}
 - --{{ ternary "" "no-" $value }}{{ $name }}
 {{- else if not (kindIs "invalid" $value) }}
@@ -140,9 +124,8 @@ JSON prints a large whole number with all its digits. */}}
 {{- $model := $values.model }}
 {{- $lifecycle := $values.lifecycle }}
 {{- $network := $values.network }}
-{{- $interconnect := printf "manyhost.interconnect.%s" $network.interconnect }}
 {{- $ssd := $values.volumes.ssdMountPath | trimSuffix "/" }}
-{{- $env := include (printf "%s.env" $interconnect) . | fromYaml }}
+{{- $env := include "manyhost.fabric.env" . | fromYaml }}
 {{- $_ := set $env "MANYHOST_ENGINE" (join "\n" $values.vllm.command) }}
 {{- $_ := set $env "MANYHOST_EXECUTOR" $values.vllm.executor }}
 {{- $_ := set $env "MANYHOST_MODEL" ($model.path | default $model.name) }}
@@ -150,11 +133,11 @@ JSON prints a large whole number with all its digits. */}}
 {{- $_ := set $env "MANYHOST_GPUS_PER_HOST" (int64 $values.host.gpus | toString) }}
 {{- /* The router has the API's port, the engine behind it the next one. */}}
 {{- $port := int64 $values.vllm.service.ports.http }}
-{{- $_ := set $env "MANYHOST_PORT" (eq (.duty | default "") "decode" | ternary (add1 $port) $port | toString) }}
+{{- $_ := set $env "MANYHOST_PORT" (eq (.role | default "") "decode" | ternary (add1 $port) $port | toString) }}
 {{- $_ := set $env "MANYHOST_MASTER_PORT" "29501" }}
 {{- $_ := set $env "MANYHOST_RAY_PORT" "6379" }}
 {{- $_ := set $env "MANYHOST_INTERFACE" $network.socketInterface }}
-{{- $_ := set $env "MANYHOST_PROFILE" (include (printf "%s.profile" $interconnect) .) }}
+{{- $_ := set $env "MANYHOST_PROFILE" (include "manyhost.fabric.profile" .) }}
 {{- $_ := set $env "MANYHOST_PEER_WAIT_SECONDS" (int64 $lifecycle.peerWaitSeconds | toString) }}
 {{- $_ := set $env "MANYHOST_STARTUP_SECONDS" (int64 $lifecycle.startupSeconds | toString) }}
 {{- $_ := set $env "MANYHOST_STALL_SECONDS" (int64 $lifecycle.stallSeconds | toString) }}
@@ -173,13 +156,13 @@ JSON prints a large whole number with all its digits. */}}
 {{- end }}
 {{- $_ := set $env "VLLM_CACHE_ROOT" (printf "%s/cache/vllm" $ssd) }}
 {{- $_ := set $env "VLLM_NO_USAGE_STATS" "1" }}
-{{- if .duty }}
+{{- if .role }}
 {{- $_ := set $env "VLLM_NIXL_SIDE_CHANNEL_PORT" (include "manyhost.nixlPort" .) }}
 {{- $_ := set $env "UCX_NET_DEVICES" $network.socketInterface }}
-{{- if eq .duty "decode" }}
+{{- if eq .role "decode" }}
 {{- $_ := set $env "MANYHOST_ROUTER_PORT" ($port | toString) }}
 {{- end }}
-{{- range $values.disaggregation.env }}
+{{- range $values.roles.handover.env }}
 {{- $_ := set $env .name .value }}
 {{- end }}
 {{- end }}
@@ -187,7 +170,7 @@ JSON prints a large whole number with all its digits. */}}
 {{- $_ := set $env .name .value }}
 {{- end -}}
 {{ include "manyhost.member" . }}
-{{- if .duty }}
+{{- if .role }}
 - name: VLLM_NIXL_SIDE_CHANNEL_HOST
   valueFrom:
     fieldRef:
@@ -201,6 +184,18 @@ JSON prints a large whole number with all its digits. */}}
       name: {{ .secretName | quote }}
       key: {{ .secretData.token | quote }}
       optional: true
+{{- end }}
+{{- end }}
+{{- range $values.vllm.envFrom }}
+{{- with .name }}
+{{- $_ := unset $env . }}
+{{- end }}
+{{- if .name }}
+- name: {{ .name | quote }}
+  valueFrom:
+    {{ ternary "secretKeyRef" "configMapKeyRef" (hasKey . "secret") }}:
+      name: {{ .secret | default .configMap | quote }}
+      key: {{ .key | default .name | quote }}
 {{- end }}
 {{- end }}
 {{- range $name, $value := $env }}
@@ -232,11 +227,33 @@ livenessProbe:
   failureThreshold: 3
 {{- end }}
 
-{{- /* Takes .Values.host. Extended resources need request and limit to be equal. */}}
-{{- define "manyhost.resources" -}}
-{{- $gpus := dict }}
-{{- if .gpus }}
-{{- $gpus = dict "nvidia.com/gpu" (int64 .gpus) }}
+{{- /* Takes .Values. Whole Secrets and ConfigMaps; single keys are among the variables. */}}
+{{- define "manyhost.envFrom" -}}
+{{- range .vllm.envFrom }}
+{{- if not .name }}
+- {{ ternary "secretRef" "configMapRef" (hasKey . "secret") }}:
+    name: {{ .secret | default .configMap | quote }}
 {{- end }}
-{{- dict "requests" (merge dict $gpus .resources.requests) "limits" (merge dict $gpus .resources.limits) | toYaml }}
+{{- end }}
+{{- end }}
+
+{{- /* Extended resources need request and limit to be equal. */}}
+{{- define "manyhost.resources" -}}
+{{- $host := .Values.host }}
+{{- $devices := dict }}
+{{- if $host.gpus }}
+{{- $devices = dict "nvidia.com/gpu" (int64 $host.gpus) }}
+{{- end }}
+{{- if include "manyhost.fabric.on" . }}
+{{- $devices = merge $devices .Values.gpuPlatformSettings.extendedResources }}
+{{- end }}
+{{- $resources := dict "requests" (merge dict $devices $host.resources.requests) "limits" (merge dict $devices $host.resources.limits) }}
+{{- with include "manyhost.fabric.claims" . | fromYamlArray }}
+{{- $claims := list }}
+{{- range . }}
+{{- $claims = append $claims (dict "name" .name) }}
+{{- end }}
+{{- $_ := set $resources "claims" $claims }}
+{{- end }}
+{{- toYaml $resources }}
 {{- end }}

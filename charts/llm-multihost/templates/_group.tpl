@@ -1,22 +1,16 @@
 {{/*
-The groups of a release. In mode nccl there is one, of two hosts, and its duty is "". Without disaggregation there is one LeaderWorkerSet, and its duty is "";
-with it one for each duty, "decode" (which keeps the release's name) and "prefill".
-  manyhost.group    LeaderWorkerSet; dict of the root context's keys and "duty"
-  manyhost.setName  its name (the same dict)
+The groups of one role.
+  manyhost.group    LeaderWorkerSet; dict of the root context's keys and "role"
 */}}
-
-{{- define "manyhost.setName" -}}
-{{ .Release.Name }}{{ if eq .duty "prefill" }}-prefill{{ end }}
-{{- end }}
 
 {{- define "manyhost.group" -}}
 {{- $values := .Values -}}
-{{- $model := $values.model -}}
+{{- $sizes := include "manyhost.sizes" . | fromJson -}}
 {{- $annotations := include "manyhost.podAnnotations" . -}}
 {{- $spec := include "manyhost.podSpec" . -}}
 {{- /* The router stands before the engine that answers, and only a leader has an API. */}}
 {{- $leader := $spec -}}
-{{- if eq .duty "decode" }}
+{{- if eq .role "decode" }}
 {{- $leader = include "manyhost.podSpec" (merge (dict "router" true) .) -}}
 {{- end -}}
 apiVersion: leaderworkerset.x-k8s.io/v1
@@ -26,7 +20,7 @@ metadata:
   namespace: {{ .Release.Namespace | quote }}
   labels:
     {{- include "manyhost.labels" . | nindent 4 }}
-    {{- with .duty }}
+    {{- with .role }}
     manyhost.dev/role: {{ . }}
     {{- end }}
     {{- with $values.queue }}
@@ -44,8 +38,8 @@ metadata:
 spec:
   {{- if eq $values.mode "nccl" }}
   replicas: 1
-  {{- else if eq .duty "prefill" }}
-  replicas: {{ int64 $values.disaggregation.prefillGroups }}
+  {{- else if eq .role "prefill" }}
+  replicas: {{ int64 $values.roles.prefill.groups }}
   {{- else if not $values.autoscaling.enabled }}
   replicas: {{ int64 $values.vllm.replicaCount }}
   {{- end }}
@@ -57,17 +51,16 @@ spec:
       maxUnavailable: {{ include "manyhost.amount" $values.rollout.maxUnavailable }}
       maxSurge: {{ include "manyhost.amount" $values.rollout.maxSurge }}
   leaderWorkerTemplate:
+    size: {{ int64 $sizes.hosts }}
     {{- if eq $values.mode "nccl" }}
-    size: 2
     # What failed stays, with its log.
     restartPolicy: None
     {{- else }}
-    size: {{ div (mul $model.tp_size $model.pp_size $model.dp_size) (include "manyhost.ranksPerHost" .) }}
     # A lost rank cannot rejoin its group.
     restartPolicy: RecreateGroupOnPodRestart
     {{- end }}
     leaderTemplate:
-      {{- include "manyhost.pod" (dict "root" . "role" "leader" "annotations" $annotations "spec" $leader) | nindent 6 }}
+      {{- include "manyhost.pod" (dict "root" . "member" "leader" "annotations" $annotations "spec" $leader) | nindent 6 }}
     workerTemplate:
-      {{- include "manyhost.pod" (dict "root" . "role" "worker" "annotations" $annotations "spec" $spec) | nindent 6 }}
+      {{- include "manyhost.pod" (dict "root" . "member" "worker" "annotations" $annotations "spec" $spec) | nindent 6 }}
 {{- end }}

@@ -1,36 +1,8 @@
 {{/*
-GPUDirect-TCPXO, the interconnect of A3 Mega. The interface is described in _interconnect-none.tpl.
-Sources, all in GoogleCloudPlatform/container-engine-accelerators, folder gpudirect-tcpxo:
-nccl-test-latest.yaml (annotation, capabilities, mounts), best-practice.md (sidecar, startup probe),
-README.md (releases and their flags).
+GPUDirect-TCPXO, the interconnect of A3 Mega: the daemon beside the engine, and the plugin from an image.
+Sources, all in GoogleCloudPlatform/container-engine-accelerators, folder gpudirect-tcpxo: best-practice.md (sidecar,
+startup probe), README.md (releases and their flags).
 */}}
-
-{{- /* The device injector reads the container's name from this key. */}}
-{{- define "manyhost.interconnect.tcpxo.annotations" -}}
-devices.gke.io/container.tcpxo-daemon: |
-  {{- range $i := until (int .Values.host.gpus) }}
-  - path: /dev/nvidia{{ $i }}
-  {{- end }}
-  - path: /dev/nvidiactl
-  - path: /dev/nvidia-uvm
-  - path: /dev/dmabuf_import_helper
-{{- end }}
-
-{{- /* Folder of the NCCL plugin as the engine sees it. */}}
-{{- define "manyhost.interconnect.tcpxo.libraries" -}}
-{{ ternary "/usr/local/nvidia/lib64" "/usr/local/nccl-plugin/lib64" .Values.gpuPlatformSettings.useHostPlugin }}
-{{- end }}
-
-{{- define "manyhost.interconnect.tcpxo.env" -}}
-{{- $libraries := include "manyhost.interconnect.tcpxo.libraries" . -}}
-NCCL_LIB_DIR: {{ $libraries }}
-LD_LIBRARY_PATH: {{ list $libraries "/usr/local/nvidia/lib64" | uniq | join ":" }}
-NCCL_FASTRAK_LLCM_DEVICE_DIRECTORY: /dev/aperture_devices
-{{- end }}
-
-{{- define "manyhost.interconnect.tcpxo.profile" -}}
-{{ include "manyhost.interconnect.tcpxo.libraries" . }}/nccl-env-profile.sh
-{{- end }}
 
 {{- /* Release of the daemon as one number, 1000020 for v1.0.20. Its tags (v1.0.13_1, v1.0.09) are
 no semantic versions. A tag without a version counts as new. */}}
@@ -52,6 +24,10 @@ no semantic versions. A tag without a version counts as new. */}}
   image: {{ $settings.ncclPluginImage | quote }}
   imagePullPolicy: {{ .Values.job.image.pullPolicy }}
   command: [/bin/sh, /opt/manyhost/tcpxo-install.sh]
+  {{- with $settings.daemonResources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   volumeMounts:
   - {name: scripts, mountPath: /opt/manyhost, readOnly: true}
   - {name: nccl-plugin, mountPath: /usr/local/nccl-plugin}
@@ -77,6 +53,10 @@ no semantic versions. A tag without a version counts as new. */}}
   - {name: LD_LIBRARY_PATH, value: /usr/local/nvidia/lib64}
   # The name must not contain an underscore.
   - {name: HEALTH_CHECK_LOG_FILE, value: /run/health-check}
+  {{- with $settings.daemonResources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   securityContext:
     capabilities:
       add: [NET_ADMIN, NET_BIND_SERVICE]
@@ -91,27 +71,5 @@ no semantic versions. A tag without a version counts as new. */}}
     failureThreshold: 24
   volumeMounts:
   - {name: scripts, mountPath: /opt/manyhost, readOnly: true}
-  - {name: nvidia, mountPath: /usr/local/nvidia}
-  - {name: sys, mountPath: /hostsysfs}
-  - {name: proc-sys, mountPath: /hostprocsysfs}
+  {{- include "manyhost.fabric.daemonMounts" . | trim | nindent 2 }}
 {{- end }}
-
-{{- define "manyhost.interconnect.tcpxo.volumes" -}}
-- {name: nvidia, hostPath: {path: /home/kubernetes/bin/nvidia}}
-- {name: aperture-devices, hostPath: {path: /dev/aperture_devices}}
-- {name: sys, hostPath: {path: /sys}}
-- {name: proc-sys, hostPath: {path: /proc/sys}}
-{{- if not .Values.gpuPlatformSettings.useHostPlugin }}
-- {name: nccl-plugin, emptyDir: {}}
-{{- end }}
-{{- end }}
-
-{{- define "manyhost.interconnect.tcpxo.mounts" -}}
-- {name: nvidia, mountPath: /usr/local/nvidia, readOnly: true}
-- {name: aperture-devices, mountPath: /dev/aperture_devices}
-{{- if not .Values.gpuPlatformSettings.useHostPlugin }}
-- {name: nccl-plugin, mountPath: /usr/local/nccl-plugin, readOnly: true}
-{{- end }}
-{{- end }}
-
-{{- define "manyhost.interconnect.tcpxo.hostDevices" }}true{{ end }}

@@ -1,14 +1,10 @@
 {{/*
 Names, labels and the image reference.
   manyhost.labels              labels of every object (root context)
-  manyhost.podLabels           labels that select the pods of the release (root context)
   manyhost.leaderLabels        labels that select the leaders (root context)
-  manyhost.serviceAccountName  account of the pods (root context)
   manyhost.image               reference of the engine image (root context)
   manyhost.networks            names of the Network objects in NIC order, as JSON (root context)
   manyhost.ranksPerHost        GPUs of one host; a host without GPUs counts as one rank
-  manyhost.strings             a map of strings, each line after a line end (takes the map)
-  manyhost.amount              a count or a percentage (takes the value)
 */}}
 
 {{- define "manyhost.labels" -}}
@@ -26,21 +22,10 @@ manyhost.dev/recipe: {{ . | replace "/" "." | quote }}
 {{- end }}
 {{- end }}
 
-{{- define "manyhost.podLabels" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name | quote }}
-{{- end }}
-
 {{- /* These two are set by the LeaderWorkerSet controller; rank 0 of a group is its leader. */}}
 {{- define "manyhost.leaderLabels" -}}
 leaderworkerset.sigs.k8s.io/name: {{ .Release.Name | quote }}
 leaderworkerset.sigs.k8s.io/worker-index: "0"
-{{- end }}
-
-{{- define "manyhost.serviceAccountName" -}}
-{{- with .Values.serviceAccount -}}
-{{ .name | default (ternary $.Release.Name "default" .create) }}
-{{- end -}}
 {{- end }}
 
 {{- define "manyhost.image" -}}
@@ -55,16 +40,4 @@ leaderworkerset.sigs.k8s.io/worker-index: "0"
 
 {{- define "manyhost.ranksPerHost" -}}
 {{ max 1 (int64 .Values.host.gpus) }}
-{{- end }}
-
-{{- /* A count, or a percentage in quotes. */}}
-{{- define "manyhost.amount" -}}
-{{ if kindIs "string" . }}{{ quote . }}{{ else }}{{ int64 . }}{{ end }}
-{{- end }}
-
-{{- /* Not toYaml: it gives nothing at all for a map in which one string holds a control character. */}}
-{{- define "manyhost.strings" -}}
-{{- range $key, $value := . }}
-{{ quote $key }}: {{ quote $value }}
-{{- end }}
 {{- end }}

@@ -1,7 +1,7 @@
 {{/*
 The pod of a group.
-  manyhost.pod      pod template; dict "root" (root context), "role" (leader or worker),
-                    "annotations" and "spec" (the two texts below: rendered once for both roles)
+  manyhost.pod      pod template; dict "root" (dict of _roles.tpl), "member" (leader or worker),
+                    "annotations" and "spec" (the two texts below: rendered once for both)
   manyhost.podAnnotations  annotations of the pods (root context)
   manyhost.podSpec  spec of the pods (root context)
   manyhost.launcher  data of the ConfigMap that the pods mount (root context)
@@ -11,9 +11,9 @@ The pod of a group.
 metadata:
   labels:
     {{- include "manyhost.podLabels" .root | nindent 4 }}
-    app.kubernetes.io/component: {{ .role }}
-    role: {{ .role }}
-    {{- with .root.duty }}
+    app.kubernetes.io/component: {{ .member }}
+    role: {{ .member }}
+    {{- with .root.role }}
     manyhost.dev/role: {{ . }}
     {{- end }}
     {{- with .root.Values.podLabels }}
@@ -33,7 +33,7 @@ the chart that changes nothing for the engine. */}}
 {{- $set := dict
   "kubectl.kubernetes.io/default-container" "vllm"
   "manyhost.dev/scripts-checksum" (include "manyhost.launcher" . | sha256sum) }}
-{{- if $networks }}
+{{- if and $networks (not (and (include "manyhost.fabric.on" .) .Values.gpuPlatformSettings.deviceClaim)) }}
 {{- $_ := set $set "networking.gke.io/default-interface" "eth0" }}
 {{- if not $network.hostNetwork }}
 {{- $interfaces := list }}
@@ -44,7 +44,7 @@ the chart that changes nothing for the engine. */}}
 {{- end }}
 {{- end }}
 {{- $own := merge $set
-  (include (printf "manyhost.interconnect.%s.annotations" $network.interconnect) . | fromYaml)
+  (include "manyhost.fabric.annotations" . | fromYaml)
   (include "manyhost.storage.annotations" . | fromYaml) }}
 {{- range $key, $_ := .Values.podAnnotations }}
 {{- $_ := unset $own $key }}
@@ -59,7 +59,7 @@ has on. A running pod keeps the launcher it started, so a change of one of them 
 {{- $folders := list "" (printf "%s/" .Values.network.interconnect) }}
 {{- if eq .Values.mode "nccl" }}
 {{- $folders = append $folders "nccl/" }}
-{{- else if gt (int64 .Values.disaggregation.prefillGroups) 0 }}
+{{- else if include "manyhost.apart" . }}
 {{- $folders = append $folders "router/" }}
 {{- end }}
 {{- range $folder := $folders }}
@@ -72,7 +72,6 @@ has on. A running pod keeps the launcher it started, so a change of one of them 
 
 {{- define "manyhost.podSpec" -}}
 {{- $values := .Values -}}
-{{- $interconnect := printf "manyhost.interconnect.%s" $values.network.interconnect -}}
 serviceAccountName: {{ include "manyhost.serviceAccountName" . | quote }}
 # Nothing in the pod calls the Kubernetes API.
 automountServiceAccountToken: false
@@ -80,6 +79,17 @@ automountServiceAccountToken: false
 enableServiceLinks: false
 {{- /* A measurement has no requests to finish. */}}
 terminationGracePeriodSeconds: {{ eq $values.mode "nccl" | ternary 5 (add $values.lifecycle.drainSeconds 30) }}
+{{- with $values.imagePullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- range $key := list "priorityClassName" "runtimeClassName" "schedulerName" }}
+{{- with get $values $key }}
+{{ $key }}: {{ . | quote }}
+{{- end }}
+{{- end }}
 {{- if $values.network.hostNetwork }}
 hostNetwork: true
 dnsPolicy: ClusterFirstWithHostNet
@@ -99,7 +109,11 @@ tolerations:
 {{- with include "manyhost.placement" . }}
 {{- . }}
 {{- end }}
-{{- $first := include (printf "%s.initContainers" $interconnect) . | trim }}
+{{- with include "manyhost.fabric.claims" . | trim }}
+resourceClaims:
+{{ . }}
+{{- end }}
+{{- $first := include "manyhost.fabric.initContainers" . | trim }}
 {{- if .router }}
 {{- $first = printf "%s\n%s" $first (include "manyhost.router" .) | trim }}
 {{- end }}
@@ -111,7 +125,7 @@ containers:
 {{ include "manyhost.container" . }}
 volumes:
 {{ include "manyhost.storage.volumes" . }}
-{{- with include (printf "%s.volumes" $interconnect) . }}
+{{- with include "manyhost.fabric.volumes" . | trim }}
 {{ . }}
 {{- end }}
 {{- end }}
@@ -121,39 +135,31 @@ only when the pod is made. Kubernetes 1.29 and 1.30 drop it from podAffinity and
 hosts near any group of the release. */}}
 {{- define "manyhost.placement" -}}
 {{- $values := .Values }}
-{{- if or $values.targetNodes $values.host.topologyKeys }}
+{{- $affinity := dict }}
+{{- with $values.targetNodes }}
+{{- $hosts := dict "key" "kubernetes.io/hostname" "operator" "In" "values" . }}
+{{- $terms := dict "nodeSelectorTerms" (list (dict "matchExpressions" (list $hosts))) }}
+{{- $_ := set $affinity "nodeAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" $terms) }}
+{{- end }}
+{{- with $values.host.topologyKeys }}
+{{- $near := list }}
+{{- range $i, $key := . }}
+{{- $pods := dict "matchLabels" (include "manyhost.podLabels" $ | fromYaml) }}
+{{- $term := dict "topologyKey" $key "labelSelector" $pods "matchLabelKeys" (list "leaderworkerset.sigs.k8s.io/group-index") }}
+{{- $near = append $near (dict "weight" (add1 $i) "podAffinityTerm" $term) }}
+{{- end }}
+{{- $_ := set $affinity "podAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" $near) }}
+{{- end }}
+{{- with mergeOverwrite $affinity $values.affinity }}
 affinity:
-  {{- with $values.targetNodes }}
-  nodeAffinity:
-    requiredDuringSchedulingIgnoredDuringExecution:
-      nodeSelectorTerms:
-      - matchExpressions:
-        - key: kubernetes.io/hostname
-          operator: In
-          values:
-          {{- range . }}
-          - {{ . | quote }}
-          {{- end }}
-  {{- end }}
-  {{- with $values.host.topologyKeys }}
-  podAffinity:
-    preferredDuringSchedulingIgnoredDuringExecution:
-    {{- range $i, $key := . }}
-    - weight: {{ add1 $i }}
-      podAffinityTerm:
-        topologyKey: {{ $key | quote }}
-        labelSelector:
-          matchLabels:
-            {{- include "manyhost.podLabels" $ | nindent 12 }}
-        matchLabelKeys: [leaderworkerset.sigs.k8s.io/group-index]
-    {{- end }}
-  {{- end }}
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- /* Hosts with GPUs are filled by one member each; hosts without are not, so say it. A spread
 constraint and no anti-affinity: it passes over pods that are ending, so an old group cannot hold
 up the new one, and a group larger than the set of hosts still starts. */}}
-{{- if not $values.host.gpus }}
+{{- if or (not $values.host.gpus) $values.topologySpreadConstraints }}
 topologySpreadConstraints:
+{{- if not $values.host.gpus }}
 - maxSkew: 1
   topologyKey: kubernetes.io/hostname
   whenUnsatisfiable: DoNotSchedule
@@ -162,5 +168,9 @@ topologySpreadConstraints:
     matchLabels:
       {{- include "manyhost.podLabels" . | nindent 6 }}
   matchLabelKeys: [leaderworkerset.sigs.k8s.io/group-index]
+{{- end }}
+{{- with $values.topologySpreadConstraints }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- end }}

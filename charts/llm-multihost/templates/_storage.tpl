@@ -5,10 +5,15 @@ Volumes that do not depend on the interconnect.
   manyhost.storage.annotations  annotations of the Cloud Storage FUSE driver, a YAML map (root context)
   manyhost.storage.buckets      volumes.gcsMounts as JSON, none in mode nccl: it reads no weights, and its
                                 service account has no access to them (root context)
+  manyhost.storage.extra        volumes.extra as JSON, likewise (root context)
 */}}
 
 {{- define "manyhost.storage.buckets" -}}
 {{ eq .Values.mode "nccl" | ternary (list) .Values.volumes.gcsMounts | toJson }}
+{{- end }}
+
+{{- define "manyhost.storage.extra" -}}
+{{ eq .Values.mode "nccl" | ternary (list) .Values.volumes.extra | toJson }}
 {{- end }}
 
 {{- define "manyhost.storage.volumes" -}}
@@ -50,6 +55,10 @@ Volumes that do not depend on the interconnect.
       hostNetworkPodKSA: "true"
       {{- end }}
 {{- end }}
+{{- range include "manyhost.storage.extra" . | fromJsonArray }}
+- name: extra-{{ .name }}
+  {{- toYaml .volume | nindent 2 }}
+{{- end }}
 {{- range $volumes.hostMounts }}
 - name: host-{{ .name }}
   hostPath:
@@ -68,6 +77,14 @@ Volumes that do not depend on the interconnect.
 - name: gcs-{{ $i }}
   mountPath: {{ $mount.mountPath | default "/gcs" | quote }}
   readOnly: {{ $mount.readOnly | default false }}
+{{- end }}
+{{- range include "manyhost.storage.extra" . | fromJsonArray }}
+- name: extra-{{ .name }}
+  mountPath: {{ .mountPath | quote }}
+  {{- with .subPath }}
+  subPath: {{ . | quote }}
+  {{- end }}
+  readOnly: {{ ternary .readOnly true (hasKey . "readOnly") }}
 {{- end }}
 {{- range $volumes.hostMounts }}
 - name: host-{{ .name }}

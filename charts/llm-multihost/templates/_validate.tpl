@@ -13,9 +13,11 @@ What the schema cannot say. Each check prints one line for each problem, written
   (include "manyhost.check.serverArgs" .)
   (include "manyhost.check.variables" .)
   (include "manyhost.check.storage" .)
-  (include "manyhost.check.disaggregation" .)
+  (include "manyhost.check.roles" .)
   (include "manyhost.check.metadata" .)
-  (include "manyhost.check.scaling" .) | join "" | trim -}}
+  (include "manyhost.check.scaling" .)
+  (include "manyhost.check.extraObjects" .)
+  (include "manyhost.check.written" .) | join "" | trim -}}
 {{- if $problems }}{{ fail $problems }}{{ end -}}
 {{- end }}
 
@@ -32,11 +34,14 @@ network.subnetworks[]: this key is gone, its brackets made it a key that nothing
 {{- end }}
 {{- end }}
 
-{{- /* Pods are called <release>-<group>-<rank>, and their labels add a hash: 45 leaves room in 63.
+{{- /* Pods are called <release>-<group>-<rank>, and their labels add a hash: the limit leaves room in 63.
 Prefill groups add -prefill as well. */}}
 {{- define "manyhost.check.release" -}}
 {{- $name := .Release.Name }}
-{{- $most := ternary 37 45 (gt (int64 .Values.disaggregation.prefillGroups) 0) }}
+{{- $most := index .Chart.Annotations "manyhost.dev/name-limit" | int }}
+{{- if include "manyhost.apart" . }}
+{{- $most = sub $most (len "-prefill") | int }}
+{{- end }}
 {{- if or (gt (len $name) $most) (not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name)) }}
 {{- $letters := regexReplaceAll "[^a-z0-9]+" (lower $name) "-" | trimAll "-" }}
 {{- $valid := regexReplaceAll "^([0-9])" $letters "r-$1" | trunc $most | trimSuffix "-" | default "llm" }}
@@ -62,19 +67,22 @@ job.image.digest: {{ .digest }} is not a whole digest; write sha256: and 64 hexa
 {{- if and (eq .Values.mode "nccl") (not .Values.host.gpus) }}
 mode: nccl measures between GPUs, but host.gpus is 0; set mode to serve
 {{- end }}
-{{- $model := .Values.model }}
-{{- $tp := int64 $model.tp_size }}
-{{- $ranks := mul $tp $model.pp_size $model.dp_size }}
-{{- $sizes := printf "tp_size %d x pp_size %d x dp_size %d = %d" $tp (int64 $model.pp_size) (int64 $model.dp_size) $ranks }}
 {{- $host := include "manyhost.ranksPerHost" . | int64 }}
+{{- range $role := include "manyhost.roleNames" . | splitList "," }}
+{{- $size := include "manyhost.sizes" (dict "Values" $.Values "role" $role) | fromJson }}
+{{- $ranks := int64 $size.ranks }}
+{{- $tp := int64 $size.tp }}
+{{- $model := empty $role | ternary "model" (printf "roles.%s" $role) }}
+{{- $sizes := printf "tp_size %d x pp_size %d x dp_size %d = %d" $tp (int64 $size.pp) (int64 $size.dp) $ranks }}
 {{- if mod $ranks $host }}
-model: {{ $sizes }} GPUs do not fill whole hosts of {{ $host }}; choose sizes whose product is a multiple of host.gpus
+{{ $model }}: {{ $sizes }} GPUs do not fill whole hosts of {{ $host }}; choose sizes whose product is a multiple of host.gpus
 {{- else if and (mod $host $tp) (mod $tp $host) }}
-model.tp_size: {{ $tp }} GPUs for a layer cross the border of a host ({{ $host }} GPUs); choose a divisor or a multiple of host.gpus
+{{ $model }}.tp_size: {{ $tp }} GPUs for a layer cross the border of a host ({{ $host }} GPUs); choose a divisor or a multiple of host.gpus
 {{- end }}
-{{- with .Values.job.gpus }}
+{{- with $.Values.job.gpus }}
 {{- if ne (int64 .) $ranks }}
 job.gpus: {{ int64 . }} is not the size of a group, {{ $sizes }}; set it to {{ $ranks }} or leave it out
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -89,55 +97,48 @@ network.subnetworks: {{ len . }} names ({{ join ", " . }}) for the {{ len $host.
 network.subnetworks: a name stands twice in {{ join ", " . }}; give each NIC its own network
 {{- end }}
 {{- end }}
-{{- if eq $network.interconnect "tcpxo" }}
+{{- if include "manyhost.fabric.on" . }}
+{{- $name := $network.interconnect }}
+{{- $settings := .Values.gpuPlatformSettings }}
 {{- if not $host.gpus }}
-network.interconnect: tcpxo needs GPUs, but host.gpus is 0; set network.interconnect to none
+network.interconnect: {{ $name }} needs GPUs, but host.gpus is 0; set network.interconnect to none
 {{- end }}
-{{- if not (or $network.hostNetwork $host.networks) }}
-host.networks: empty, but tcpxo needs a network for each GPU NIC; name them (on A3 Mega default, vpc1 to vpc8)
+{{- if not (or $settings.profile $settings.folders $settings.extendedResources $settings.deviceClaim $settings.rxdmImage) }}
+network.interconnect: nothing here says what {{ $name }} is made of; add the values of a recipe that has it (-f recipes/ENVIRONMENT/RECIPE/values.yaml)
+{{- else if not (or $network.hostNetwork $host.networks $settings.extendedResources $settings.deviceClaim) }}
+host.networks: empty, but {{ $name }} needs a network for each GPU NIC; name them in the order of the NICs
+{{- end }}
+{{- if and (not $settings.useHostPlugin) (not (and $settings.ncclPluginImage $settings.rxdmImage)) }}
+gpuPlatformSettings.useHostPlugin: {{ $name }} has no plugin image that this chart installs; set it to true
+{{- end }}
+{{- if and $settings.computeDomain (or (gt (int64 .Values.vllm.replicaCount) 1) .Values.autoscaling.enabled) }}
+vllm.replicaCount: the hosts of a release share one NVLink domain; keep one group, and install another release for the next
 {{- end }}
 {{- end }}
 {{- end }}
 
 {{- /* Flags that are set elsewhere, each with the place that sets it. */}}
 {{- define "manyhost.check.serverArgs" -}}
-{{- $launch := "the launch script sets it" }}
-{{- $reserved := dict
-  "model" "use model.name or model.path"
-  "model-tag" "use model.name or model.path"
-  "served-model-name" "use model.servedName"
-  "tensor-parallel-size" "use model.tp_size"
-  "tp" "use model.tp_size"
-  "pipeline-parallel-size" "use model.pp_size"
-  "pp" "use model.pp_size"
-  "data-parallel-size" "use model.dp_size"
-  "dp" "use model.dp_size"
-  "data-parallel-size-local" $launch
-  "data-parallel-address" $launch
-  "data-parallel-rank" $launch
-  "data-parallel-start-rank" $launch
-  "distributed-executor-backend" "use vllm.executor"
-  "host" $launch
-  "port" "use vllm.service.ports.http"
-  "nnodes" $launch
-  "node-rank" $launch
-  "master-addr" $launch
-  "master-port" $launch
-  "headless" $launch
-  "download-dir" "use volumes.ssdMountPath, downloads go to huggingface/ below it"
-  "hf-token" "a token must not stand in a manifest; use huggingface.secretName"
-  "api-key" "a key must not stand in a manifest; put a gateway with authentication before the Service"
-}}
-{{- range $name, $_ := .Values.vllm.serverArgs }}
+{{- $reserved := .Files.Get "reserved-flags.yaml" | fromYaml }}
+{{- $places := dict "vllm.serverArgs" .Values.vllm.serverArgs "roles.prefill.serverArgs" .Values.roles.prefill.serverArgs "roles.decode.serverArgs" .Values.roles.decode.serverArgs }}
+{{- range $place, $arguments := $places }}
+{{- range $name, $_ := $arguments }}
 {{- $flag := splitList "." $name | first }}
-{{- with get $reserved ($flag | replace "_" "-" | lower | trimPrefix "no-") }}
-vllm.serverArgs.{{ $name }}: reserved; {{ . }}
-{{- else }}
-{{- if contains "_" $flag }}
-vllm.serverArgs.{{ $name }}: flags are written with dashes here, so that none stands twice; write {{ $flag | replace "_" "-" }}
+{{- $plain := $flag | replace "_" "-" | lower | trimPrefix "no-" }}
+{{- if hasKey $reserved.setBy $plain }}
+{{ $place }}.{{ $name }}: reserved; {{ get $reserved.setBy $plain | empty | ternary "the launcher sets it" (get $reserved.setBy $plain | printf "use %s") }}
+{{- else if hasKey $reserved.secret $plain }}
+{{ $place }}.{{ $name }}: reserved; {{ get $reserved.secret $plain }}
+{{- else if contains "_" $flag }}
+{{ $place }}.{{ $name }}: flags are written with dashes here, so that none stands twice; write {{ $flag | replace "_" "-" }}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- /* Takes the name of a variable. */}}
+{{- define "manyhost.check.isLaunchers" -}}
+{{- if or (hasPrefix "MANYHOST_" .) (hasPrefix "LWS_" .) }}true{{ end -}}
 {{- end }}
 
 {{- define "manyhost.check.variables" -}}
@@ -146,12 +147,31 @@ vllm.serverArgs.{{ $name }}: flags are written with dashes here, so that none st
 {{- if hasKey $seen .name }}
 vllm.env: {{ .name }} stands twice; keep one
 {{- end }}
-{{- if or (hasPrefix "MANYHOST_" .name) (hasPrefix "LWS_" .name) }}
+{{- if include "manyhost.check.isLaunchers" .name }}
 vllm.env: {{ .name }} belongs to the launcher; remove it
 {{- else if has .name (list "HF_TOKEN" "HUGGING_FACE_HUB_TOKEN") }}
 vllm.env: {{ .name }} would put a secret into the manifest; use huggingface.secretName
 {{- end }}
 {{- $_ := set $seen .name true }}
+{{- end }}
+{{- range $i, $entry := .Values.vllm.envFrom }}
+{{- if eq (hasKey $entry "secret") (hasKey $entry "configMap") }}
+vllm.envFrom[{{ $i }}]: names {{ hasKey $entry "secret" | ternary "both a secret and a configMap" "neither a secret nor a configMap" }}; name one of them
+{{- end }}
+{{- if and $entry.key (not $entry.name) }}
+vllm.envFrom[{{ $i }}]: has a key but no name for the variable; give it a name, or leave the key out
+{{- end }}
+{{- with $entry.name }}
+{{- if hasKey $seen . }}
+vllm.envFrom[{{ $i }}]: {{ . }} stands twice; keep one
+{{- end }}
+{{- if include "manyhost.check.isLaunchers" . }}
+vllm.envFrom[{{ $i }}]: {{ . }} belongs to the launcher; remove it
+{{- else if and (eq . "HF_TOKEN") $.Values.huggingface.secretName }}
+vllm.envFrom[{{ $i }}]: HF_TOKEN comes from huggingface.secretName; remove one of them
+{{- end }}
+{{- $_ := set $seen . true }}
+{{- end }}
 {{- end }}
 {{- $seen = dict }}
 {{- range .Values.network.ncclSettings }}
@@ -177,6 +197,14 @@ network.ncclSettings: {{ .name }} stands twice; keep one
 {{- $mounts = append $mounts (list (printf "%s.mountPath" $key) ($mount.mountPath | default "/gcs")) }}
 {{- end }}
 {{- $names := dict }}
+{{- range $i, $mount := $volumes.extra }}
+{{- if hasKey $names $mount.name }}
+volumes.extra[{{ $i }}].name: {{ $mount.name }} stands twice; give each volume its own name
+{{- end }}
+{{- $_ := set $names $mount.name true }}
+{{- $mounts = append $mounts (list (printf "volumes.extra[%d].mountPath" $i) $mount.mountPath) }}
+{{- end }}
+{{- $names = dict }}
 {{- range $i, $mount := $volumes.hostMounts }}
 {{- if hasKey $names $mount.name }}
 volumes.hostMounts[{{ $i }}].name: {{ $mount.name }} stands twice; give each folder its own name
@@ -201,27 +229,32 @@ volumes.gcsMountOptions: only-dir would hold for every bucket; use onlyDir of th
 {{- end }}
 {{- end }}
 
-{{- define "manyhost.check.disaggregation" -}}
+{{- define "manyhost.check.roles" -}}
 {{- $values := .Values }}
-{{- if gt (int64 $values.disaggregation.prefillGroups) 0 }}
-{{- if ne $values.network.interconnect "none" }}
-disaggregation.prefillGroups: KV caches do not move over {{ $values.network.interconnect }}; set network.interconnect to none, or prefillGroups to 0
+{{- if include "manyhost.apart" . }}
+{{- if include "manyhost.fabric.on" . }}
+roles.prefill.groups: KV caches do not move over {{ $values.network.interconnect }}; set network.interconnect to none, or roles.prefill.groups to 0
 {{- end }}
 {{- if gt (int64 $values.model.pp_size) 1 }}
-model.pp_size: KV caches are handed over to engines of one pipeline stage only; set it to 1, or disaggregation.prefillGroups to 0
+model.pp_size: KV caches are handed over to engines of one pipeline stage only; set it to 1, or roles.prefill.groups to 0
 {{- end }}
 {{- if ne $values.vllm.executor "mp" }}
-vllm.executor: prefill and decode apart need mp; set it to mp, or disaggregation.prefillGroups to 0
+vllm.executor: prefill and decode apart need mp; set it to mp, or roles.prefill.groups to 0
 {{- end }}
-{{- range $name, $_ := $values.vllm.serverArgs }}
+{{- $places := dict "vllm.serverArgs" $values.vllm.serverArgs "roles.prefill.serverArgs" $values.roles.prefill.serverArgs "roles.decode.serverArgs" $values.roles.decode.serverArgs }}
+{{- range $place, $arguments := $places }}
+{{- range $name, $_ := $arguments }}
 {{- $flag := splitList "." $name | first | replace "_" "-" | trimPrefix "no-" }}
 {{- if has $flag (list "kv-transfer-config" "kv-offloading-size" "ssl-certfile" "ssl-keyfile") }}
-vllm.serverArgs.{{ $name }}: cannot stand beside disaggregation.prefillGroups, which sets the KV connector and puts a router of plain HTTP before the engine; remove one of them
+{{ $place }}.{{ $name }}: cannot stand beside roles.prefill.groups, which sets the KV connector and puts a router of plain HTTP before the engine; remove one of them
 {{- end }}
 {{- end }}
-{{- range $values.vllm.env }}
-{{- if hasPrefix "VLLM_NIXL_SIDE_CHANNEL_" .name }}
-vllm.env: {{ .name }} belongs to disaggregation; remove it
+{{- end }}
+{{- range $place, $variables := dict "vllm.env" $values.vllm.env "vllm.envFrom" $values.vllm.envFrom }}
+{{- range $variables }}
+{{- if hasPrefix "VLLM_NIXL_SIDE_CHANNEL_" (.name | default "") }}
+{{ $place }}: {{ .name }} belongs to the KV handover; remove it
+{{- end }}
 {{- end }}
 {{- end }}
 {{- $taken := list "5599" "5600" "6378" "6379" "29500" "29501" "29510" "29511" "65535" }}
@@ -259,6 +292,32 @@ rollout: maxUnavailable and maxSurge are both 0, so an update could never start;
 {{- with .Values.autoscaling }}
 {{- if and .enabled (lt (int64 .maxReplicas) (int64 .minReplicas)) }}
 autoscaling.maxReplicas: {{ int64 .maxReplicas }} is less than minReplicas {{ int64 .minReplicas }}; raise it
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.check.extraObjects" -}}
+{{- range $i, $object := .Values.extraObjects }}
+{{- $metadata := kindIs "map" $object.metadata | ternary $object.metadata dict }}
+{{- if not (and $object.apiVersion $object.kind $metadata.name) }}
+extraObjects[{{ $i }}]: has no apiVersion, kind or metadata.name; write a whole object
+{{- else if not (kindIs "map" ($metadata.labels | default dict)) }}
+extraObjects[{{ $i }}].metadata.labels: is no map; write name and value of each label
+{{- else if hasSuffix "List" (toString $object.kind) }}
+extraObjects[{{ $i }}]: a list of objects cannot be labelled; write each of them by itself
+{{- else if eq $object.kind "Secret" }}
+extraObjects[{{ $i }}]: a Secret must not stand in values; create it with kubectl, or use an operator that does
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* toYaml gives nothing at all, and no error, for what holds a control character. */}}
+{{- define "manyhost.check.written" -}}
+{{- with .Values }}
+{{- range $key, $value := dict "affinity" .affinity "extraObjects" .extraObjects "topologySpreadConstraints" .topologySpreadConstraints "volumes.extra" .volumes.extra }}
+{{- if not (toYaml $value) }}
+{{ $key }}: a text in it holds a control character; remove it
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

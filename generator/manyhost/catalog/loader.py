@@ -7,17 +7,21 @@ the current folder has values/ or recipes/ too, its files are added, and one of 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 import yaml12
 
-from manyhost.catalog import yaml_reader
-from manyhost.catalog.types import Engine, Environment, Interconnect, Model
+from manyhost.catalog import chart, yaml_reader
+from manyhost.catalog.chart import Chart
+from manyhost.catalog.engine import Engine
+from manyhost.catalog.environment import Environment
+from manyhost.catalog.interconnect import GpuDirectTcp, Interconnect, Rdma, Sockets
+from manyhost.catalog.model import Model
+from manyhost.catalog.written import WRITTEN
 from manyhost.errors import InvalidInput, nearest
 
-T = TypeVar("T", bound=msgspec.Struct)
 LOCAL_FILE = "values/local.yaml"
+RESERVED = "reserved-flags.yaml"
 _HERE = Path()  # relative, so that errors name files as their owner does
 _PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
 HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
@@ -44,19 +48,23 @@ class Catalog:
 
     def environment(self, name: str) -> Environment:
         """Return an environment by name; InvalidInput when there is none."""
-        return self._load("environments", name, Environment, "environment")
+        found: Environment = self._load("environments", name, Environment, "environment")
+        return found
 
     def interconnect(self, name: str) -> Interconnect:
         """Return an interconnect by name; InvalidInput when there is none."""
-        return self._load("interconnects", name, Interconnect, "interconnect")
+        found: Interconnect = self._load("interconnects", name, Sockets | Rdma | GpuDirectTcp, "interconnect")
+        return found
 
     def model(self, name: str) -> Model:
         """Return a model by name; InvalidInput when there is none."""
-        return self._load("models", name, Model, "model")
+        found: Model = self._load("models", name, Model, "model")
+        return found
 
     def engine(self, version: str) -> Engine:
         """Return vLLM at a version such as v0.26.0; InvalidInput when it is not in the catalog."""
-        return self._load("engines/vllm", version, Engine, "engine version")
+        found: Engine = self._load("engines/vllm", version, Engine, "engine version")
+        return found
 
     def flags(self, engine: Engine) -> dict[str, dict[str, Any]]:
         """Return the command-line flags of an engine, by name without dashes (checks.FlagTable)."""
@@ -97,6 +105,26 @@ class Catalog:
             paths = [path for root in self.roots for path in (root / "values" / kind).glob("*.yaml")]
             self._names[kind] = sorted({path.stem for path in paths if not path.name.endswith(".flags.yaml")})
         return list(self._names[kind])
+
+    def chart(self, name: str) -> Chart:
+        """Return one of the charts that come with the program."""
+        key = ("charts", name)
+        if key not in self._kept:
+            self._kept[key] = chart.load(self.root / "charts" / name)
+        found: Chart = self._kept[key]
+        return found
+
+    def reserved_flags(self) -> dict[str, str]:
+        """Return the engine flags that are set elsewhere, each with the setting that does it, "" for none."""
+        key = ("flags", "reserved")
+        if key not in self._kept:
+            path, where = self.root / "charts/llm-multihost" / RESERVED, f"charts/llm-multihost/{RESERVED}"
+            self._kept[key] = {
+                flag: next(iter(WRITTEN.get(value, ())), "")
+                for flag, value in yaml_reader.read_mapping(path, where)["setBy"].items()
+            }
+        kept: dict[str, str] = self._kept[key]
+        return kept
 
     def settings_file(self) -> Path:
         """Return where a site's settings are: beside its own values or recipes, or else in the checkout."""
@@ -140,7 +168,7 @@ class Catalog:
                 return name
         raise InvalidInput(f"environment {environment} has no recipe for {model}", where="MODEL")
 
-    def _load(self, folder: str, name: str, kind: type[T], word: str) -> T:
+    def _load(self, folder: str, name: str, kind: Any, word: str) -> Any:
         key = (folder, name)
         if key not in self._kept:
             if name not in self.names(folder):
@@ -149,8 +177,7 @@ class Catalog:
                 )
             path, where = self._find(f"values/{folder}/{name}.yaml")
             self._kept[key] = yaml_reader.convert(yaml_reader.read_mapping(path, where), kind, where)
-        kept: T = self._kept[key]
-        return kept
+        return self._kept[key]
 
     def _find(self, name: str) -> tuple[Path, str]:
         """Return a file and how errors call it: by its whole path where the short one would mislead."""

@@ -1,7 +1,7 @@
 """Merges a recipe with the settings of a site, and remembers where each value came from.
 
 Precedence: --set, then environment variables, then values/local.yaml, then the recipe.
-All four address the same keys, those of catalog.types.Recipe. In values/local.yaml a key that is the name of
+All four address the same keys, those of catalog.recipe.Recipe. In values/local.yaml a key that is the name of
 an environment holds settings for its recipes alone.
 """
 
@@ -14,9 +14,10 @@ from typing import Any, get_args
 
 import msgspec
 
-from manyhost.catalog import yaml_reader
+from manyhost.catalog import passthrough, yaml_reader
 from manyhost.catalog.loader import LOCAL_FILE, Catalog
-from manyhost.catalog.types import Recipe
+from manyhost.catalog.merge import merge
+from manyhost.catalog.recipe import Recipe
 from manyhost.errors import InvalidInput, WrongUsage, nearest
 
 # The names of the published recipe (AI-Hypercomputer/gpu-recipes, inference/a3mega/deepseek-r1-671b).
@@ -31,9 +32,17 @@ VARIABLES = {
     "VLLM_VERSION": "engine.version",
 }
 # Keys below these are names that people choose; they may contain dots (node labels) or dashes (flags).
-_OPEN = ("arguments", "variables", "node_selector", "network.nccl")
+_OPEN = (
+    "arguments",
+    "roles.prefill.arguments",
+    "roles.decode.arguments",
+    "variables",
+    "node_selector",
+    "network.nccl",
+)
 
 Origins = dict[str, list[tuple[str, Any]]]
+Layer = tuple[str, dict[str, Any]]
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -78,31 +87,48 @@ def resolve(
         InvalidInput: When a key is unknown or a value has the wrong type.
         WrongUsage: When an assignment is not of the form key=value.
     """
-    layers: list[tuple[str, dict[str, Any]]] = [
-        (f"recipes/{name}/recipe.yaml", catalog.recipe_document(name))
-    ]
+    document = catalog.recipe_document(name)
+    over = [("--set", _assignment(catalog, text)) for text in assignments]
+    layers: list[Layer] = [(f"recipes/{name}/recipe.yaml", document)]
     if local_file is not None and local_file.exists():
-        layers += _local_layers(catalog, local_file, name.split("/", 1)[0])
+        environment = next((layer["environment"] for _, layer in over[::-1] if "environment" in layer), "")
+        layers += _local_layers(catalog, local_file, environment or document.get("environment", ""))
     for variable, key in VARIABLES.items():
         if value := (variables or {}).get(variable, ""):
             yaml_reader.check_plain(value, f"environment variable {variable}")
             layers.append((f"environment variable {variable}", _nest(key, value)))
-    layers += [("--set", _assignment(text)) for text in assignments]
+    layers += over
     layers = _defaults(catalog, layers) + layers
 
     merged: dict[str, Any] = {}
-    origins: Origins = {}
-    for origin, layer in layers:
-        merged = _merge(merged, layer, origin, origins, "")
+    for _, layer in layers:
+        merged = merge(merged, layer)
+    _keep_removals(merged, layers)
     try:
         recipe = msgspec.convert(merged, Recipe)
     except msgspec.ValidationError as error:
         key, message = yaml_reader.explain(error)
         raise _invalid(key, message, layers) from None
-    return Resolved(name=name, recipe=recipe, origins=origins)
+    resolved = Resolved(name=name, recipe=recipe, origins=_origins(layers))
+    passthrough.check(recipe.chart, resolved.origin, catalog)
+    return resolved
 
 
-def _local_layers(catalog: Catalog, path: Path, environment: str) -> list[tuple[str, dict[str, Any]]]:
+def _keep_removals(merged: dict[str, Any], layers: list[Layer]) -> None:
+    """Put back the nulls of a role's own arguments: each takes away a flag that all groups have."""
+    for role in ("prefill", "decode"):
+        found: dict[str, Any] = {}
+        for _, layer in [*layers, ("", merged)]:
+            below: Any = layer
+            for part in ("roles", role, "arguments"):
+                below = below.get(part) if isinstance(below, dict) else None
+            if isinstance(below, dict):
+                found |= below
+        if found and isinstance(below, dict):
+            below |= {name: None for name, value in found.items() if value is None}
+
+
+def _local_layers(catalog: Catalog, path: Path, environment: str) -> list[Layer]:
     """Return the settings of a site: those for all environments, then those below the name of this one."""
     document = dict(yaml_reader.read_mapping(path, LOCAL_FILE))
     sections = {name: document.pop(name) for name in catalog.names("environments") if name in document}
@@ -112,20 +138,38 @@ def _local_layers(catalog: Catalog, path: Path, environment: str) -> list[tuple[
     return [(LOCAL_FILE, document), (f"{LOCAL_FILE}: {environment}", own or {})]
 
 
-def _defaults(catalog: Catalog, layers: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+def _origins(layers: list[Layer]) -> Origins:
+    """Return who set each dotted key to what, weakest first."""
+    found: Origins = {}
+
+    def walk(layer: dict[str, Any], origin: str, prefix: str) -> None:
+        for name, value in layer.items():
+            key = f"{prefix}{name}"
+            if isinstance(value, dict) and value:
+                walk(value, origin, f"{key}.")
+            elif value != {} or not any(known.startswith(f"{key}.") for known in found):
+                found.setdefault(key, []).append((origin, value))
+
+    for origin, layer in layers:
+        walk(layer, origin, "")
+    return found
+
+
+def _defaults(catalog: Catalog, layers: list[Layer]) -> list[Layer]:
     """Return the layers below the recipe: arguments that its model and engine version want."""
-    version = model = None
+    version = model = environment = None
     for _, layer in layers:
         engine = layer.get("engine")
         version = engine.get("version", version) if isinstance(engine, dict) else version
         model = layer.get("model", model)
-    if not isinstance(version, str) or not isinstance(model, str):
+        environment = layer.get("environment", environment)
+    if not isinstance(version, str) or not isinstance(model, str) or not isinstance(environment, str):
         return []  # the conversion says what is wrong
-    for key, known in (
-        ("model", catalog.names("models")),
-        ("engine.version", catalog.names("engines/vllm")),
+    for key, name, known in (
+        ("environment", environment, catalog.names("environments")),
+        ("model", model, catalog.names("models")),
+        ("engine.version", version, catalog.names("engines/vllm")),
     ):
-        name = model if key == "model" else version
         if name not in known:
             where = f"{_set_by(layers, key)}: {key}"
             raise InvalidInput(f"unknown {key} {name[:80]!r}", where=where, fix=nearest(name, known))
@@ -148,7 +192,7 @@ def _has(layer: Any, parts: list[str]) -> bool:
     return True
 
 
-def _set_by(layers: list[tuple[str, dict[str, Any]]], key: str) -> str:
+def _set_by(layers: list[Layer], key: str) -> str:
     """Return the strongest layer that has a dotted key, or else the nearest block above it."""
     parts = key.split(".")
     while parts:
@@ -200,7 +244,7 @@ def known_keys() -> list[str]:
     return sorted({*names, *blocks})
 
 
-def _invalid(key: str, message: str, layers: list[tuple[str, dict[str, Any]]]) -> InvalidInput:
+def _invalid(key: str, message: str, layers: list[Layer]) -> InvalidInput:
     plain = re.sub(r"\[[^\]]*\]", "", key)
     origin = _set_by(layers, plain)
     fix = ""
@@ -229,12 +273,15 @@ def _top_level() -> list[str]:
     return [field.name for field in msgspec.structs.fields(Recipe)]
 
 
-def _assignment(text: str) -> dict[str, Any]:
+def _assignment(catalog: Catalog, text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise WrongUsage(f"{text[:80]!r} is not of the form key=value", where="--set")
     key = VARIABLES.get(key.strip(), key.strip())
-    return _nest(key, yaml_reader.parse(value, f"--set {key}"))
+    parsed = yaml_reader.parse(value, f"--set {key}")
+    if key.startswith("chart."):
+        return {"chart": passthrough.nest(key.removeprefix("chart."), parsed, catalog)}
+    return _nest(key, parsed)
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:
@@ -245,22 +292,3 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
         value = {part: value}
     nested: dict[str, Any] = value
     return nested
-
-
-def _merge(
-    base: dict[str, Any], over: dict[str, Any], origin: str, origins: Origins, prefix: str
-) -> dict[str, Any]:
-    result = dict(base)
-    for name, value in over.items():
-        key = f"{prefix}{name}"
-        below = result.get(name)
-        if isinstance(value, dict) and (value or isinstance(below, dict)):
-            below = below if isinstance(below, dict) else {}
-            result[name] = _merge(below, value, origin, origins, f"{key}.")
-            continue
-        origins.setdefault(key, []).append((origin, value))
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = value
-    return result

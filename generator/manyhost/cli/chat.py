@@ -46,7 +46,8 @@ def command(
 
     if output.as_json and not prompt:
         raise WrongUsage("a conversation is for people", where="--output json", fix="add --prompt TEXT")
-    connection, namespace, release = open_place(wanted)
+    connection, place = open_place(wanted)
+    namespace, release = place.namespace, place.release
     leader = ready_leader(connection, namespace, release)
     with tunnel(connection, namespace, leader) as client:
         served = model_name(client)

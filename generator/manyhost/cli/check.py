@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from manyhost.catalog import Catalog
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
 from manyhost.errors import Failed, InvalidInput
+
+if TYPE_CHECKING:
+    from manyhost.checks import Allowance
 
 RESULT = {
     "files": "the files that were checked",
@@ -36,7 +39,7 @@ def command(files: tuple[Path, ...], version: str, environment: str, output: Pri
     import msgspec
 
     from manyhost import checks
-    from manyhost.render import Renderer, allowance
+    from manyhost.render import Renderer
     from manyhost.render.shell import shell_problems
 
     catalog = Catalog()
@@ -47,9 +50,7 @@ def command(files: tuple[Path, ...], version: str, environment: str, output: Pri
         engine = version or _image_tag(objects)
         place = environment or _environment(objects)
         known = engine in catalog.names("engines/vllm")
-        allowed = checks.Allowance("baseline")
-        if place:
-            allowed = allowance(catalog.environment(place), _settings_on(objects))
+        allowed = _allowed(catalog, place, objects) if place else checks.Allowance("baseline")
         if version:
             catalog.engine(version)
         found = checks.run(
@@ -111,11 +112,26 @@ def _environment(objects: list[dict[str, Any]]) -> str:
     return next((value for value in named if isinstance(value, str)), "")
 
 
-def _settings_on(objects: list[dict[str, Any]]) -> set[str]:
-    """Return the settings that the manifests show: only the host network allows more by itself."""
-    on = {"ssd_host_path", "host_mounts"}
-    pod = _find(objects, "spec", "leaderWorkerTemplate", "workerTemplate", "spec")
-    return on | ({"network.host_network"} if isinstance(pod, dict) and pod.get("hostNetwork") else set())
+def _allowed(catalog: Catalog, name: str, objects: list[dict[str, Any]]) -> Allowance:
+    """Return what an environment allows over any interconnect, with the settings that the pods show."""
+    from manyhost.plan import security
+    from manyhost.render import allowance
+
+    spec = _find(objects, "spec", "leaderWorkerTemplate", "workerTemplate", "spec")
+    pod = spec if isinstance(spec, dict) else {}
+    volumes = pod.get("volumes") if isinstance(pod.get("volumes"), list) else []
+    names = [str(volume.get("name")) for volume in volumes or [] if isinstance(volume, dict)]
+    environment = catalog.environment(name)
+    found = [
+        security.allowed(
+            environment,
+            catalog.interconnect(fabric),
+            on={"ssd_host_path"} | ({"network.host_network"} if pod.get("hostNetwork") else set()),
+            mounts=[volume.removeprefix("host-") for volume in names if volume.startswith("host-")],
+        )
+        for fabric in environment.interconnects
+    ]
+    return allowance(security.either(found))
 
 
 def _image_tag(objects: list[dict[str, Any]]) -> str:

@@ -73,7 +73,7 @@ def command(
         {"proposal": proposal, "deployed": done},
         [
             f"release {done.release} revision {done.revision}: {done.groups} group{'s' * (done.groups != 1)} "
-            f"of {target.size} answer (installed in {done.install_seconds:.1f} s, "
+            f"on {target.hosts} hosts answer (installed in {done.install_seconds:.1f} s, "
             f"ready after {done.ready_seconds:.1f} s)",
             f"next: manyhost chat {wanted.recipe} {where}",
         ],

@@ -7,6 +7,7 @@ import click
 from manyhost.catalog import Catalog
 from manyhost.cli.options import local_file, output_option
 from manyhost.cli.printer import Printer
+from manyhost.cli.session import require_kubernetes
 
 RESULT = {
     "found": "what the cluster says: kubernetes, lws, nodes, settings, notes",
@@ -34,6 +35,7 @@ def command(environment: str, context: str, dry_run: bool, yes: bool, output: Pr
 
     catalog = Catalog()
     known = catalog.environment(environment)
+    require_kubernetes(known)
     path = local_file(catalog)
     found = discover(connect(context), known)
     try:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
-from manyhost.catalog import Catalog
+from manyhost.catalog import Catalog, Resolved
 from manyhost.catalog.settings import VARIABLES, keys, known_keys
 from manyhost.cli.options import output_option, pick, recipe_argument, settings_options
 from manyhost.cli.printer import Printer
 from manyhost.errors import InvalidInput, nearest
 
 RESULT = {"keys": "key, and values with their origins, strongest first, of the key or of each below it"}
+
+
+class Row(NamedTuple):
+    """One key: what it means, and its (origin, value) pairs, weakest first."""
+
+    key: str
+    about: str
+    history: list[tuple[str, Any]]
 
 
 @click.command(name="explain")
@@ -30,37 +38,96 @@ def command(
 ) -> None:
     """Say what value a key has and where it came from, strongest source first.
 
-    KEY is a recipe key, an environment variable's name, or an engine flag as arguments.<flag>.
+    KEY is a recipe key, an environment variable's name, an engine flag as arguments.<flag>, or a Helm
+    value of the chart, with or without chart. before it.
 
     Example: manyhost explain arguments.max-num-seqs a3mega
     """
-    resolved = pick(Catalog(), recipe, model, assignments)
+    catalog = Catalog()
+    resolved = pick(catalog, recipe, model, assignments)
     name = VARIABLES.get(key, key)
-    history = resolved.origins.get(name, [])
-    below = {k: h for k, h in resolved.origins.items() if k.startswith(f"{name}.")}
-    if not history and not below and name not in known_keys():
+    rows = list(_settings(name, resolved)) or list(_values(name.removeprefix("chart."), resolved, catalog))
+    if not rows:
+        known = {*known_keys(), *resolved.origins, *_chart_values(catalog)}
         raise InvalidInput(
-            "unknown key",
-            where=key,
-            fix=nearest(key, {*known_keys(), *resolved.origins}, "docs/reference/settings.md lists them"),
+            "unknown key", where=key, fix=nearest(key, known, "docs/reference/settings.md lists them")
         )
-    rows = [(name, history)] if history or not below else []
-    rows += sorted(below.items())
-    found = [{"key": k, "values": [{"value": v, "origin": o} for o, v in reversed(h)]} for k, h in rows]
+    found = [
+        {"key": row.key, "values": [{"value": v, "origin": o} for o, v in reversed(row.history)]}
+        for row in rows
+    ]
     output.result({"keys": found}, _lines(rows))
 
 
-def _lines(rows: list[tuple[str, list[tuple[str, Any]]]]) -> Iterator[str]:
+def _settings(name: str, resolved: Resolved) -> Iterator[Row]:
+    """Yield a recipe key, or every key below it, with its default where nobody set it."""
+    if name == "chart":
+        return
     import msgspec
 
-    described = {entry.name: entry.description for entry in keys()}
-    for k, entries in rows:
-        if text := described.get(k):
-            yield f"# {text}"
-        if not entries:
-            yield f"{k}: not set anywhere; the default applies"
+    known = {entry.name: entry for entry in keys()}
+    wanted = {*known, *resolved.origins}
+    for key in sorted(k for k in wanted if k == name or k.startswith(f"{name}.")):
+        entry = known.get(key)
+        history = list(resolved.origins.get(key, []))
+        if not history and any(k.startswith(f"{key}.") for k in resolved.origins):
+            continue  # its entries follow
+        if not history and entry and entry.default is not msgspec.NODEFAULT:
+            history = [("default", entry.default)]
+        yield Row(key, entry.description if entry else "", history)
+
+
+def _chart_values(catalog: Catalog) -> list[str]:
+    from manyhost.catalog import passthrough
+
+    return list(passthrough.leaves(catalog.chart(passthrough.CHART).schema))
+
+
+def _values(name: str, resolved: Resolved, catalog: Catalog) -> Iterator[Row]:
+    """Yield a Helm value, or every one below it, as the templates see it, and what it is written from."""
+    from manyhost.catalog import passthrough
+    from manyhost.catalog.written import WRITTEN
+    from manyhost.render import planned_values
+
+    wanted = [
+        value for value in _chart_values(catalog) if name in ("chart", value) or value.startswith(f"{name}.")
+    ]
+    if not wanted:
+        return
+    chart = catalog.chart(passthrough.CHART)
+    written = planned_values(resolved, catalog)
+    for value in wanted:
+        settings = WRITTEN.get(value, ())
+        rows = [row for setting in settings for row in _settings(setting, resolved)]
+        if rows:
+            yield from rows
             continue
-        origin, value = entries[-1]
-        yield f"{k} = {msgspec.json.encode(value).decode()}  ({origin})"
-        for origin, value in reversed(entries[:-1]):
+        history = [(f"default of the chart {chart.name}", _at(chart.defaults, value))]
+        passed = resolved.origins.get(f"chart.{value}")
+        if passed:
+            history += passed
+        elif (planned := _at(written, value)) is not None:
+            history.append(("written by render", planned))
+        yield Row(value, chart.comments.get(value, ""), history)
+
+
+def _at(values: dict[str, Any], path: str) -> Any:
+    found: Any = values
+    for part in path.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _lines(rows: list[Row]) -> Iterator[str]:
+    import msgspec
+
+    for key, about, history in rows:
+        if about:
+            yield f"# {about}"
+        if not history:
+            yield f"{key}: not set anywhere, and it has no default"
+            continue
+        origin, value = history[-1]
+        yield f"{key} = {msgspec.json.encode(value).decode()}  ({origin})"
+        for origin, value in reversed(history[:-1]):
             yield f"  overrides {msgspec.json.encode(value).decode()}  ({origin})"

@@ -42,7 +42,8 @@ def command(
     """
     from manyhost.cluster.logs import logs, pod_name
 
-    connection, namespace, release = open_place(wanted)
+    connection, place = open_place(wanted)
+    namespace, release = place.namespace, place.release
     pod = pod_name(f"{release}-prefill" if prefill else release, group, host)
     pieces = logs(
         connection,

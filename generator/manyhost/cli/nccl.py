@@ -32,7 +32,7 @@ def command(
 
     Example: manyhost nccl a3mega
     """
-    from manyhost.cluster.nccl import manifests, measure
+    from manyhost.cluster.nccl import manifests, measure, published
     from manyhost.errors import Failed
 
     connection, target = open_target(wanted._replace(release=wanted.release or "nccl"))
@@ -53,7 +53,8 @@ def command(
         {"manifests": None, "bandwidth": found},
         [
             f"{found.ranks} GPUs: {found.bus_gbytes_per_second:.1f} GB/s bus bandwidth, "
-            f"{found.minimum_gbytes_per_second:.0f} needed"
+            f"{found.minimum_gbytes_per_second:.0f} needed",
+            *published(target.plan.interconnect),
         ],
     )
     if not found.enough:

@@ -52,7 +52,7 @@ def command(
     resolved = pick(catalog, recipe, model, assignments)
     renderer = Renderer(catalog)
     if helm:
-        renderer = Renderer(catalog, Binary(renderer.chart))
+        renderer = Renderer(catalog, Binary(renderer.chart.path))
     rendered = renderer.render(resolved, release=release, namespace=namespace)
     folder = out or Path("build", resolved.name)
     files = rendered.files()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from manyhost.catalog import Catalog, Resolved
+from manyhost.catalog import Catalog, Environment, Resolved
 from manyhost.cli.options import pick, recipe_argument, settings_options
 
 if TYPE_CHECKING:
     from manyhost.cluster.connection import Connection
-    from manyhost.cluster.target import Target
+    from manyhost.cluster.target import Place, Target
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,18 +61,22 @@ def timeout_option(text: str) -> Callable[[F], F]:
     return click.option("--timeout", type=click.FloatRange(min=1), metavar="SECONDS", help=text)
 
 
-def open_place(wanted: Wanted) -> tuple[Connection, str, str]:
-    """Return the cluster, the namespace and the release of a recipe, without rendering it.
+def open_place(wanted: Wanted) -> tuple[Connection, Place]:
+    """Return the cluster and the place of a recipe's release, without rendering it.
 
     Raises:
         InvalidInput: No such recipe.
         NotReady: No kubeconfig, or another cluster than the settings name.
     """
+    from manyhost.catalog.passthrough import CHART
+    from manyhost.cluster.target import Place
     from manyhost.render import release_name
 
-    resolved, connection = _open(wanted, Catalog())
+    catalog = Catalog()
+    resolved, connection = _open(wanted, catalog)
+    chart = catalog.chart(CHART)
     namespace = wanted.namespace or connection.namespace
-    return connection, namespace, wanted.release or release_name(resolved.name)
+    return connection, Place(chart, namespace, wanted.release or release_name(resolved.name, chart))
 
 
 def open_target(wanted: Wanted) -> tuple[Connection, Target]:
@@ -90,13 +94,31 @@ def open_target(wanted: Wanted) -> tuple[Connection, Target]:
     renderer = Renderer(catalog)
     namespace = wanted.namespace or connection.namespace
     rendered = renderer.render(resolved, release=wanted.release, namespace=namespace)
-    return connection, from_rendered(rendered, renderer.chart)
+    return connection, from_rendered(rendered)
+
+
+def require_kubernetes(environment: Environment) -> None:
+    """Refuse an environment that commands on a cluster have nothing to say of.
+
+    Raises:
+        InvalidInput: Its platform is no Kubernetes.
+    """
+    from manyhost.catalog.environment import RunPod
+    from manyhost.errors import InvalidInput
+
+    if isinstance(environment.platform, RunPod):
+        raise InvalidInput(
+            f"environment {environment.name} is no Kubernetes cluster",
+            where="environment",
+            fix=f"manyhost render {environment.name} writes launch.json: how its members are started",
+        )
 
 
 def _open(wanted: Wanted, catalog: Catalog) -> tuple[Resolved, Connection]:
     from manyhost.cluster.connection import check_cluster, connect
 
     resolved = pick(catalog, wanted.recipe, wanted.model, wanted.assignments)
+    require_kubernetes(catalog.environment(resolved.recipe.environment))
     connection = connect(wanted.context)
     site = resolved.recipe.site
     check_cluster(connection, site.cluster_name, site.project_id)

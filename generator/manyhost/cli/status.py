@@ -43,8 +43,9 @@ def command(
     from manyhost.cluster.status import status
     from manyhost.errors import NotReady
 
-    connection, namespace, release = open_place(wanted)
-    found = status(connection, namespace, release)
+    connection, place = open_place(wanted)
+    namespace, release = place.namespace, place.release
+    found = status(connection, place)
     output.result(found, _lines(found) if found.installed else ())
     if not found.installed:
         raise NotReady(

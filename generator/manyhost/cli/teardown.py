@@ -45,8 +45,8 @@ def command(
     """
     from manyhost.cluster.teardown import inventory, teardown
 
-    connection, namespace, release = open_place(wanted)
-    found = inventory(connection, namespace, release)
+    connection, place = open_place(wanted)
+    found = inventory(connection, place)
     result = {"inventory": found, "removed": found.empty, "seconds": 0.0}
     ends = dry_run or found.empty
     output.result(result, _lines(found) if ends else ())
@@ -58,6 +58,7 @@ def command(
     begin = time.monotonic()
     teardown(
         connection,
+        place,
         found,
         timeout=timeout or 600,
         report=lambda text: output.event("step", text),

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from manyhost.cluster import gke
 from manyhost.errors import NotReady, RemoteError
 
 T = TypeVar("T")
@@ -382,7 +383,7 @@ def connect(context: str = "") -> Connection:
 def check_cluster(connection: Connection, name: str, project: str = "") -> None:
     """Refuse a cluster that is not the one that the settings name.
 
-    GKE's contexts are called gke_<project>_<location>_<name>; other contexts must carry the name itself.
+    Contexts that are not GKE's must carry the name itself.
 
     Args:
         connection: The cluster in use.
@@ -396,9 +397,9 @@ def check_cluster(connection: Connection, name: str, project: str = "") -> None:
         return
     seen = [connection.context, connection.cluster]
     for entry in seen:
-        parts = entry.split("_")
-        if parts[0] == "gke" and len(parts) == 4:
-            if parts[3] == name and (not project or parts[1] == project):
+        found = gke.parse(entry)
+        if found:
+            if found.cluster == name and (not project or found.project == project):
                 return
         elif entry == name:
             return

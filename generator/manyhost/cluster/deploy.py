@@ -8,7 +8,7 @@ import msgspec
 
 from manyhost.cluster.connection import Connection, path_of
 from manyhost.cluster.observe import Observer
-from manyhost.cluster.release import Change, Releases, changes, is_ours, newest, rehearse
+from manyhost.cluster.release import Change, Releases, changes, newest, rehearse
 from manyhost.cluster.rollout import Report, Wait
 from manyhost.cluster.target import Target
 from manyhost.errors import InvalidInput
@@ -61,12 +61,12 @@ def propose(connection: Connection, target: Target) -> Proposal:
         InvalidInput: The server or an admission webhook would refuse it, or the release is another chart's.
         NotReady: The namespace or the LeaderWorkerSet API is missing.
     """
-    current = newest(connection, target.namespace, target.release)
+    current = newest(connection, target.place)
     live = []
     if current:
         releases = Releases(connection, target.namespace)
         chart = releases.chart(target.release)
-        if not is_ours(chart):
+        if not target.chart.is_of(chart):
             raise InvalidInput(
                 f"release {target.release} exists and is of chart {chart or 'unknown'}",
                 where="release",
@@ -124,7 +124,7 @@ def deploy(
         # A group that gave up stays as it is for ever; deploying again is the request to try again.
         connection.delete(path_of("v1", "pods", target.namespace, pod))
     installed = time.monotonic()
-    look = Wait(connection, target.namespace, target.release, timeout=timeout, report=report).run()
+    look = Wait(connection, target.place, timeout=timeout, report=report).run()
     return Deployed(
         release=target.release,
         namespace=target.namespace,
@@ -138,7 +138,7 @@ def deploy(
 
 def _held(connection: Connection, target: Target) -> list[str]:
     """The pods of the groups that have given up."""
-    look = Observer(connection, target.namespace, target.release).look()
+    look = Observer(connection, target.place).look()
     groups = {host.place for host in look.hosts if host.problem and host.problem.kind == "held"}
     return [host.pod for host in look.hosts if host.place in groups and host.uid]
 

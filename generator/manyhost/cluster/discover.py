@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-import yaml
 
-from manyhost.catalog import Environment, yaml_reader
+from manyhost.catalog import Environment, yaml_editor
+from manyhost.catalog.environment import Gke, RunPod
+from manyhost.catalog.loader import LOCAL_FILE
+from manyhost.cluster import gke
 from manyhost.cluster.connection import Connection, Forbidden, Missing, path_of
 from manyhost.errors import InvalidInput, NotReady
 
@@ -46,13 +47,16 @@ def discover(connection: Connection, environment: Environment) -> Found:
         Unreachable: No answer.
         Refused: No permission, or another refusal.
     """
+    platform = environment.platform
+    if isinstance(platform, RunPod):
+        raise InvalidInput(f"environment {environment.name} is no Kubernetes cluster", where="environment")
     notes: list[str] = []
     settings: dict[str, Any] = {}
     nodes = list(
         connection.pages(
             path_of("v1", "nodes"),
             dict[str, Any],
-            labels=",".join(f"{key}={value}" for key, value in environment.node_selector.items()),
+            labels=",".join(f"{key}={value}" for key, value in platform.node_selector.items()),
             metadata=True,
         )
     )
@@ -60,7 +64,7 @@ def discover(connection: Connection, environment: Environment) -> Found:
         raise NotReady(
             f"no node is a {environment.host.machine_type} of environment {environment.name}",
             where="nodes",
-            fix="kubectl get nodes --label-columns cloud.google.com/gke-accelerator; "
+            fix=f"kubectl get nodes --label-columns {','.join(platform.node_selector)}; "
             "add a node pool, or choose another environment",
         )
     pools = Counter((node["metadata"].get("labels") or {}).get(_POOL, "") for node in nodes)
@@ -71,7 +75,7 @@ def discover(connection: Connection, environment: Environment) -> Found:
         notes.append(
             f"hosts are in several node pools: {listed}; all may be used unless you set node_selector"
         )
-    if environment.networks:
+    if environment.host.nics and isinstance(platform, Gke):
         settings["network"] = {"subnetworks": _networks(connection, environment)}
     site = _site(connection.context) or _site(connection.cluster)
     if site:
@@ -89,62 +93,18 @@ def discover(connection: Connection, environment: Environment) -> Found:
 
 
 def edit(text: str, settings: dict[str, Any]) -> str:
-    """Return a settings file with some keys changed; every other line, comments included, stays.
-
-    Args:
-        text: The file as it is; may be empty.
-        settings: Nested keys with their new values.
+    """Return values/local.yaml with some settings changed; every other line stays.
 
     Raises:
         InvalidInput: The file is no valid settings file, or is written in a way that cannot be edited safely.
     """
-    where = "values/local.yaml"
-    before = _mapping(text, where)
-    # Rebuilt, so that what the file says twice by an alias is not the same object twice.
-    wanted = msgspec.to_builtins(before)
-    lines = text.splitlines()
-    for keys, value in _leaves(settings):
-        if _put(wanted, keys, value):
-            _set(lines, keys, value)
-    result = "\n".join(lines) + "\n" if lines else ""
-    try:
-        safe = _mapping(result, where) == wanted or before == wanted
-    except InvalidInput:
-        safe = False
-    if not safe:
-        wanted_text = yaml.safe_dump(settings, default_flow_style=True, width=10_000).strip()
-        raise InvalidInput(
-            "it is not written in plain block style, so changing it could lose something",
-            where=where,
-            fix=f"set these keys by hand: {wanted_text}",
-        )
-    return result
-
-
-def _leaves(settings: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[list[str], Any]]:
-    """Yield each value with the keys that lead to it; node labels are one value."""
-    for key, value in settings.items():
-        if isinstance(value, dict) and key != "node_selector":
-            yield from _leaves(value, (*above, key))
-        else:
-            yield [*above, key], value
-
-
-def _put(mapping: dict[str, Any], keys: list[str], value: Any) -> bool:
-    """Set a nested key; return whether that changed anything."""
-    for key in keys[:-1]:
-        if not isinstance(mapping.get(key), dict):
-            mapping[key] = {}
-        mapping = mapping[key]
-    changed = bool(mapping.get(keys[-1]) != value)
-    mapping[keys[-1]] = value
-    return changed
+    return yaml_editor.edit(text, settings, LOCAL_FILE, whole=("node_selector",))
 
 
 def difference(before: str, after: str) -> str:
     """Return the unified diff of two settings files; empty when they are equal."""
     lines = difflib.unified_diff(
-        before.splitlines(), after.splitlines(), "values/local.yaml", "values/local.yaml (new)", lineterm=""
+        before.splitlines(), after.splitlines(), LOCAL_FILE, f"{LOCAL_FILE} (new)", lineterm=""
     )
     return "\n".join(lines)
 
@@ -168,24 +128,20 @@ def _networks(connection: Connection, environment: Environment) -> list[str]:
             continue
         mode = modes.get((spec.get("parametersRef") or {}).get("name", ""), "")
         devices.append((mode, item["metadata"]["name"]))
-    wanted = environment.networks[1:]
-    own = [pair for pair in devices if pair[0] == environment.network_device_mode]
-    if (
-        environment.network_device_mode == "RDMA"
-    ):  # the second gVNIC of these machines comes before the RDMA NICs
-        own = sorted(pair for pair in devices if pair[0] == "NetDevice") + own
-    if len(own) != len(wanted):
-        listed = (
-            ", ".join(f"{name} ({mode or 'no parameter set'})" for mode, name in sorted(devices)) or "none"
-        )
-        raise NotReady(
-            f"{environment.host.machine_type} needs {len(wanted)} networks of mode "
-            f"{environment.network_device_mode}, the cluster has {len(own)}: {listed}",
-            where="networks.networking.gke.io",
-            fix="kubectl get networks.networking.gke.io,gkenetworkparamsets.networking.gke.io",
-        )
-    own.sort(key=lambda pair: (pair[0] != "NetDevice", _natural(pair[1])))
-    return [_PRIMARY, *(name for _, name in own)]
+    found: list[str] = []
+    for mode in dict.fromkeys(nic.mode for nic in environment.host.nics if nic.mode):
+        wanted = sum(nic.mode == mode for nic in environment.host.nics)
+        own = sorted((name for have, name in devices if have == mode), key=_natural)
+        if len(own) != wanted:
+            listed = ", ".join(f"{name} ({have or 'no parameter set'})" for have, name in sorted(devices))
+            raise NotReady(
+                f"{environment.host.machine_type} needs {wanted} networks of mode {mode}, "
+                f"the cluster has {len(own)}: {listed or 'none'}",
+                where="networks.networking.gke.io",
+                fix="kubectl get networks.networking.gke.io,gkenetworkparamsets.networking.gke.io",
+            )
+        found += own
+    return [_PRIMARY, *found]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -195,13 +151,13 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _site(context: str) -> dict[str, str]:
     """Project, region and name in a GKE context's name."""
-    parts = context.split("_")
-    if parts[0] != "gke" or len(parts) != 4:
+    found = gke.parse(context)
+    if found is None:
         return {}
     return {
-        "project_id": parts[1],
-        "cluster_region": "-".join(parts[2].split("-")[:2]),
-        "cluster_name": parts[3],
+        "project_id": found.project,
+        "cluster_region": found.region,
+        "cluster_name": found.cluster,
     }
 
 
@@ -219,65 +175,3 @@ def _lws_version(connection: Connection) -> str | None:
             image = str(item["spec"]["template"]["spec"]["containers"][0]["image"])
             return image.partition("@")[0].rpartition(":")[2]
     return None
-
-
-# ---------------------------------------------------------------- the file
-def _mapping(text: str, where: str) -> dict[str, Any]:
-    document = yaml_reader.parse(text, where)
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise InvalidInput("must be a mapping of names to values", where=where)
-    return document
-
-
-def _set(lines: list[str], keys: list[str], value: Any) -> None:
-    """Set a key of block-style YAML, touching only its own lines."""
-    start, end, indent = 0, len(lines), 0
-    for depth, key in enumerate(keys):
-        place = _block(lines, start, end, indent, key)
-        last = depth == len(keys) - 1
-        if place is None:
-            lines[end:end] = _rendered(keys[depth:], value, indent)
-            return
-        first, after = place
-        if last:
-            lines[first:after] = _rendered([key], value, indent)
-            return
-        start, end = first + 1, after
-        inner = [len(line) - len(line.lstrip()) for line in lines[start:end] if _is_content(line)]
-        indent = inner[0] if inner else indent + 2
-
-
-def _block(lines: list[str], start: int, end: int, indent: int, key: str) -> tuple[int, int] | None:
-    """The lines of a key at an indentation: its own and what is nested below."""
-    pattern = re.compile(
-        rf"^ {{{indent}}}(?:{re.escape(key)}|\"{re.escape(key)}\"|'{re.escape(key)}')\s*:(?:\s|$)"
-    )
-    for number in range(start, end):
-        if not pattern.match(lines[number]):
-            continue
-        after = number + 1
-        last = number
-        while after < end:
-            line = lines[after]
-            if _is_content(line):
-                depth = len(line) - len(line.lstrip())
-                sequence = depth == indent and line.lstrip().startswith("- ")
-                if depth <= indent and not sequence:
-                    break
-                last = after
-            after += 1
-        return number, last + 1
-    return None
-
-
-def _is_content(line: str) -> bool:
-    return bool(line.strip()) and not line.lstrip().startswith("#")
-
-
-def _rendered(keys: list[str], value: Any, indent: int) -> list[str]:
-    """A key with its value on one line, below the keys that lead to it."""
-    lines = [f"{' ' * (indent + 2 * depth)}{key}:" for depth, key in enumerate(keys[:-1])]
-    text = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=10_000).strip()[1:-1]
-    return [*lines, f"{' ' * (indent + 2 * (len(keys) - 1))}{keys[-1]}: {text}"]

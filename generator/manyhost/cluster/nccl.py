@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 import msgspec
 
+from manyhost.catalog import Interconnect
 from manyhost.cluster.connection import Connection, Object, Refused, path_of
 from manyhost.cluster.observe import Observer
 from manyhost.cluster.phases import ENGINE_CONTAINER, script_line
 from manyhost.cluster.release import rehearse
-from manyhost.cluster.target import KINDS, Target
+from manyhost.cluster.target import Target, kind_of
 from manyhost.cluster.teardown import inventory, teardown
 from manyhost.errors import Failed, InvalidInput, ManyhostError, NotReady
 from manyhost.render import parse_manifests
@@ -61,6 +62,13 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
         return self.bus_gbytes_per_second >= self.minimum_gbytes_per_second
 
 
+def published(interconnect: Interconnect) -> list[str]:
+    """Return what others have measured over an interconnect, as a line; none where nobody has."""
+    points = interconnect.bandwidth.points
+    rows = (f"{point.gbytes_per_second:g} at {point.bytes / 2**20:,.0f} MiB" for point in points)
+    return [f"published, {interconnect.bandwidth.collective}, GB/s: {', '.join(rows)}"] if points else []
+
+
 def manifests(target: Target) -> list[Object]:
     """Return the objects of the measurement: the recipe's values with the chart in mode nccl.
 
@@ -70,7 +78,7 @@ def manifests(target: Target) -> list[Object]:
     if not target.plan.gpus_per_host:
         raise InvalidInput("the environment has no GPUs to measure", where=f"recipe {target.recipe}")
     values = {**target.values, "mode": "nccl"}
-    text = InProcess(target.chart).render(values, release=target.release, namespace=target.namespace)
+    text = InProcess(target.chart.path).render(values, release=target.release, namespace=target.namespace)
     return parse_manifests(text)
 
 
@@ -92,13 +100,13 @@ def measure(
     """
     objects = manifests(target)
     again = f"manyhost teardown {target.recipe} --release {target.release} --namespace {target.namespace}"
-    if not inventory(connection, target.namespace, target.release).empty:
+    if not inventory(connection, target.place).empty:
         raise NotReady(f"{target.release} is there already: a measurement runs or was cut off", fix=again)
     rehearse(connection, msgspec.structs.replace(target, objects=objects))
     end = time.monotonic() + timeout
     try:
         for item in objects:
-            version, plural = KINDS[item["kind"]]
+            version, plural = kind_of(item)
             connection.create(path_of(version, plural, target.namespace), item)
         report(f"2 hosts asked for, release {target.release}")
         found = _wait(connection, target, end, report)
@@ -113,13 +121,13 @@ def measure(
 
 
 def _remove(connection: Connection, target: Target, report: Callable[[str], None]) -> None:
-    found = inventory(connection, target.namespace, target.release)
-    teardown(connection, found, timeout=_REMOVE_SECONDS, report=lambda _: None)
+    found = inventory(connection, target.place)
+    teardown(connection, target.place, found, timeout=_REMOVE_SECONDS, report=lambda _: None)
     report("removed")
 
 
 def _wait(connection: Connection, target: Target, end: float, report: Callable[[str], None]) -> Bandwidth:
-    observer = Observer(connection, target.namespace, target.release)
+    observer = Observer(connection, target.place)
     sizes: dict[int, Size] = {}
     problem = ""
     while time.monotonic() < end:
@@ -135,7 +143,7 @@ def _wait(connection: Connection, target: Target, end: float, report: Callable[[
             return Bandwidth(
                 ranks=int(done[1]),
                 bus_gbytes_per_second=float(done[2]),
-                minimum_gbytes_per_second=target.plan.interconnect.minimum_bus_bandwidth_gbytes_per_second,
+                minimum_gbytes_per_second=target.plan.interconnect.bandwidth.minimum_gbytes_per_second,
                 sizes=list(sizes.values()),
             )
         for host in look.hosts:

@@ -20,7 +20,7 @@ from manyhost.cluster.phases import (
     last_script_line,
     timestamp,
 )
-from manyhost.cluster.target import LWS, labels_of
+from manyhost.cluster.target import LWS, Place, size_of
 
 _LOGS_AT_ONCE = 8
 _LOGS_A_LOOK = 32  # with more hosts than that starting, a look shows the logs of the first ones
@@ -33,7 +33,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         exists: Whether the LeaderWorkerSet of its name exists.
         replicas: Groups wanted.
-        size: Hosts of a group.
+        size: Hosts of all groups wanted.
         ready_groups: Groups that the controller counts as ready.
         updated_groups: Groups that run the newest template.
         wanted: Groups wanted, by role.
@@ -57,7 +57,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
             self.exists
             and self.settled is not False
             and self.ready_groups == self.updated_groups == self.replicas
-            and len(self.hosts) == self.replicas * self.size
+            and len(self.hosts) == self.size
             and all(host.phase == "ready" for host in self.hosts)
         )
 
@@ -67,14 +67,14 @@ class Observer:
 
     Args:
         connection: The cluster.
-        namespace: The release's namespace.
-        release: Its name.
+        place: The release.
     """
 
-    def __init__(self, connection: Connection, namespace: str, release: str) -> None:
+    def __init__(self, connection: Connection, place: Place) -> None:
         self._connection = connection
-        self._namespace = namespace
-        self._release = release
+        self._namespace = place.namespace
+        self._release = place.release
+        self._labels = place.selector
         self._lines: dict[str, ScriptLine] = {}  # by pod uid
         self._read: set[str] = set()
 
@@ -88,7 +88,7 @@ class Observer:
             Unreachable: The API server does not answer.
             Refused: It refuses.
         """
-        labels = labels_of(self._release)
+        labels = self._labels
         sets = self._sets(labels)
         if all(item["metadata"]["name"] != self._release for item in sets):
             return Look(exists=False)
@@ -102,11 +102,12 @@ class Observer:
             host = host_of(pod, self._lines.get(pod["metadata"]["uid"]), time.time())
             known[host.role, host.group, host.host] = host
         wanted = {}
-        size = 1
+        total = 0
         for item in sets:
             role = item["metadata"]["labels"].get(ROLE, "")
             wanted[role] = int(item["spec"].get("replicas", 1))
-            size = int(item["spec"]["leaderWorkerTemplate"].get("size", 1))
+            size = size_of(item)
+            total += wanted[role] * size
             for group in range(wanted[role]):
                 for index in range(size):
                     pod_name = f"{item['metadata']['name']}-{group}" + (f"-{index}" if index else "")
@@ -116,7 +117,7 @@ class Observer:
         return Look(
             exists=True,
             replicas=sum(wanted.values()),
-            size=size,
+            size=total,
             ready_groups=sum(int(state.get("readyReplicas", 0)) for state in states),
             updated_groups=sum(int(state.get("updatedReplicas", 0)) for state in states),
             wanted=wanted,

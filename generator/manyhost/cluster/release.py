@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from manyhost.cluster.connection import Connection, Missing, Object, Refused, Unreachable, path_of
-from manyhost.cluster.target import CHART, KINDS, Target
+from manyhost.cluster.target import Place, Target, kind_of
 from manyhost.errors import InvalidInput, ManyhostError, NotReady, RemoteError
 from manyhost.render import parse_manifests
 
@@ -48,14 +48,15 @@ class Change(msgspec.Struct, frozen=True):
     diff: str
 
 
-def newest(connection: Connection, namespace: str, release: str) -> Revision | None:
+def newest(connection: Connection, place: Place) -> Revision | None:
     """Return the newest revision of a release, from the labels of Helm's Secrets; None when there is none."""
-    path = path_of("v1", "secrets", namespace)
+    path = path_of("v1", "secrets", place.namespace)
+    wanted = f"{_OWNER},name={place.release}"
     found = []
-    for item in connection.pages(path, dict[str, Any], labels=f"{_OWNER},name={release}", metadata=True):
+    for item in connection.pages(path, dict[str, Any], labels=wanted, metadata=True):
         labels = item["metadata"].get("labels") or {}
         if labels.get("version", "").isdigit():
-            found.append(Revision(release, int(labels["version"]), labels.get("status", "")))
+            found.append(Revision(place.release, int(labels["version"]), labels.get("status", "")))
     return max(found, key=lambda item: item.revision, default=None)
 
 
@@ -154,7 +155,7 @@ class Releases:
                 self._config._raw(),
                 nothing,
                 nothing,
-                str(target.chart),
+                str(target.chart.path),
                 target.release,
                 msgspec.json.encode(target.values).decode(),
                 msgspec.json.encode(options).decode(),
@@ -194,7 +195,7 @@ def rehearse(connection: Connection, target: Target) -> None:
         NotReady: The namespace or a resource type is missing, or no webhook answers.
     """
     for item in target.objects:
-        version, plural = KINDS[item["kind"]]
+        version, plural = kind_of(item)
         name = item["metadata"]["name"]
         where = f"{item['kind']} {name}"
         try:
@@ -267,8 +268,3 @@ def _lines(item: Object | None) -> list[str]:
     import yaml
 
     return yaml.dump(item, Dumper=yaml.CSafeDumper, sort_keys=True, width=10_000).splitlines()
-
-
-def is_ours(chart: str) -> bool:
-    """Whether an installed release is one of this tool's: its chart's name, with or without version."""
-    return chart == CHART or chart.startswith(f"{CHART}-")

@@ -10,6 +10,7 @@ import msgspec
 from manyhost.cluster.connection import Connection, Forbidden, Refused, Unreachable
 from manyhost.cluster.observe import Look, Observer
 from manyhost.cluster.phases import Host, Problem
+from manyhost.cluster.target import Place
 from manyhost.errors import Failed, NotReady
 
 _LOOK_SECONDS = 1.0  # between two looks
@@ -60,17 +61,14 @@ class Wait:
 
     Args:
         connection: The cluster.
-        namespace: The release's namespace.
-        release: Its name.
+        place: The release.
         timeout: Seconds until it gives up.
         report: Receives every event as it happens.
     """
 
-    def __init__(
-        self, connection: Connection, namespace: str, release: str, *, timeout: float, report: Report
-    ) -> None:
-        self._observer = Observer(connection, namespace, release)
-        self._release = release
+    def __init__(self, connection: Connection, place: Place, *, timeout: float, report: Report) -> None:
+        self._observer = Observer(connection, place)
+        self._release = place.release
         self._timeout = timeout
         self._report = report
         self._begin = time.monotonic()

@@ -10,6 +10,7 @@ from manyhost.cluster.connection import Connection, Missing, path_of
 from manyhost.cluster.observe import Observer
 from manyhost.cluster.phases import Host
 from manyhost.cluster.release import newest
+from manyhost.cluster.target import Place
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,22 +48,22 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return self.installed and self.groups > 0 and self.ready_groups == self.groups
 
 
-def status(connection: Connection, namespace: str, release: str) -> Status:
+def status(connection: Connection, place: Place) -> Status:
     """Look at a release once.
 
     Raises:
         Unreachable: No answer.
         Refused: No permission, or another refusal.
     """
-    look = Observer(connection, namespace, release).look()
-    revision = newest(connection, namespace, release)
+    look = Observer(connection, place).look()
+    revision = newest(connection, place)
     ready = {host.place: True for host in look.hosts if host.group < look.wanted.get(host.role, 0)}
     for host in look.hosts:
         if host.phase != "ready" and host.place in ready:
             ready[host.place] = False
     return Status(
-        release=release,
-        namespace=namespace,
+        release=place.release,
+        namespace=place.namespace,
         installed=look.exists,
         revision=revision.revision if revision else 0,
         helm=revision.status if revision else "",
@@ -70,8 +71,8 @@ def status(connection: Connection, namespace: str, release: str) -> Status:
         ready_groups=sum(ready.values()),
         updated_groups=look.updated_groups,
         hosts=look.hosts,
-        service=f"{release}-svc" if look.exists else "",
-        endpoints=_endpoints(connection, namespace, f"{release}-svc") if look.exists else [],
+        service=f"{place.release}-svc" if look.exists else "",
+        endpoints=_endpoints(connection, place.namespace, f"{place.release}-svc") if look.exists else [],
     )
 
 

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from manyhost.catalog import yaml_reader
+from manyhost.catalog.chart import KINDS, Chart, Kind
+from manyhost.errors import NotReady
 from manyhost.plan import Plan
 from manyhost.render import Rendered
 
 Object = dict[str, Any]
 
-LWS = ("leaderworkerset.x-k8s.io/v1", "leaderworkersets")
-# Every kind that the chart can make: kind -> (apiVersion, plural).
-KINDS: dict[str, tuple[str, str]] = {
-    "LeaderWorkerSet": LWS,
-    "Service": ("v1", "services"),
-    "ServiceAccount": ("v1", "serviceaccounts"),
-    "ConfigMap": ("v1", "configmaps"),
-    "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
-    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
-    "HorizontalPodAutoscaler": ("autoscaling/v2", "horizontalpodautoscalers"),
-}
-CHART = "llm-multihost"
+LWS = KINDS["LeaderWorkerSet"]
 
 
-def labels(release: str) -> dict[str, str]:
-    """Return the labels of everything that the chart makes for a release, its pods included."""
-    return {"app.kubernetes.io/instance": release, "app.kubernetes.io/name": CHART}
+def kind_of(item: Object) -> Kind:
+    """Return where the API has an object of ours.
+
+    Raises:
+        NotReady: It is of a kind that this program does not know; Helm alone can install it.
+    """
+    found = KINDS.get(item["kind"])
+    if found is None or found.version != item["apiVersion"]:
+        raise NotReady(
+            f"objects of kind {item['apiVersion']}/{item['kind']} are not known here",
+            where=f"{item['kind']} {item['metadata']['name']}",
+            fix="install them with kubectl or Helm, and take them out of extraObjects",
+        )
+    return found
 
 
-def labels_of(release: str) -> str:
-    """Return these labels as a selector."""
-    return ",".join(f"{key}={value}" for key, value in labels(release).items())
+class Place(msgspec.Struct, frozen=True):
+    """A release of one of our charts in a namespace.
+
+    Attributes:
+        chart: The chart; it says what a release of it can have made.
+        namespace: The release's namespace.
+        release: Its name.
+    """
+
+    chart: Chart
+    namespace: str
+    release: str
+
+    @property
+    def selector(self) -> str:
+        """Selects everything that the chart has made for the release, its pods included."""
+        return self.chart.selector(self.release)
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +60,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         effective: The same over the chart's defaults: what the templates see.
         release: Name of the Helm release and of the LeaderWorkerSet.
         namespace: Where it goes.
-        chart: Folder of the chart.
+        chart: The chart.
         objects: The manifests, as Helm renders them for this release.
     """
 
@@ -55,8 +69,13 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     effective: dict[str, Any]
     release: str
     namespace: str
-    chart: Path
+    chart: Chart
     objects: list[Object]
+
+    @property
+    def place(self) -> Place:
+        """The release in its namespace."""
+        return Place(self.chart, self.namespace, self.release)
 
     @property
     def recipe(self) -> str:
@@ -69,18 +88,18 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return next(item for item, _ in self.sets if item["metadata"]["name"] == self.release)
 
     @property
-    def size(self) -> int:
-        """Hosts of one group."""
-        return int(self.group["spec"]["leaderWorkerTemplate"]["size"])
+    def hosts(self) -> int:
+        """Hosts of all groups."""
+        return sum(groups * size_of(item) for item, groups in self.sets)
 
     @property
     def groups(self) -> int:
         """Groups, those that only prefill included; with autoscaling, the least there will be."""
         return sum(groups for _, groups in self.sets)
 
-    def pod(self, role: str) -> Object:
+    def pod(self, member: str) -> Object:
         """The pod template of "leader" or "worker"."""
-        template: Object = self.group["spec"]["leaderWorkerTemplate"][f"{role}Template"]
+        template: Object = self.group["spec"]["leaderWorkerTemplate"][f"{member}Template"]
         return template
 
     @property
@@ -100,25 +119,19 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return next(item for item in self.objects if item["kind"] == kind)
 
 
-def from_rendered(rendered: Rendered, chart: Path) -> Target:
-    """Return the target of a rendering; the chart's folder is what Helm will install."""
+def size_of(group: Object) -> int:
+    """Return the hosts of each group of a LeaderWorkerSet."""
+    return int(group["spec"]["leaderWorkerTemplate"].get("size", 1))
+
+
+def from_rendered(rendered: Rendered) -> Target:
+    """Return the target of a rendering."""
     return Target(
         plan=rendered.plan,
         values=rendered.values,
-        effective=_merged(
-            yaml_reader.read_mapping(chart / "values.yaml", f"{CHART}/values.yaml"), rendered.values
-        ),
+        effective=rendered.chart.effective(rendered.values),
         release=rendered.release,
         namespace=rendered.namespace,
-        chart=chart,
+        chart=rendered.chart,
         objects=rendered.objects,
     )
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Maps merge, everything else replaces, as Helm does it."""
-    result = dict(base)
-    for key, value in over.items():
-        below = result.get(key)
-        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return result

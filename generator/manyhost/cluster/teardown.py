@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
+from manyhost.catalog.chart import KINDS
 from manyhost.cluster.connection import Connection, Missing, path_of
 from manyhost.cluster.phases import NAME
-from manyhost.cluster.release import Releases, Revision, is_ours, newest
-from manyhost.cluster.target import KINDS, labels_of
+from manyhost.cluster.release import Releases, Revision, newest
+from manyhost.cluster.target import Place
 from manyhost.errors import Failed, InvalidInput
 
 _LOOK_SECONDS = 0.5
@@ -66,15 +67,12 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
         return not self.items and not self.pods and not self.made and self.revision is None
 
 
-def inventory(
-    connection: Connection, namespace: str, release: str, *, sets: tuple[str, ...] = ()
-) -> Inventory:
+def inventory(connection: Connection, place: Place, *, sets: tuple[str, ...] = ()) -> Inventory:
     """List what there is of a release; what other charts or people made is never in it.
 
     Args:
         connection: The cluster.
-        namespace: The release's namespace.
-        release: Its name.
+        place: The release.
         sets: LeaderWorkerSets of it that may have gone before what was made for them.
 
     Raises:
@@ -82,21 +80,22 @@ def inventory(
         Unreachable: No answer.
         Refused: No permission, or another refusal.
     """
-    revision = newest(connection, namespace, release)
+    namespace, release, labels = place.namespace, place.release, place.selector
+    revision = newest(connection, place)
     if revision:
         chart = Releases(connection, namespace).chart(release)
-        if chart and not is_ours(chart):
+        if chart and not place.chart.is_of(chart):
             raise InvalidInput(
                 f"release {release} is of chart {chart}, which this tool did not install",
                 where="release",
                 fix=f"helm uninstall {release} --namespace {namespace}, if that is what you want",
             )
     items = []
-    for kind in KINDS:
+    for kind in place.chart.kinds:
         try:
             items += [
                 Item(kind, name, path)
-                for name, path, owned in _find(connection, namespace, KINDS[kind], labels_of(release))
+                for name, path, owned in _find(connection, namespace, KINDS[kind], labels)
                 if not owned  # what has an owner goes with it
             ]
         except Missing:
@@ -108,20 +107,26 @@ def inventory(
         namespace=namespace,
         revision=revision,
         items=items,
-        pods=[name for name, _, _ in _find(connection, namespace, ("v1", "pods"), labels_of(release))],
-        made=_made(connection, namespace, release, items, sets),
+        pods=[name for name, _, _ in _find(connection, namespace, ("v1", "pods"), labels)],
+        made=_made(connection, place, items, sets),
         sets=sets,
     )
 
 
 def teardown(
-    connection: Connection, found: Inventory, *, timeout: float, report: Callable[[str], None]
+    connection: Connection,
+    place: Place,
+    found: Inventory,
+    *,
+    timeout: float,
+    report: Callable[[str], None],
 ) -> None:
     """Remove what inventory() has listed and wait until it is gone.
 
     Args:
         connection: The cluster.
-        found: The inventory.
+        place: The release.
+        found: Its inventory.
         timeout: Seconds to wait for the pods to end; they may finish the requests they have.
         report: Receives one line a step.
 
@@ -131,19 +136,19 @@ def teardown(
     """
     end = time.monotonic() + timeout
     if found.revision:
-        Releases(connection, found.namespace).uninstall(found.release)
-        report(f"helm release {found.release} uninstalled")
+        Releases(connection, place.namespace).uninstall(place.release)
+        report(f"helm release {place.release} uninstalled")
     for item in found.items:
         if connection.delete(item.path, foreground=True) and not found.revision:
             report(f"{item.kind} {item.name} deleted")
-    _forget(connection, found)
+    _forget(connection, place, found)
     # Left to themselves, workers are told to end only when their leader has gone: their containers would
     # start once more in between and then take the whole grace period to end.
     for name in found.sets:
-        for _, path, _ in _find(connection, found.namespace, MADE["StatefulSet"], f"{NAME}={name}"):
+        for _, path, _ in _find(connection, place.namespace, MADE["StatefulSet"], f"{NAME}={name}"):
             connection.delete(path, foreground=True)
     said = ""
-    while not (left := inventory(connection, found.namespace, found.release, sets=found.sets)).empty:
+    while not (left := inventory(connection, place, sets=found.sets)).empty:
         count = len(left.pods)
         waiting = f"{count} pod{'s' * (count != 1)} to end" if count else "what belonged to them to go"
         if waiting != said:
@@ -183,25 +188,23 @@ def _find(
     )
 
 
-def _made(
-    connection: Connection, namespace: str, release: str, items: list[Item], sets: tuple[str, ...]
-) -> list[Item]:
+def _made(connection: Connection, place: Place, items: list[Item], sets: tuple[str, ...]) -> list[Item]:
     """Return what controllers made: the LeaderWorkerSet's by its label, the Service's by the chart's."""
     known = {item.path for item in items}
     found: dict[str, Item] = {}
     for kind, where in MADE.items():
-        for labels in (*(f"{NAME}={name}" for name in sets), labels_of(release)):
-            for name, path, _ in _find(connection, namespace, where, labels):
+        for labels in (*(f"{NAME}={name}" for name in sets), place.selector):
+            for name, path, _ in _find(connection, place.namespace, where, labels):
                 if path not in known:
                     found[path] = Item(kind, name, path)
     return list(found.values())
 
 
-def _forget(connection: Connection, found: Inventory) -> None:
+def _forget(connection: Connection, place: Place, found: Inventory) -> None:
     """Remove Helm's record of a release that was cut off half-way, which uninstall may leave."""
-    path = path_of("v1", "secrets", found.namespace)
-    selector = f"owner=helm,name={found.release}"
+    path = path_of("v1", "secrets", place.namespace)
+    selector = f"owner=helm,name={place.release}"
     if found.revision is None:
         return
     for secret in list(connection.pages(path, dict[str, Any], labels=selector, metadata=True)):
-        connection.delete(path_of("v1", "secrets", found.namespace, secret["metadata"]["name"]))
+        connection.delete(path_of("v1", "secrets", place.namespace, secret["metadata"]["name"]))

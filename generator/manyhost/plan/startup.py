@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from manyhost.catalog.types import Engine, Model
+from manyhost.catalog import Engine, Model
 
 # Bytes per second into one host. Each is cautious: a budget that is too small restarts a healthy group.
 READ_RATES = {
@@ -36,7 +36,7 @@ def cold_start(model: Model, engine: Engine, source: str) -> tuple[tuple[str, in
         ("image", math.ceil(engine.image_gib / _PULL_GIB_PER_SECOND)),
         ("import", _IMPORT_SECONDS),
         ("weights", math.ceil(model.weights_bytes / READ_RATES[source])),
-        ("compile", engine.startup.compile_seconds),
+        ("compile", engine.compile_seconds),
     )
 
 

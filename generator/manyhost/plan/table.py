@@ -11,62 +11,75 @@ from manyhost.plan.plan import Plan
 
 def rows(plan: Plan) -> list[tuple[str, str]]:
     """Return (label, text) pairs, the facts someone checks before paying for hosts."""
-    host = plan.environment.host
+    host, recipe = plan.environment.host, plan.settings
     per_host = f"{plan.gpus_per_host} x {host.gpu}" if host.gpus else "no GPU"
     result = [
-        ("recipe", f"{plan.recipe}: {plan.description}"),
-        (
-            "hosts",
-            f"{groups(plan)} of {plan.hosts_per_group} {host.machine_type} ({per_host})",
-        ),
-        (
-            "parallelism",
-            f"tensor {plan.tensor} x pipeline {plan.pipeline} x data {plan.data}; "
-            f"layers per stage {' + '.join(map(str, plan.pipeline_layers))}",
-        ),
-        ("engine", f"vLLM {plan.engine.version}, executor {plan.executor}, image {plan.image}:{plan.tag}"),
-        ("interconnect", f"{plan.interconnect.name}; networks {', '.join(plan.networks) or 'cluster only'}"),
-        ("weights", f"{plan.model.weights_bytes / 1e9:.1f} GB from {plan.weights_path or plan.model.hub_id}"),
+        ("recipe", f"{plan.recipe}: {recipe.description}"),
+        ("hosts", f"{groups(plan)} {host.machine_type} ({per_host})"),
     ]
-    if plan.memory:
-        m = plan.memory
+    for role in plan.roles:
+        of = "" if role.name == "serve" else f"{role.name}: "
+        sizes = role.parallelism
         result.append(
             (
-                "memory",
-                f"per GPU {m.usable_gib:.1f} GiB usable: weights {max(m.weights_gib):.1f}, activations and "
-                f"graphs ~{m.overhead_gib:.1f}, KV {m.kv_gib:.1f} = {m.kv_tokens:,} tokens "
-                f"({m.concurrency:g} requests of {plan.context_tokens:,})",
+                "parallelism",
+                f"{of}tensor {sizes.tensor} x pipeline {sizes.pipeline} x data {sizes.data}; "
+                f"layers per stage {' + '.join(map(str, role.pipeline_layers))}",
             )
         )
+    result += [
+        ("engine", f"vLLM {plan.engine.version}, executor {recipe.engine.executor}, image {plan.image}"),
+        ("interconnect", f"{plan.interconnect.name}; networks {', '.join(plan.networks) or 'cluster only'}"),
+        ("weights", f"{plan.model.weights_bytes / 1e9:.1f} GB from {plan.weights.path or plan.model.hub_id}"),
+    ]
+    for role in plan.roles:
+        if role.memory:
+            of, m = "" if role.name == "serve" else f"{role.name}: ", role.memory
+            result.append(
+                (
+                    "memory",
+                    f"{of}per GPU {m.usable_gib:.1f} GiB usable: weights {max(m.weights_gib):.1f}, "
+                    f"activations and graphs ~{m.overhead_gib:.1f}, "
+                    f"KV {m.kv_gib:.1f} = {m.kv_tokens:,} tokens "
+                    f"({m.concurrency:g} requests of {recipe.context:,})",
+                )
+            )
     if plan.handover:
         took = f", {plan.handover.seconds:g}s over {plan.interconnect.name}" if plan.handover.seconds else ""
         result.append(
             (
                 "handover",
                 f"{plan.handover.bytes / 1e6:,.1f} MB of KV cache a request of "
-                f"{plan.settings.traffic.input_tokens:,} prompt tokens{took}",
+                f"{recipe.traffic.input_tokens:,} prompt tokens{took}",
             )
         )
     phases = ", ".join(f"{name} {seconds}s" for name, seconds in plan.cold_start)
     result.append(("cold start", f"~{sum(s for _, s in plan.cold_start)}s ({phases})"))
     result.append(("start budget", f"{plan.startup_seconds}s before a start counts as failed"))
-    price = plan.environment.price
-    result.append(
-        (
-            "price",
-            f"{plan.cost_per_hour_usd:.2f} USD/h on demand in {plan.cost_region} (list of {price.date})"
-            if plan.cost_per_hour_usd
-            else "free: your own machine",
-        )
-    )
+    result.append(("price", _price(plan)))
     return result
 
 
+def _price(plan: Plan) -> str:
+    cost, mode = plan.cost, plan.settings.capacity.mode
+    if cost.usd_per_hour is None:
+        return f"nobody publishes one for {mode} {plan.environment.host.machine_type}: ask for a quote"
+    if not cost.usd_per_hour:
+        return "free: your own machine"
+    others = {rate: usd for rate, usd in cost.usd_per_hour_by_rate.items() if usd != cost.usd_per_hour}
+    also = f"; {', '.join(f'{rate} {usd:.2f}' for rate, usd in others.items())}" if others else ""
+    spoken = mode.replace("on-demand", "on demand")
+    return f"{cost.usd_per_hour:.2f} USD/h {spoken} in {cost.region} (list of {cost.date}{also})"
+
+
 def groups(plan: Plan) -> str:
-    """Return how many groups there are, by what they do."""
-    if plan.prefill_groups:
-        return f"{plan.prefill_groups} prefill + {plan.groups} decode groups"
-    return f"{plan.groups} group{'s' if plan.groups > 1 else ''}"
+    """Return how many groups there are, by what they do, and their hosts."""
+    if len(plan.roles) == 1:
+        role = plan.roles[0]
+        return f"{role.groups} group{'s' if role.groups > 1 else ''} of {role.hosts}"
+    counts = [f"{role.groups} {role.name}" for role in plan.roles]
+    sizes = dict.fromkeys(str(role.hosts) for role in plan.roles)
+    return f"{' + '.join(counts)} groups of {' and '.join(sizes)}"
 
 
 def to_json(plan: Plan) -> bytes:
@@ -74,13 +87,15 @@ def to_json(plan: Plan) -> bytes:
     document: dict[str, Any] = {
         name: getattr(plan, name)
         for name in plan.__struct_fields__
-        if name not in ("environment", "interconnect", "model", "engine", "settings", "resolved")
+        if name not in ("environment", "interconnect", "model", "engine", "resolved")
     }
     document |= {
         "environment": plan.environment.name,
         "interconnect": plan.interconnect.name,
         "model": plan.model.name,
         "engine": plan.engine.version,
+        "hosts": plan.hosts,
+        "gpus_per_host": plan.gpus_per_host,
         "cold_start": dict(plan.cold_start),
         "provenance": {key: history[-1][0] for key, history in plan.resolved.origins.items()},
     }

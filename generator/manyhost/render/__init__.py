@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,10 +10,15 @@ import msgspec
 import yaml12
 
 from manyhost import checks
-from manyhost.catalog import Catalog, Engine, Environment, Recipe, Resolved, resolve
-from manyhost.errors import InvalidInput, nearest
+from manyhost.catalog import Catalog, Engine, Resolved, resolve
+from manyhost.catalog.chart import Chart
+from manyhost.catalog.environment import RunPod
+from manyhost.catalog.passthrough import CHART
+from manyhost.errors import InvalidInput
 from manyhost.plan import Plan, make_plan, table
-from manyhost.render.helm import HelmEngine, InProcess
+from manyhost.plan.security import Allowed
+from manyhost.render.helm import HelmEngine, InProcess, check_names
+from manyhost.render.launch import launch_json
 from manyhost.render.refusal import ChartRefusal, in_settings
 from manyhost.render.shell import shell_problems
 from manyhost.render.topology import topology_svg
@@ -21,7 +26,6 @@ from manyhost.render.values import parse_values, values_text
 
 __all__ = ["Rendered", "Renderer", "allowance", "build"]
 
-CHART = Path("charts/llm-multihost")
 _ERROR_LIMIT = 1500  # a finding may quote a value that nobody meant
 
 
@@ -30,6 +34,7 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         plan: What the recipe resolved to.
+        chart: The chart that was rendered.
         values_text: values.yaml, with a comment per block that says where it came from.
         values: The same, parsed.
         manifests_text: What Helm made of it.
@@ -38,6 +43,7 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     plan: Plan
+    chart: Chart
     release: str
     namespace: str
     values_text: str
@@ -48,11 +54,13 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
 
     def files(self) -> dict[str, bytes]:
         """Return the files of a build folder by name; the same bytes for the same input."""
+        common = {"plan.json": table.to_json(self.plan), "topology.svg": topology_svg(self.plan)}
+        if isinstance(self.plan.environment.platform, RunPod):
+            return {"launch.json": launch_json(self.plan), **common}
         return {
             "values.yaml": self.values_text.encode(),
             "manifests.yaml": self.manifests_text.encode(),
-            "plan.json": table.to_json(self.plan),
-            "topology.svg": topology_svg(self.plan),
+            **common,
         }
 
 
@@ -66,7 +74,7 @@ class Renderer:
 
     def __init__(self, catalog: Catalog | None = None, engine: HelmEngine | None = None) -> None:
         self.catalog = catalog or Catalog()
-        self.chart = self.catalog.root / CHART
+        self.chart = self.catalog.chart(CHART)
         self._engine = engine
         self._flags: dict[str, checks.FlagTable] = {}
         self._scripts: frozenset[str] | None = None
@@ -75,34 +83,12 @@ class Renderer:
     def engine(self) -> HelmEngine:
         """The Helm engine, loaded when first needed: a refused plan never pays for it."""
         if self._engine is None:
-            self._engine = InProcess(self.chart)
+            self._engine = InProcess(self.chart.path)
         return self._engine
 
     def plan(self, resolved: Resolved) -> Plan:
         """Return the plan of a resolved recipe; InvalidInput when it cannot work."""
-        recipe = resolved.recipe
-        folder = resolved.name.split("/", 1)[0]
-        if folder != recipe.environment:
-            raise InvalidInput(
-                f"the recipe lies under {folder!r} but {recipe.environment[:80]!r} is named",
-                where=f"{resolved.origin('environment')}: environment",
-                fix="choose another recipe: manyhost list",
-            )
-        environment = self.catalog.environment(recipe.environment)
-        fabric = recipe.network.interconnect or environment.interconnects[0]
-        if fabric not in environment.interconnects:
-            raise InvalidInput(
-                f"environment {environment.name} has no interconnect {fabric[:80]!r}",
-                where=f"{resolved.origin('network.interconnect')}: network.interconnect",
-                fix=nearest(fabric, environment.interconnects),
-            )
-        return make_plan(
-            resolved,
-            environment,
-            self.catalog.interconnect(fabric),
-            self.catalog.model(recipe.model),
-            self.catalog.engine(recipe.engine.version),
-        )
+        return make_plan(resolved, self.catalog)
 
     def render(self, resolved: Resolved, *, release: str = "", namespace: str = "default") -> Rendered:
         """Plan, render and check.
@@ -116,7 +102,10 @@ class Renderer:
             InvalidInput: When the plan, the chart or a check refuses it.
         """
         plan = self.plan(resolved)
-        release = release or release_name(plan.recipe)
+        release = release or release_name(plan.recipe, self.chart)
+        check_names(release, namespace, self.chart.name_limit)
+        if isinstance(plan.environment.platform, RunPod):
+            return self._without_helm(plan, release, namespace)
         text = values_text(plan)
         values = parse_values(text)
         try:
@@ -133,6 +122,7 @@ class Renderer:
             raise InvalidInput(f"{text}{more}", where=f"recipe {plan.recipe}")
         return Rendered(
             plan=plan,
+            chart=self.chart,
             release=release,
             namespace=namespace,
             values_text=text,
@@ -142,12 +132,39 @@ class Renderer:
             findings=findings,
         )
 
+    def _without_helm(self, plan: Plan, release: str, namespace: str) -> Rendered:
+        """A platform that is no Kubernetes has no use for values of a chart."""
+        if plan.settings.chart:
+            raise InvalidInput(
+                f"environment {plan.environment.name} is no Kubernetes: no chart reads it",
+                where=f"{plan.origin('chart')}: chart",
+                fix="remove it",
+            )
+        if plan.handover:
+            raise InvalidInput(
+                f"environment {plan.environment.name} is no Kubernetes: only the chart has the router that "
+                "prefill and decode need",
+                where=f"{plan.origin('roles.prefill.groups')}: roles.prefill.groups",
+                fix="set it to 0",
+            )
+        return Rendered(
+            plan=plan,
+            chart=self.chart,
+            release=release,
+            namespace=namespace,
+            values_text="",
+            values={},
+            manifests_text="",
+            objects=[],
+            findings=[],
+        )
+
     def check(self, objects: list[dict[str, Any]], plan: Plan) -> list[checks.Finding]:
         """Run every check on manifests of a plan."""
         return checks.run(
             objects,
             flags=self.flag_table(plan.engine),
-            environment_level=allowance(plan.environment, _settings_on(plan.settings)),
+            environment_level=allowance(plan.allowed),
             shell=shell_problems,
             shipped_scripts=self.shipped_scripts(),
         )
@@ -161,38 +178,30 @@ class Renderer:
     def shipped_scripts(self) -> frozenset[str]:
         """Return the texts of the scripts that the chart ships."""
         if self._scripts is None:
-            files = (self.chart / "launcher").rglob("*")
+            files = (self.chart.path / "launcher").rglob("*")
             self._scripts = frozenset(path.read_text() for path in files if path.suffix in {".py", ".sh"})
         return self._scripts
 
 
-def allowance(environment: Environment, on: Collection[str]) -> checks.Allowance:
-    """Return what an environment allows its pods, as the checks want it.
-
-    Args:
-        environment: Lists the departures from the baseline.
-        on: Keys of the settings that are on; a departure that goes with another is not allowed.
-    """
-    security = environment.security
-    allowed = [entry.violation for entry in security.violations if not entry.when or entry.when in on]
-    return checks.Allowance(security.level, frozenset(allowed))
+def allowance(allowed: Allowed) -> checks.Allowance:
+    """Return what pods may do, as the checks want it."""
+    return checks.Allowance(allowed.level, frozenset(allowed.violations))
 
 
-def _settings_on(recipe: Recipe) -> set[str]:
-    """Return the keys with which an environment may allow more."""
-    on = {"network.host_network"} if recipe.network.host_network else set()
-    return on | {key for key in ("ssd_host_path", "host_mounts") if getattr(recipe, key)}
-
-
-def release_name(recipe: str) -> str:
+def release_name(recipe: str, chart: Chart) -> str:
     """Return the default release name of a recipe: its own name without the environment."""
-    return recipe.rsplit("/", 1)[-1].replace(".", "-")[:45].strip("-")
+    return recipe.rsplit("/", 1)[-1].replace(".", "-")[: chart.name_limit].strip("-")
 
 
 def parse_manifests(text: str) -> list[dict[str, Any]]:
     """Parse rendered manifests; the fast reader will do for what Helm has written."""
     documents = cast("list[dict[str, Any]]", yaml12.parse_yaml(text, multi=True))
     return [document for document in documents if document]
+
+
+def planned_values(resolved: Resolved, catalog: Catalog) -> dict[str, Any]:
+    """Return the Helm values of a resolved recipe, without rendering them."""
+    return parse_values(values_text(make_plan(resolved, catalog)))
 
 
 def build(

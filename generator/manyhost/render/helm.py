@@ -12,7 +12,7 @@ import msgspec
 from manyhost.errors import InvalidInput, NotReady
 from manyhost.render.refusal import ChartRefusal
 
-RELEASE_NAME = re.compile(r"^[a-z]([a-z0-9-]{0,43}[a-z0-9])?$")
+_RELEASE = re.compile(r"^[a-z]([a-z0-9-]*[a-z0-9])?$")
 _NAMESPACE = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")  # an RFC 1123 label
 _TIMEOUT_SECONDS = 60
 _SENTENCE_LIMIT = 1500
@@ -26,8 +26,13 @@ class HelmEngine(Protocol):
         ...
 
 
-def check_names(name: str, namespace: str) -> None:
+def check_names(name: str, namespace: str, limit: int) -> None:
     """Check a release name and a namespace before anything uses them.
+
+    Args:
+        name: The release name.
+        namespace: Its namespace.
+        limit: Most characters that the chart leaves to a release name.
 
     Raises:
         InvalidInput: When Kubernetes would refuse the namespace, or the names built from the release.
@@ -37,10 +42,10 @@ def check_names(name: str, namespace: str) -> None:
             f"{namespace[:80]!r} must be at most 63 of a-z, 0-9 and -, with a letter or digit at both ends",
             where="namespace",
         )
-    if not RELEASE_NAME.fullmatch(name):
-        valid = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:45].strip("-")
+    if len(name) > limit or not _RELEASE.fullmatch(name):
+        valid = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:limit].strip("-")
         raise InvalidInput(
-            f"{name[:80]!r} must be at most 45 of a-z, 0-9 and -, starting with a letter",
+            f"{name[:80]!r} must be at most {limit} of a-z, 0-9 and -, starting with a letter",
             where="release name",
             fix=f"use {valid or 'llm'!r}",
         )
@@ -60,7 +65,6 @@ class InProcess:
 
     def render(self, values: dict[str, Any], *, release: str, namespace: str) -> str:
         """Render; InvalidInput carries the chart's own sentence when it refuses the values."""
-        check_names(release, namespace)
         try:
             files = self._chart.render(values, name=release, namespace=namespace)
         except self._errors as error:
@@ -80,7 +84,6 @@ class Binary:
         import subprocess  # noqa: PLC0415  rendering in process does not pay for these two
         import tempfile  # noqa: PLC0415
 
-        check_names(release, namespace)
         with tempfile.NamedTemporaryFile("wb", suffix=".json") as file:
             file.write(msgspec.json.encode(values))
             file.flush()
@@ -122,7 +125,8 @@ def _stream(files: dict[str, str]) -> str:
     """Join rendered files, sorted by name, without notes and empty ones."""
     parts = []
     for name in sorted(files):
-        text = files[name].strip("\n")
+        # A template that loops begins each object with a separator: the first would make an empty document.
+        text = files[name].strip("\n").removeprefix("---\n")
         path = name.split("#")[0]
         if path.endswith((".yaml", ".yml")) and text.strip():
             parts.append(f"---\n# Source: {path}\n{text}\n")

@@ -6,40 +6,18 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from manyhost.catalog.written import WRITTEN
 from manyhost.errors import InvalidInput
 
-# Helm value -> the settings that templates/values.yaml.j2 writes it from; facts of the environment have none.
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "job.image.repository": ("engine.image", "site.artifact_registry"),
-    "job.image.tag": ("engine.tag",),
-    "job.image.digest": ("engine.digest",),
-    "clusterName": ("site.cluster_name",),
-    "model.path": ("weights.path",),
-    "model.tp_size": ("parallelism.tensor",),
-    "model.pp_size": ("parallelism.pipeline",),
-    "model.dp_size": ("parallelism.data",),
-    "host.nodeSelector": ("node_selector",),
-    "network.interconnect": ("network.interconnect",),
-    "network.hostNetwork": ("network.host_network",),
-    "network.subnetworks": ("network.subnetworks",),
-    "network.ncclSettings": ("network.nccl",),
-    "volumes.ssdHostPath": ("ssd_host_path",),
-    "volumes.gcsMounts": ("site.gcs_bucket",),
-    "volumes.hostMounts": ("host_mounts",),
-    "vllm.replicaCount": ("groups",),
-    "vllm.executor": ("engine.executor",),
-    "vllm.command": ("engine.command",),
-    "vllm.serverArgs": ("arguments",),
-    "vllm.env": ("variables",),
-    "disaggregation.prefillGroups": ("disaggregation.prefill_groups",),
-    "lifecycle.startupSeconds": ("startup_seconds",),
-    "lifecycle.peerWaitSeconds": ("startup_seconds",),
-    "lifecycle.stallSeconds": ("stall_seconds",),
-    "lifecycle.drainSeconds": ("drain_seconds",),
-    "lifecycle.startAttempts": ("start_attempts",),
-}
+SETTINGS = {value: settings for value, settings in WRITTEN.items() if settings}
 _PAIRS = ("network.ncclSettings", "vllm.env")  # lists of {name, value} there, maps in settings
-_MAPS = (*_PAIRS, "vllm.serverArgs", "host.nodeSelector")
+_MAPS = (
+    *_PAIRS,
+    "vllm.serverArgs",
+    "roles.prefill.serverArgs",
+    "roles.decode.serverArgs",
+    "host.nodeSelector",
+)
 _POINTER = re.compile(r"^at '(?P<pointer>/[^']*)': (?P<text>.*)$", re.S)
 _DOTTED = re.compile(r"^(?P<key>[A-Za-z][\w./\[\]-]*): (?P<text>.*)$", re.S)
 _MENTION = (  # a text: compiled, it would cost each render 2 ms
@@ -98,7 +76,8 @@ def _names(key: str, values: dict[str, Any], origin: Callable[[str], str]) -> li
     """Return the settings behind a Helm value, those that somebody set when there are several; or none."""
     whole = next((item for item in SETTINGS if re.match(rf"{re.escape(item)}($|[.\[])", key)), "")
     if not whole:
-        return []
+        passed = f"chart.{key.partition('[')[0]}"
+        return [f"chart.{key}"] if key and origin(passed) != "default" else []
     found = SETTINGS[whole]
     if len(found) > 1:
         return [name for name in found if origin(name) != "default"] or [found[0]]

@@ -12,12 +12,13 @@ import jinja2
 import yaml12
 
 from manyhost import speed
+from manyhost.catalog import yaml_editor
+from manyhost.catalog.interconnect import GpuDirectTcp, Plugin, Rdma
 from manyhost.plan import Plan
+from manyhost.plan.arguments import DERIVED, merged
 
 # Characters that may not stand for themselves (YAML 1.2.2, section 5.1), and line breaks of YAML 1.1.
 _ESCAPED = re.compile(r"[\x7f-\x84\x86-\x9f\x85\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-
-_DERIVED_ARGUMENTS = {"max-model-len": "context", "gpu-memory-utilization": "utilization"}
 
 
 class Note(str):
@@ -69,17 +70,28 @@ def values_text(plan: Plan) -> str:
         return Note("; ".join(f"{', '.join(names)}: {origin}" for origin, names in by_origin.items()))
 
     def argument_source(name: str) -> Note:
-        key = _DERIVED_ARGUMENTS.get(name)
+        key = DERIVED.get(name)
         return Note(f"{key}: {plan.origin(key)}" if key else plan.origin(f"arguments.{name}"))
 
-    return _template().render(
+    environment, fabric = plan.environment, plan.interconnect
+    releases = fabric.releases if isinstance(fabric, Plugin) else []
+    text = _template().render(
         plan=plan,
         recipe=plan.settings,
-        environment=plan.environment,
+        environment=environment,
+        platform=environment.platform,
+        fabric=fabric,
+        is_plugin=isinstance(fabric, Plugin),
+        is_daemon=isinstance(fabric, GpuDirectTcp),
+        is_rdma=isinstance(fabric, Rdma),
+        gpu_nics=sum(bool(nic.gpus) for nic in environment.host.nics),
+        release_note=Note(f", release of {releases[0].date}" if releases else ""),
+        arguments=merged(plan.settings, {}, environment.host.gpus > 0),
         cold_start=", ".join(f"{name} {seconds} s" for name, seconds in plan.cold_start),
         sources=sources,
         argument_source=argument_source,
     )
+    return yaml_editor.edit(text, plan.settings.chart, "values.yaml") if plan.settings.chart else text
 
 
 def parse_values(text: str) -> dict[str, Any]:

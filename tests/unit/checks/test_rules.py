@@ -14,7 +14,7 @@ from manyhost.checks.scripts import python_problems
 from manyhost.checks.secrets import is_secret_name
 from manyhost.render.shell import shell_problems
 
-from tests.helpers.helm import render
+from tests.helpers.helm import fabric, merge, render
 from tests.helpers.sample import (
     ALLOWED,
     Object,
@@ -52,12 +52,12 @@ def found(objects: list[Object], check: str) -> list[Finding]:
     ("values", "allowed"),
     [
         ({}, []),
-        ({"network": {"interconnect": "tcpxo"}, "gpuPlatformSettings": {"useHostPlugin": False}}, []),
+        (merge(fabric("tcpxo"), {"gpuPlatformSettings": {"useHostPlugin": False}}), []),
         (
-            {
-                "network": {"interconnect": "tcpxo", "hostNetwork": True},
-                "volumes": {"gcsMounts": [{"bucketName": "b-1"}]},
-            },
+            merge(
+                fabric("tcpxo"),
+                {"network": {"hostNetwork": True}, "volumes": {"gcsMounts": [{"bucketName": "b-1"}]}},
+            ),
             ["hostNetwork", "privileged container vllm"],
         ),
         ({"model": {"tp_size": 8, "pp_size": 1}, "vllm": {"replicaCount": 3}}, []),

@@ -20,6 +20,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from manyhost.catalog import Catalog
+from manyhost.catalog.passthrough import CHART
 from manyhost.cli import COMMANDS
 from manyhost.cluster.chat import Leader, Piece
 from manyhost.cluster.deploy import Deployed, Proposal
@@ -30,6 +32,7 @@ from manyhost.cluster.phases import Host, Problem
 from manyhost.cluster.release import Change, Revision
 from manyhost.cluster.rollout import Event
 from manyhost.cluster.status import Status
+from manyhost.cluster.target import Place
 from manyhost.cluster.teardown import Inventory, Item
 from manyhost.errors import Failed, NotReady
 
@@ -203,11 +206,12 @@ HOSTS = (Host(group=0, host=0, pod="r-0", phase="ready"), Host(group=0, host=1, 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A cluster that is never asked: tests replace the functions of the library that would ask it."""
-    plan = SimpleNamespace(interconnect=SimpleNamespace(name="tcpxo"))
-    target = SimpleNamespace(release="r", namespace="n", recipe="local/x", size=2, plan=plan)
+    plan = SimpleNamespace(interconnect=Catalog(ROOT).interconnect("tcpxo"))
+    target = SimpleNamespace(release="r", namespace="n", recipe="local/x", hosts=2, plan=plan)
+    place = Place(Catalog(ROOT).chart(CHART), "n", "r")
     for name in COMMANDS:
         module = importlib.import_module(f"manyhost.cli.{COMMANDS[name][0]}")
-        for function, found in (("open_place", (None, "n", "r")), ("open_target", (None, target))):
+        for function, found in (("open_place", (None, place)), ("open_target", (None, target))):
             if hasattr(module, function):
                 monkeypatch.setattr(module, function, lambda _, found=found: found)
     return monkeypatch
@@ -278,7 +282,7 @@ def test_deploy(cluster: pytest.MonkeyPatch) -> None:
         "upgrade release r in namespace n (revision 1 is there)\n  update LeaderWorkerSet r\n    -a\n    +b\n"
         "    1.5 s  group 0 host 1 (r-0-1 on h) ready\n"
         "    2.0 s  it crashed\n           | line\u2028one\n           | two\n           fix: look\n"
-        "release r revision 2: 1 group of 2 answer (installed in 1.0 s, ready after 2.0 s)\n"
+        "release r revision 2: 1 group on 2 hosts answer (installed in 1.0 s, ready after 2.0 s)\n"
         "next: manyhost chat local --release r --namespace n\n"
     )
 
@@ -354,6 +358,9 @@ def test_nccl(measured: float, code: int, cluster: pytest.MonkeyPatch) -> None:
     assert ran.code == code
     assert ran.output.result["bandwidth"]["bus_gbytes_per_second"] == measured
     assert [event["text"] for event in ran.output.events] == ["removed"]
+    text = manyhost("nccl", "local").out
+    assert f"16 GPUs: {measured:.1f} GB/s bus bandwidth, 250 needed\n" in text
+    assert "340" in text  # what others have measured over this fabric
     dry = manyhost("nccl", "local", "--dry-run", *JSON).output
     assert dry.result == {"manifests": objects, "bandwidth": None}
     assert manyhost("nccl", "local", "--dry-run").out == "kind: ConfigMap\nmetadata:\n  name: a\n"

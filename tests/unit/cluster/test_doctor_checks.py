@@ -19,7 +19,7 @@ from manyhost.cluster.connection import connect
 from manyhost.cluster.doctor import CHECKS, Result, examine
 from manyhost.cluster.doctor.registry import split
 from manyhost.cluster.target import Target, from_rendered
-from manyhost.render import Renderer, build
+from manyhost.render import build
 
 RECIPE = "a3mega/deepseek-r1-671b"
 FILES = 163  # DeepSeek-R1's safetensors files, values/models/deepseek-r1-671b.yaml
@@ -87,7 +87,7 @@ def examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Examine:
 
 
 def a_target(*assignments: str) -> Target:
-    return from_rendered(build(RECIPE, assignments=assignments), Renderer().chart)
+    return from_rendered(build(RECIPE, assignments=assignments))
 
 
 # ------------------------------------------------------------------ the API server

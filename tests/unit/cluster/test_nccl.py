@@ -26,7 +26,7 @@ from manyhost.render import Renderer, build
 
 RECIPE = "a3mega/deepseek-r1-671b"
 CATALOG = Catalog()
-LAUNCHER = Renderer().chart / "launcher"
+LAUNCHER = Renderer().chart.path / "launcher"
 WITH_GPUS = [name for name in CATALOG.recipes() if CATALOG.environment(name.split("/")[0]).host.gpus]
 
 # What PyTorch prints for an exception nobody catches in a rank, and torchrun about it afterwards
@@ -47,8 +47,7 @@ Root Cause (first observed failure):
 
 
 def a_target(*assignments: str, recipe: str = RECIPE) -> Target:
-    rendered = build(recipe, assignments=assignments, release="nccl")
-    return from_rendered(rendered, Renderer().chart)
+    return from_rendered(build(recipe, assignments=assignments, release="nccl"))
 
 
 def group_of(objects: list[Any]) -> Any:
@@ -61,10 +60,13 @@ def group_of(objects: list[Any]) -> Any:
 @pytest.mark.parametrize("assignments", [(), ("site.gcs_bucket=models",), ("groups=3",)])
 @pytest.mark.parametrize("recipe", WITH_GPUS)
 def test_the_manifests_are_valid(recipe: str, assignments: tuple[str, ...]) -> None:
+    if "groups=3" in assignments and recipe.startswith("a4x/"):
+        pytest.skip("the hosts of a release share one NVLink domain")
     target = a_target(*assignments, recipe=recipe)
     objects = manifests(target)
     assert Renderer().check(objects, target.plan) == []
-    assert {item["kind"] for item in objects} <= {"LeaderWorkerSet", "ConfigMap", "ServiceAccount"}
+    claims = {"ComputeDomain", "ResourceClaimTemplate"}
+    assert {item["kind"] for item in objects} <= {"LeaderWorkerSet", "ConfigMap", "ServiceAccount", *claims}
 
 
 def test_they_are_the_pods_that_would_serve() -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from manyhost.catalog import Catalog, resolve
+from manyhost.catalog.passthrough import CHART
 from manyhost.cli.progress import line
 from manyhost.cluster import rollout
 from manyhost.cluster.chat import _port
@@ -16,11 +17,12 @@ from manyhost.cluster.doctor.hosts import requests_of
 from manyhost.cluster.observe import Look, Observer
 from manyhost.cluster.rollout import Event, Wait
 from manyhost.cluster.status import status
-from manyhost.cluster.target import Target, from_rendered, labels_of
+from manyhost.cluster.target import Place, Target, from_rendered
 from manyhost.render import Renderer
 
 from tests.helpers.cli import ROOT
 
+PLACE = Place(Catalog(ROOT).chart(CHART), "n", "r")
 LABELS = {"app.kubernetes.io/instance": "r", "app.kubernetes.io/name": "llm-multihost"}
 LWS = "leaderworkerset.sigs.k8s.io"
 
@@ -52,7 +54,11 @@ class Api:
     def pages(self, path: str, *_: Any, labels: str = "", **__: Any) -> Iterator[dict[str, Any]]:
         kind = path.rpartition("/")[2]
         if kind in {"leaderworkersets", "pods"}:
-            assert labels == labels_of("r")
+            assert (
+                labels
+                == PLACE.selector
+                == "app.kubernetes.io/instance=r,app.kubernetes.io/name=llm-multihost"
+            )
         yield from self.objects.get(kind, [])
 
 
@@ -64,7 +70,7 @@ def api(*, prefill_ready: bool) -> Api:
 
 
 def look(found: Api) -> Look:
-    return Observer(cast("Connection", found), "n", "r").look(logs=False)
+    return Observer(cast("Connection", found), PLACE).look(logs=False)
 
 
 def test_a_release_is_complete_with_both_kinds_of_groups() -> None:
@@ -100,7 +106,7 @@ def test_a_release_is_there_when_the_set_of_its_name_is() -> None:
 def test_status_counts_groups_of_each_duty() -> None:
     for ready in (True, False):
         found = api(prefill_ready=ready)
-        said = status(cast("Connection", found), "n", "r")
+        said = status(cast("Connection", found), PLACE)
         assert (said.groups, said.ready_groups, said.ready) == (2, 1 + ready, ready)
 
 
@@ -108,7 +114,7 @@ def test_a_lost_prefill_group_is_not_the_decode_groups_loss(monkeypatch: pytest.
     """Both have group 0: what is told of one does not touch the other."""
     found = api(prefill_ready=True)
     events: list[Event] = []
-    wait = Wait(cast("Connection", found), "n", "r", timeout=60, report=events.append)
+    wait = Wait(cast("Connection", found), PLACE, timeout=60, report=events.append)
     monkeypatch.setattr(rollout, "_LOOK_SECONDS", 0)
     found.objects["pods"][1] = pod("r-prefill-0", "prefill", "b", ready=False)
 
@@ -129,12 +135,12 @@ def target(*assignments: str) -> Target:
     catalog = Catalog(ROOT)
     renderer = Renderer(catalog)
     resolved = resolve(catalog, "local/tiny-r1-disaggregated", assignments=assignments)
-    return from_rendered(renderer.render(resolved, release="r"), renderer.chart)
+    return from_rendered(renderer.render(resolved, release="r"))
 
 
 def test_a_target_counts_all_groups_and_talks_to_decode() -> None:
-    found = target("groups=3", "disaggregation.prefill_groups=2")
-    assert (found.groups, found.size) == (5, 1)
+    found = target("groups=3", "roles.prefill.groups=2")
+    assert (found.groups, found.hosts) == (5, 5)
     assert [(item["metadata"]["name"], count) for item, count in found.sets] == [("r", 3), ("r-prefill", 2)]
     assert found.group["metadata"]["name"] == "r"
     assert _port(found.pod("leader")) == 8000
@@ -146,5 +152,5 @@ def test_plans_in_json_say_both() -> None:
     from manyhost.plan import table
 
     document = json.loads(table.to_json(target().plan))
-    assert document["prefill_groups"] == 1
+    assert [(role["name"], role["groups"]) for role in document["roles"]] == [("prefill", 1), ("decode", 1)]
     assert document["handover"] == {"bytes": 294912, "seconds": 0.0, "tokens": 64}

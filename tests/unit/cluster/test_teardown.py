@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+from manyhost.catalog import Catalog
 from manyhost.cluster import teardown as module
 from manyhost.cluster.connection import Connection, path_of
+from manyhost.cluster.target import Place
 from manyhost.cluster.teardown import inventory, teardown
 from manyhost.errors import Failed
 
+from tests.helpers.cli import ROOT
+
+PLACE = Place(Catalog(ROOT).chart("llm-multihost"), "n", "r")
 CHART = {"app.kubernetes.io/instance": "r", "app.kubernetes.io/name": "llm-multihost"}
 SET = {"leaderworkerset.sigs.k8s.io/name": "r"}
 LWS = path_of("leaderworkerset.x-k8s.io/v1", "leaderworkersets", "n", "r")
@@ -65,7 +70,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
 def remove(api: Api, timeout: float) -> list[str]:
     said: list[str] = []
     connection = cast("Connection", api)
-    teardown(connection, inventory(connection, "n", "r"), timeout=timeout, report=said.append)
+    teardown(connection, PLACE, inventory(connection, PLACE), timeout=timeout, report=said.append)
     return said
 
 
@@ -90,7 +95,7 @@ def test_what_does_not_go_is_named(path: str, api: Api) -> None:
 def test_leftovers_alone_are_not_nothing(api: Api) -> None:
     """An earlier teardown was cut off: the next one still has something to wait for."""
     del api.objects[LWS]
-    found = inventory(cast("Connection", api), "n", "r")
+    found = inventory(cast("Connection", api), PLACE)
     assert (found.items, found.empty) == ([], False)
     assert {item.path for item in found.made} | {path_of("v1", "pods", "n", "r-0")} == set(OWNED)
 
@@ -101,10 +106,10 @@ def test_prefill_groups_belong_to_their_release_alone(api: Api) -> None:
     made = path_of("apps/v1", "statefulsets", "n", "r-prefill")
     api.objects |= {prefill: CHART, made: {"leaderworkerset.sigs.k8s.io/name": "r-prefill"}}
     connection = cast("Connection", api)
-    found = inventory(connection, "n", "r")
+    found = inventory(connection, PLACE)
     assert found.sets == ("r", "r-prefill")
     assert made in {item.path for item in found.made}
     del api.objects[prefill]
-    assert made in {item.path for item in inventory(connection, "n", "r", sets=found.sets).made}
+    assert made in {item.path for item in inventory(connection, PLACE, sets=found.sets).made}
     # A release of its own may have this name.
-    assert made not in {item.path for item in inventory(connection, "n", "r").made}
+    assert made not in {item.path for item in inventory(connection, PLACE).made}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 from manyhost.catalog import Catalog, Engine, Model
+from manyhost.catalog.recipe import Parallelism
 from manyhost.plan import memory
 
 from tests.helpers.cli import ROOT
@@ -26,7 +27,7 @@ TOLERANCE = 0.03
 def _tokens(
     pool_gib: float, model: Model, engine: Engine, *, layers: int, dtype: str = "auto", block: int
 ) -> int:
-    entry = memory.kv_bytes_per_token_layer(model.architecture, engine, dtype)
+    entry = memory.kv_bytes_per_token_layer(model, engine, dtype, tensor=1)
     return memory.kv_tokens(pool_gib * memory.GIB, layers, entry, block)
 
 
@@ -69,8 +70,8 @@ def test_logged_kv_tokens_exactly_where_the_pool_is_known_exactly(row: Logged) -
 
 
 def test_padding_costs_what_the_pull_request_says() -> None:
-    padded = memory.kv_bytes_per_token_layer(R1.architecture, V0, "auto")
-    plain = memory.kv_bytes_per_token_layer(R1.architecture, V1, "auto")
+    padded = memory.kv_bytes_per_token_layer(R1, V0, "auto", tensor=8)
+    plain = memory.kv_bytes_per_token_layer(R1, V1, "auto", tensor=8)
     assert (padded, plain) == (1280, 1152)
     assert padded / plain == pytest.approx(5266 / 4739, rel=0.001)
 
@@ -80,7 +81,7 @@ def _weights(model: Model, engine: Engine, tensor: int, layers: tuple[int, ...])
         memory.stage_weights_bytes(
             model,
             engine,
-            tensor=tensor,
+            Parallelism(tensor=tensor, pipeline=len(layers)),
             first_layer=sum(layers[:stage]),
             layers=count,
             is_last=stage == len(layers) - 1,

@@ -10,13 +10,14 @@ import pytest
 from manyhost.catalog import Catalog, resolve
 from manyhost.errors import InvalidInput
 from manyhost.plan import Plan, memory, startup, table
-from manyhost.plan.plan import RESERVED
+from manyhost.plan.arguments import DERIVED
 from manyhost.render import Renderer
 
 from tests.helpers.cli import RECIPE, ROOT
 
 CATALOG = Catalog(ROOT)
 RENDERER = Renderer(CATALOG)
+RESERVED = CATALOG.reserved_flags()
 
 
 def plan(*assignments: str, recipe: str = RECIPE, **variables: str) -> Plan:
@@ -32,25 +33,30 @@ def refused(*assignments: str, recipe: str = RECIPE, **variables: str) -> str:
 @pytest.mark.parametrize("recipe", CATALOG.recipes())
 def test_every_recipe_has_a_plan_whose_ranks_fill_its_hosts(recipe: str) -> None:
     p = plan(recipe=recipe)
-    ranks = p.tensor * p.pipeline * p.data
-    assert ranks == p.hosts_per_group * max(p.gpus_per_host, 1)
-    assert len(p.networks) == len(p.environment.networks)
-    assert sum(p.pipeline_layers) == p.model.architecture.layers
+    for role in p.roles:
+        sizes = role.parallelism
+        assert role.ranks == sizes.tensor * sizes.pipeline * sizes.data
+        assert role.ranks == role.hosts * max(p.gpus_per_host, 1)
+        assert sum(role.pipeline_layers) == p.model.architecture.layers
+    assert len(p.networks) == len(p.environment.host.nics)
     assert p.startup_seconds >= 600
 
 
 def test_the_default_recipe_in_numbers() -> None:
     p = plan()
-    assert (p.hosts_per_group, p.gpus_per_host, p.groups) == (2, 8, 1)
-    assert p.pipeline_layers == (31, 30)
-    assert p.executor == "mp"
-    assert p.memory is not None
-    assert p.memory.usable_gib == pytest.approx(79.10 * 0.85, abs=0.01)
-    whole = memory.stage_weights_bytes(p.model, p.engine, tensor=8, first_layer=0, layers=61, is_last=True)
-    assert sum(p.memory.weights_gib) == pytest.approx(whole / memory.GIB, abs=0.01)
-    assert p.memory.kv_bytes_per_token == 1152 * 31
-    assert p.memory.concurrency == pytest.approx(p.memory.kv_tokens / 32768, abs=0.1)
-    assert (p.cost_per_hour_usd, p.cost_region) == (185.88, "us-east4")
+    (role,) = p.roles
+    assert (role.hosts, p.gpus_per_host, role.groups, p.hosts) == (2, 8, 1, 2)
+    assert (role.name, role.pipeline_layers) == ("serve", (31, 30))
+    assert p.settings.engine.executor == "mp"
+    assert role.memory is not None
+    assert role.memory.usable_gib == pytest.approx(79.10 * 0.85, abs=0.01)
+    whole = memory.stage_weights_bytes(
+        p.model, p.engine, role.parallelism, first_layer=0, layers=61, is_last=True
+    )
+    assert sum(role.memory.weights_gib) == pytest.approx(whole / memory.GIB, abs=0.01)
+    assert role.memory.kv_bytes_per_token == 1152 * 31
+    assert role.memory.concurrency == pytest.approx(role.memory.kv_tokens / 32768, abs=0.1)
+    assert (p.cost.usd_per_hour, p.cost.region) == (185.88, "us-east4")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_executors_that_cannot_start(
 )
 def test_images(assignments: tuple[str, ...], variables: dict[str, str], image: str) -> None:
     p = plan(*assignments, **variables)
-    assert f"{p.image}:{p.tag}" == image
+    assert str(p.image) == image
 
 
 @pytest.mark.parametrize(
@@ -104,8 +110,8 @@ def test_sources_of_the_weights(
     assignments: tuple[str, ...], variables: dict[str, str], source: str, path: str
 ) -> None:
     p = plan(*assignments, **variables)
-    assert (p.weights_source, p.weights_path) == (source, path)
-    assert p.bucket == variables.get("GCS_BUCKET", "")
+    assert (p.weights.kind, p.weights.path) == (source, path)
+    assert p.settings.site.gcs_bucket == variables.get("GCS_BUCKET", "")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,7 @@ def test_sources_of_the_weights(
         (("arguments.kv-cache-dtype=int8",), "use one of: auto, fp8, fp8_e4m3"),
         (("arguments.max-num-seqs=0",), "must be a whole number from 1"),
         (("arguments.max-num-seqs=true",), "must be a whole number from 1"),
-        (("environment=local",), "the recipe lies under 'a3mega'"),
+        (("environment=local",), "do not fit on the 8 GiB of local SSD"),
     ],
 )
 def test_what_cannot_work_says_why(assignments: tuple[str, ...], words: str) -> None:
@@ -136,7 +142,7 @@ def test_fp8_kv_is_refused_where_the_engine_cannot_serve_it() -> None:
     assert "vLLM v0.7.3 cannot serve this model with it" in message
 
 
-@pytest.mark.parametrize("flag", sorted(RESERVED))
+@pytest.mark.parametrize("flag", sorted({*RESERVED, *DERIVED}))
 @pytest.mark.parametrize("prefix", ["", "no-"])
 def test_flags_that_manyhost_sets_itself(flag: str, prefix: str) -> None:
     message = refused(f"arguments.{prefix}{flag}=1")
@@ -159,8 +165,9 @@ def test_other_networks_keep_their_order() -> None:
 )
 def test_price_by_region(variables: dict[str, str], region: str, price: float) -> None:
     p = plan("groups=3", **variables)
-    assert p.cost_region == region
-    assert p.cost_per_hour_usd == pytest.approx(price * 2 * 3, abs=0.01)
+    assert p.cost.date == "2026-07-30"
+    assert p.cost.region == region
+    assert p.cost.usd_per_hour == pytest.approx(price * 2 * 3, abs=0.01)
 
 
 def test_cold_start_phases_and_budget() -> None:
@@ -182,10 +189,10 @@ def test_a_startup_budget_of_ones_own() -> None:
 
 
 def test_arguments_have_a_fixed_order_and_derived_ones_come_first() -> None:
-    names = list(plan("arguments.seed=1", "arguments.block-size=64").arguments)
+    names = list(plan("arguments.seed=1", "arguments.block-size=64").main.arguments)
     assert names[:2] == ["max-model-len", "gpu-memory-utilization"]
     assert names[2:] == sorted(names[2:])
-    assert "gpu-memory-utilization" not in plan(recipe="local/tiny-r1").arguments
+    assert "gpu-memory-utilization" not in plan(recipe="local/tiny-r1").main.arguments
 
 
 def test_warnings() -> None:
@@ -195,7 +202,7 @@ def test_warnings() -> None:
     assert plan("arguments.max-num-seqs=4").warnings == ()
 
 
-PREFILL = "disaggregation.prefill_groups=1"
+PREFILL = "roles.prefill.groups=1"
 APART = "local/tiny-r1-disaggregated"
 OVER_TCP = ("network.interconnect=none", "parallelism.tensor=16", "parallelism.pipeline=1")
 
@@ -213,15 +220,15 @@ OVER_TCP = ("network.interconnect=none", "parallelism.tensor=16", "parallelism.p
             (PREFILL, *OVER_TCP, "engine.executor=ray", "engine.image=example.com/with-ray"),
             "need the executor mp",
         ),
-        ((PREFILL, *OVER_TCP, "arguments.kv-transfer-config={}"), "disaggregation sets it"),
+        ((PREFILL, *OVER_TCP, "arguments.kv-transfer-config={}"), "it is set for prefill and decode"),
         (
             (PREFILL, *OVER_TCP, 'arguments={"kv-transfer-config.kv_connector": "Other"}'),
-            "disaggregation sets it",
+            "it is set for prefill and decode",
         ),
         ((PREFILL, *OVER_TCP, "arguments.kv-offloading-size=4"), "in the place of NIXL"),
         ((PREFILL, *OVER_TCP, "arguments.ssl-certfile=/x"), "plain HTTP"),
-        (("disaggregation.prefill_groups=-1",), "disaggregation.prefill_groups"),
-        (("disaggregation=true",), "expected object"),
+        (("roles.prefill.groups=-1",), "roles.prefill.groups: expected int >= 0"),
+        (("roles=true",), "roles: expected object"),
     ],
 )
 def test_prefill_and_decode_apart_are_refused_with_the_reason(
@@ -231,15 +238,16 @@ def test_prefill_and_decode_apart_are_refused_with_the_reason(
 
 
 def test_a_connector_of_ones_own_stays_ones_own_without_prefill_groups() -> None:
-    assert "kv-transfer-config" in plan("arguments.kv-transfer-config={}").arguments
+    assert "kv-transfer-config" in plan("arguments.kv-transfer-config={}").main.arguments
 
 
 def test_prefill_and_decode_apart_in_numbers() -> None:
     """Both kinds of groups are whole engines; the KV cache moves in whole blocks, once for each rank."""
     p = plan(PREFILL, *OVER_TCP, "groups=2", "traffic.input_tokens=1000")
-    assert (p.groups, p.prefill_groups, p.hosts_per_group, p.hosts) == (2, 1, 2, 6)
-    assert p.cost_per_hour_usd == pytest.approx(6 * 92.94)
-    assert p.memory == plan(*OVER_TCP).memory
+    found = [(role.name, role.groups, role.hosts) for role in p.roles]
+    assert (found, p.hosts) == ([("prefill", 1, 2), ("decode", 2, 2)], 6)
+    assert p.cost.usd_per_hour == pytest.approx(6 * 92.94)
+    assert [role.memory for role in p.roles] == [plan(*OVER_TCP).main.memory] * 2
     assert p.handover is not None
     assert p.handover.tokens == 1024
     assert p.handover.bytes == 1024 * 61 * 1152 * 16
@@ -268,13 +276,17 @@ def test_plan_json_is_stable_and_whole() -> None:
         "engine": "v0.26.0",
     }
     assert document["provenance"]["context"] == f"recipes/{RECIPE}/recipe.yaml"
-    assert document["memory"]["kv_tokens"] == plan().memory.kv_tokens  # type: ignore[union-attr]
-    assert "settings" not in document
+    fits = plan().main.memory
+    assert fits is not None
+    assert document["roles"][0]["memory"]["kv_tokens"] == fits.kv_tokens
+    assert document["settings"]["context"] == 32768
+    assert "resolved" not in document
 
 
 @pytest.mark.parametrize("recipe", CATALOG.recipes())
 def test_the_table_says_what_someone_pays_for(recipe: str) -> None:
-    labels = dict(table.rows(plan(recipe=recipe)))
+    p = plan(recipe=recipe)
+    labels = dict(table.rows(p))
     assert {"recipe", "hosts", "parallelism", "engine", "weights", "cold start", "price"} <= set(labels)
     assert all("\n" not in text for text in labels.values())
-    assert ("memory" in labels) == (recipe.startswith("a3mega"))
+    assert ("memory" in labels) == (p.gpus_per_host > 0)

@@ -19,10 +19,13 @@ MOUNTS = "host_mounts=[{name: a, host_path: /a, mount_path: /x}, {name: b, host_
 # What templates/values.yaml.j2 writes from the catalog: no setting changes it by itself.
 FACTS = {
     "recipe", "model.name", "model.servedName", "host.environment", "host.gpus", "host.networks",
-    "host.tolerations", "host.topologyKeys", "host.resources",
-    "disaggregation.buffer", "disaggregation.env",
+    "host.tolerations", "host.topologyKeys",
+    "roles.handover.buffer", "roles.handover.env",
     "network.socketInterface", "gpuPlatformSettings.ncclPluginImage", "gpuPlatformSettings.rxdmImage",
-    "volumes.shmSize", "security.privileged", "security.runAsUser", "security.runAsGroup", "security.fsGroup",
+    "gpuPlatformSettings.capabilities", "gpuPlatformSettings.devices", "gpuPlatformSettings.env",
+    "gpuPlatformSettings.extendedResources", "gpuPlatformSettings.folders", "gpuPlatformSettings.libraries",
+    "gpuPlatformSettings.profile",
+    "volumes.shmSize", "security.runAsUser", "security.runAsGroup", "security.fsGroup",
 }  # fmt: skip
 
 
@@ -108,8 +111,11 @@ def test_the_limit_of_an_image_name() -> None:
 
 def test_every_value_of_a_render_is_a_setting_or_a_fact() -> None:
     """A line that is added to templates/values.yaml.j2 belongs into the table too."""
-    text = build(RECIPE, assignments=["site.gcs_bucket=bucket", "node_selector.a=b"]).values_text
-    keys = _leaves(yaml.safe_load(text), "")
+    texts = [
+        build(RECIPE, assignments=["site.gcs_bucket=bucket", "node_selector.a=b"]).values_text,
+        build("local/tiny-r1-disaggregated").values_text,
+    ]
+    keys = [key for text in texts for key in _leaves(yaml.safe_load(text), "")]
     known = [*SETTINGS, *FACTS]
     assert [key for key in keys if not re.match(rf"({'|'.join(map(re.escape, known))})($|[.\[])", key)] == []
     assert [key for key in known if not any(re.match(rf"{re.escape(key)}($|[.\[])", k) for k in keys)] == []

@@ -27,7 +27,7 @@ TABLE = {
 # Values with which the chart sets every variable that it ever sets.
 MODES = [
     {"network": {"ncclSettings": [{"name": "NCCL_DEBUG", "value": "INFO"}]}},
-    {"disaggregation": {"prefillGroups": 1}, "model": {"pp_size": 1, "tp_size": 16}},
+    {"roles": {"prefill": {"groups": 1}}, "model": {"pp_size": 1, "tp_size": 16}},
     {"mode": "nccl"},
 ]
 

@@ -6,9 +6,9 @@ import contextlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+from manyhost.catalog.chart import KINDS
 from manyhost.cluster.connection import Missing, Object, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
-from manyhost.cluster.target import KINDS
 from manyhost.cluster.teardown import MADE
 
 # Native sidecars are on by default since it: kubernetes.io, "Sidecar Containers".
@@ -90,7 +90,7 @@ def namespace(sight: Sight) -> Finding:
         return failed(f"namespace {name} is being deleted", "use another --namespace")
     enforced = (found["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce", "privileged")
     order = ("restricted", "baseline", "privileged")
-    level = sight.target.plan.environment.security.level
+    level = sight.target.plan.allowed.level
     if enforced in order and order.index(level) > order.index(enforced):
         return failed(
             f"namespace {name} enforces the Pod Security level {enforced}; "

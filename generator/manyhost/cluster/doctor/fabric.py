@@ -1,16 +1,17 @@
-"""The GPU networks and the DaemonSets of the interconnect."""
+"""The GPU networks and the DaemonSets of the interconnect, whichever it is: what they must be is data."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
+from manyhost.catalog.interconnect import GpuDirectTcp, Plugin
 from manyhost.cluster.connection import Missing, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 
 _API = "networking.gke.io/v1"
 _SYSTEM = "kube-system"
-_PRIMARY = {"default", "pod-network"}  # the cluster's own network, under its name and its older one
 
 
 @check("networks", "Are the GPU networks there, in the right mode?")
@@ -29,19 +30,19 @@ def networks(sight: Sight) -> Finding | list[Finding]:
             "the cluster has no multi-networking: it is chosen when a cluster is made",
             "gcloud container clusters create NAME --enable-dataplane-v2 --enable-multi-networking",
         )
-    extra = [name for name in wanted if name not in _PRIMARY]
-    missing = [name for name in extra if name not in found]
+    modes = {name: nic.mode for name, nic in zip(wanted, environment.host.nics, strict=True) if nic.mode}
+    missing = [name for name in modes if name not in found]
     findings: list[Finding] = []
     if missing:
         there = ", ".join(sorted(found)) or "none"
         findings.append(failed(f"Network {', '.join(missing)} does not exist; there are: {there}", fix))
-    for name in extra:
+    for name, mode in modes.items():
         if name in found:
-            findings += _network(name, found[name], sets, environment.network_device_mode)
+            findings += _network(name, found[name], sets, mode)
     unused = [
         name
         for name, item in found.items()
-        if (item.get("spec") or {}).get("type") == "Device" and name not in extra
+        if (item.get("spec") or {}).get("type") == "Device" and name not in modes
     ]
     if unused and not missing:
         findings.append(
@@ -51,27 +52,27 @@ def networks(sight: Sight) -> Finding | list[Finding]:
                 "kubectl get networks.networking.gke.io",
             )
         )
-    return findings or passed(f"{len(extra)} networks of type Device, mode {environment.network_device_mode}")
+    counts = Counter(modes.values())
+    told = " and ".join(f"{count} of mode {mode}" for mode, count in counts.items())
+    return findings or passed(f"{len(modes)} networks of type Device, {told}")
 
 
 @check("interconnect-daemons", "Do the interconnect's DaemonSets run on the hosts?")
 def interconnect_daemons(sight: Sight) -> Finding | list[Finding]:
     """The installers and injectors that the interconnect needs in kube-system."""
-    names = sight.target.plan.interconnect.daemonsets
-    if not names:
-        return skipped(f"interconnect {sight.target.plan.interconnect.name} needs none")
+    interconnect = sight.target.plan.interconnect
+    wanted = interconnect.daemonsets if isinstance(interconnect, Plugin) else []
+    if not wanted:
+        return skipped(f"interconnect {interconnect.name} needs none")
     if not _hosts(sight):
         return skipped("there is no host of the right type for them to run on")
     findings: list[Finding] = []
-    for name in names:
+    for entry in wanted:
+        name = entry.name
         item = _daemonset(sight, name)
         if item is None:
             findings.append(
-                failed(
-                    f"DaemonSet {name} is not in {_SYSTEM}",
-                    "kubectl apply -f https://raw.githubusercontent.com/GoogleCloudPlatform/"
-                    f"container-engine-accelerators/master/{_MANIFESTS.get(name, '')}",
-                )
+                failed(f"DaemonSet {name} is not in {_SYSTEM}", f"kubectl apply -f {entry.manifest}")
             )
             continue
         status = item.get("status") or {}
@@ -81,52 +82,50 @@ def interconnect_daemons(sight: Sight) -> Finding | list[Finding]:
             findings.append(
                 failed(f"DaemonSet {name} runs on no host", f"kubectl -n {_SYSTEM} describe ds {name}")
             )
-        elif ready < sight.target.groups * sight.target.size:
+        elif ready < sight.target.hosts:
             findings.append(failed(f"DaemonSet {name} is ready on {ready} of {desired} hosts", look))
         elif ready < desired:
             findings.append(warned(f"DaemonSet {name} is ready on {ready} of {desired} hosts", look))
-    return findings or passed(f"{', '.join(names)} run on the hosts")
+    return findings or passed(f"{', '.join(entry.name for entry in wanted)} run on the hosts")
 
 
 @check(
     "interconnect-versions",
-    "Do the host's plugin and the pods' daemon belong together?",
+    "Does the host's plugin belong to the catalog, and to the pods' daemon?",
     needs=("api", "interconnect-daemons"),
 )
 def interconnect_versions(sight: Sight) -> Finding:
-    """The installer's image against the pairs in the catalog."""
-    plan, values = sight.target.plan, sight.target.effective
-    releases = plan.interconnect.releases
-    if not releases:
-        return skipped(f"interconnect {plan.interconnect.name} has no versions to match")
-    settings = values["gpuPlatformSettings"]
-    daemon = str(settings["rxdmImage"]).rsplit(":", 1)[-1]
-    where = "the host's plugin"
-    plugin = ""
+    """The installer's image against the releases in the catalog."""
+    interconnect = sight.target.plan.interconnect
+    if not isinstance(interconnect, Plugin) or not interconnect.releases:
+        return skipped(f"interconnect {interconnect.name} has no versions to match")
+    settings = sight.target.effective["gpuPlatformSettings"]
+    where, plugin = "the pods' plugin", _tag(settings["ncclPluginImage"])
     if settings["useHostPlugin"]:
-        for name in plan.interconnect.daemonsets:
-            plugin = plugin or _plugin_tag(_daemonset(sight, name), plan.interconnect.plugin_repository)
+        where, plugin = "the host's plugin", _host_plugin(sight, interconnect)
         if not plugin:
             return warned("the version of the host's plugin cannot be told from the installer's image")
-    else:
-        where, plugin = "the pods' plugin", str(settings["ncclPluginImage"]).rsplit(":", 1)[-1]
-    pair = next((item for item in releases if item.daemon == daemon), None)
+    if isinstance(interconnect, GpuDirectTcp):
+        return _pair(interconnect, where, plugin, _tag(settings["rxdmImage"]))
+    known = [release.plugin for release in interconnect.releases]
+    if plugin not in known:
+        return warned(f"{where} is {plugin}; the catalog knows {', '.join(known)}")
+    return passed(f"{where} is {plugin}")
+
+
+def _pair(interconnect: GpuDirectTcp, where: str, plugin: str, daemon: str) -> Finding:
+    """Hold plugin and daemon against the releases: they exchange buffers, so they belong together."""
+    pair = next((item for item in interconnect.releases if item.daemon == daemon), None)
     if pair is None:
         return warned(f"daemon {daemon} is in no release of the catalog; {where} is {plugin}")
     if pair.plugin != plugin:
-        installer = next((n for n in plan.interconnect.daemonsets if "installer" in n), "INSTALLER")
+        installer = next((d.name for d in interconnect.daemonsets if d.installs_plugin), "INSTALLER")
         return failed(
             f"{where} is {plugin}; daemon {daemon} belongs to {pair.plugin}",
             f"kubectl -n {_SYSTEM} set image daemonset/{installer} "
-            f"'*={plan.interconnect.plugin_repository}:{pair.plugin}'",
+            f"'*={interconnect.plugin_repository}:{pair.plugin}'",
         )
-    return passed(f"plugin {plugin} and daemon {daemon} are one release")
-
-
-_MANIFESTS = {
-    "nccl-tcpxo-installer": "gpudirect-tcpxo/nccl-tcpxo-installer.yaml",
-    "device-injector": "nri_device_injector/nri-device-injector.yaml",
-}
+    return passed(f"plugin {plugin} and daemon {daemon} are one release, for NCCL {pair.nccl}")
 
 
 def _wanted(sight: Sight) -> list[str]:
@@ -175,6 +174,20 @@ def _daemonset(sight: Sight, name: str) -> dict[str, Any] | None:
         f"daemonset {name}", lambda: sight.find("apps/v1", "daemonsets", name, _SYSTEM)
     )
     return found
+
+
+def _tag(image: str) -> str:
+    return str(image).rsplit(":", 1)[-1]
+
+
+def _host_plugin(sight: Sight, interconnect: Plugin) -> str:
+    """The version that the installers have put on the hosts; empty when their images do not tell."""
+    for entry in interconnect.daemonsets:
+        if entry.installs_plugin:
+            tag = _plugin_tag(_daemonset(sight, entry.name), interconnect.plugin_repository)
+            if tag:
+                return tag
+    return ""
 
 
 def _plugin_tag(daemonset: dict[str, Any] | None, repository: str) -> str:

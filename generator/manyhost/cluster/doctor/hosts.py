@@ -10,7 +10,7 @@ import msgspec
 from manyhost.cluster.connection import path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
 from manyhost.cluster.quantity import parse, show
-from manyhost.cluster.target import labels
+from manyhost.cluster.target import Place
 
 Amounts = dict[str, float]
 _SHOWN = 4  # hosts named in a message
@@ -85,7 +85,7 @@ def hosts(sight: Sight) -> Finding:
             f"manyhost discover {target.plan.environment.name}, or add a node pool of "
             f"{target.plan.environment.host.machine_type}",
         )
-    wanted = target.groups * target.size
+    wanted = target.hosts
     request = requests_of(spec)
     request["pods"] = 1.0
     used, by = _usage(sight)
@@ -102,7 +102,7 @@ def hosts(sight: Sight) -> Finding:
             others = by.get(node.metadata.name)
             reason += f", used by {', '.join(others[:2])}" if others else ""
         blocked.append((node.metadata.name, reason))
-    needs = f"{wanted} hosts are needed ({target.groups} group{'s' * (target.groups != 1)} of {target.size})"
+    needs = f"{wanted} hosts are needed ({target.groups} group{'s' * (target.groups != 1)})"
     if free >= wanted:
         return passed(f"{needs}, {free} are free")
     common = Counter(_kind(reason) for _, reason in blocked)
@@ -185,7 +185,7 @@ def _usage(sight: Sight) -> tuple[dict[str, Amounts], dict[str, list[str]]]:
     fields = "status.phase!=Succeeded,status.phase!=Failed,spec.nodeName!="
     for pod in sight.connection.pages(path_of("v1", "pods"), _Pod, fields=fields):
         meta = pod.metadata
-        if meta.namespace == target.namespace and _is_own(meta, target.release):
+        if _is_own(meta, target.place):
             continue  # an upgrade replaces them
         amounts = _requests(pod.spec)
         amounts["pods"] = 1.0
@@ -195,8 +195,9 @@ def _usage(sight: Sight) -> tuple[dict[str, Amounts], dict[str, list[str]]]:
     return used, by
 
 
-def _is_own(meta: _Meta, release: str) -> bool:
-    return labels(release).items() <= (meta.labels or {}).items()
+def _is_own(meta: _Meta, place: Place) -> bool:
+    own = place.chart.labels(place.release).items()
+    return meta.namespace == place.namespace and own <= (meta.labels or {}).items()
 
 
 def _closed(node: _Node, spec: dict[str, Any]) -> str:

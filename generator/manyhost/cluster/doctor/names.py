@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from manyhost.cluster.connection import path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
-from manyhost.cluster.release import Releases, is_ours, newest
-from manyhost.cluster.target import KINDS
-
-_LONGEST = 45  # pod names and StatefulSet labels add suffixes to it; labels end at 63 characters
+from manyhost.cluster.release import Releases, newest
+from manyhost.cluster.target import kind_of
 
 
 @check(
@@ -19,9 +17,10 @@ _LONGEST = 45  # pod names and StatefulSet labels add suffixes to it; labels end
 def release(sight: Sight) -> Finding:
     """Helm's record of it."""
     target = sight.target
-    if len(target.release) > _LONGEST:
-        return failed(f"{target.release} has more than {_LONGEST} characters", "choose a shorter --release")
-    found = newest(sight.connection, target.namespace, target.release)
+    most = target.chart.name_limit
+    if len(target.release) > most:
+        return failed(f"{target.release} has more than {most} characters", "choose a shorter --release")
+    found = newest(sight.connection, target.place)
     if found is None:
         return passed(f"{target.release} is free")
     if found.status.startswith(("pending", "uninstalling")):
@@ -31,7 +30,7 @@ def release(sight: Sight) -> Finding:
             f"or manyhost teardown {target.recipe}",
         )
     chart = Releases(sight.connection, target.namespace).chart(target.release)
-    if chart and not is_ours(chart):
+    if chart and not target.chart.is_of(chart):
         return failed(f"release {target.release} exists and is of chart {chart}", "choose another --release")
     if found.status == "failed":
         return warned(f"revision {found.revision} of {target.release} has failed; this would be the next", "")
@@ -45,7 +44,7 @@ def conflicts(sight: Sight) -> Finding | list[Finding]:
     """Objects of the names that the chart uses and that Helm does not own for this release."""
     target, wrong = sight.target, []
     for item in target.objects:
-        version, plural = KINDS[item["kind"]]
+        version, plural = kind_of(item)
         name = item["metadata"]["name"]
         found = sight.connection.find(path_of(version, plural, target.namespace, name), metadata=True)
         if found is None:
@@ -70,7 +69,7 @@ def hf_secret(sight: Sight) -> Finding:
     settings = target.effective["huggingface"]
     name, key = settings["secretName"], settings["secretData"]["token"]
     gated = target.plan.model.gated
-    if target.plan.weights_source != "hub":
+    if target.plan.weights.kind != "hub":
         return skipped("weights do not come from the hub")
     if not name:
         if gated:

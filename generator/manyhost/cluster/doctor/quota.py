@@ -8,7 +8,7 @@ from manyhost.cluster.connection import Object
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
 from manyhost.cluster.doctor.hosts import limits_of, requests_of
 from manyhost.cluster.quantity import parse, show
-from manyhost.cluster.target import labels_of
+from manyhost.cluster.target import size_of
 
 Spec = dict[str, Any]
 
@@ -21,7 +21,7 @@ def quota(sight: Sight) -> Finding | list[Finding]:
     if not quotas:
         return passed("the namespace has no quota")
     own = len(_own_pods(sight))
-    share = own / max(1, target.groups * target.size)  # an upgrade reuses what the release has now
+    share = own / max(1, target.hosts)  # an upgrade reuses what the release has now
     findings: list[Finding] = []
     filled = _filled(sight)
     counted = 0
@@ -76,7 +76,7 @@ def _counted(sight: Sight, item: Object) -> list[tuple[Spec, int]]:
     for one, groups in target.sets:
         template = one["spec"]["leaderWorkerTemplate"]
         found.append((template["leaderTemplate"]["spec"], groups))
-        found.append((template["workerTemplate"]["spec"], groups * (target.size - 1)))
+        found.append((template["workerTemplate"]["spec"], groups * (size_of(one) - 1)))
     conditions = _scopes(item)
     return [(spec, count) for spec, count in found if all(_meets(sight, spec, one) for one in conditions)]
 
@@ -169,7 +169,7 @@ def _unstated(pods: list[tuple[Spec, int]], key: str) -> bool:
 
 
 def _own_pods(sight: Sight) -> list[Object]:
-    labels = labels_of(sight.target.release)
+    labels = sight.target.place.selector
     return sight.list("v1", "pods", sight.target.namespace, labels=labels, metadata=True)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from manyhost.cluster import gcs
-from manyhost.cluster.connection import Connection
+from manyhost.cluster import gcs, gke
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.errors import NotReady, RemoteError
 
@@ -93,9 +92,9 @@ def bucket_access(sight: Sight) -> Finding | list[Finding]:
 def weights(sight: Sight) -> Finding:  # noqa: PLR0911  one return a finding
     """config.json and as many safetensors files as the model has."""
     target = sight.target
-    if target.plan.weights_source != "bucket":
+    if target.plan.weights.kind != "bucket":
         return skipped("weights do not come from a bucket")
-    path = target.plan.weights_path
+    path = target.plan.weights.path
     mount = next(
         (
             m
@@ -123,8 +122,8 @@ def weights(sight: Sight) -> Finding:  # noqa: PLR0911  one return a finding
     )
     if f"{folder}config.json" not in names:
         return failed(f"{place} has no config.json: nothing is staged there", stage)
-    if count != wanted:
-        return failed(f"{place} has {count} of {wanted} safetensors files", stage)
+    if not count or (wanted and count != wanted):
+        return failed(f"{place} has {count} of {wanted or 'its'} safetensors files", stage)
     return passed(f"{place} has config.json and {count} safetensors files")
 
 
@@ -145,12 +144,5 @@ def _bucket(sight: Sight, name: str) -> gcs.Bucket:
 
 def _region(sight: Sight) -> str:
     site = sight.target.plan.settings.site
-    return (site.cluster_region or site.region or _region_of(sight.connection)).lower()
-
-
-def _region_of(connection: Connection) -> str:
-    """The region in a GKE context's name (gke_<project>_<location>_<name>), from a zone's too."""
-    parts = connection.context.split("_")
-    if parts[0] != "gke" or len(parts) != 4:
-        return ""
-    return "-".join(parts[2].split("-")[:2])
+    found = gke.parse(sight.connection.context)
+    return (site.cluster_region or site.region or (found.region if found else "")).lower()

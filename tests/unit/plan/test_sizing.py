@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from manyhost.catalog import Catalog
-from manyhost.catalog.types import Parallelism
+from manyhost.catalog.recipe import Parallelism
 from manyhost.errors import InvalidInput
-from manyhost.plan.parallelism import check_model_fits_ranks, hosts_per_group, pipeline_layers
+from manyhost.plan.sizing import check_host_memory, check_model_fits_ranks, hosts_per_group, pipeline_layers
 
 from tests.helpers.cli import ROOT
 
 CATALOG = Catalog(ROOT)
 HOSTS = {name: CATALOG.environment(name).host for name in CATALOG.names("environments")}
-R1 = CATALOG.model("deepseek-r1-671b").architecture
+HOSTS["one network"] = msgspec.structs.replace(HOSTS["a3mega"], nics=[])  # pods may share such a host
+R1 = CATALOG.model("deepseek-r1-671b")
 
 
 @pytest.mark.parametrize(
@@ -51,9 +54,10 @@ def test_every_split_is_whole_and_even(stages: int) -> None:
         ("a3mega", 4, 4, 1, 2),
         ("a3mega", 4, 2, 1, 1),
         ("a3mega", 4, 1, 2, 1),
-        ("a3mega", 4, 1, 1, 1),
-        ("a3mega", 2, 1, 1, 1),
-        ("a3mega", 1, 1, 1, 1),
+        ("one network", 4, 1, 1, 1),
+        ("one network", 2, 1, 1, 1),
+        ("one network", 1, 1, 1, 1),
+        ("one network", 1, 1, 4, 1),
         ("local", 1, 2, 1, 2),
         ("local", 1, 1, 1, 1),
         ("local", 2, 2, 1, 4),
@@ -70,6 +74,9 @@ def test_hosts(environment: str, tensor: int, pipeline: int, data: int, hosts: i
         ("a3mega", 3, 1, 1, "does not divide the 8 GPUs of a host"),
         ("a3mega", 5, 1, 1, "does not divide the 8 GPUs of a host"),
         ("a3mega", 3, 8, 1, "parallelism.tensor: tensor 3 does not divide the 8 GPUs of a host"),
+        ("a3mega", 4, 1, 1, "leave 4 of a host idle: its 9 networks go to one pod"),
+        ("a3mega", 1, 1, 1, "leave 7 of a host idle"),
+        ("one network", 3, 1, 1, "does not divide the 8 GPUs of a host"),
         ("a3mega", 8, 3, 1, None),
         ("a3mega", 24, 1, 1, None),
         ("a3mega", 6, 2, 1, "does not fill whole hosts of 8 GPUs"),
@@ -102,12 +109,62 @@ def test_sizes_that_cannot_be(
 )
 def test_models_that_cannot_be_divided(tensor: int, pipeline: int, where: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as caught:
-        check_model_fits_ranks(Parallelism(tensor=tensor, pipeline=pipeline), R1)
+        check_model_fits_ranks(Parallelism(tensor=tensor, pipeline=pipeline), R1, {})
     assert caught.value.where == where
 
 
 def test_experts_must_be_divided_too() -> None:
-    narrow = msgspec.structs.replace(R1, moe_intermediate=12)
+    narrow = msgspec.structs.replace(
+        R1, architecture=msgspec.structs.replace(R1.architecture, moe_intermediate=12)
+    )
     with pytest.raises(InvalidInput, match="experts of width 12") as caught:
-        check_model_fits_ranks(Parallelism(tensor=8, pipeline=1), narrow)
+        check_model_fits_ranks(Parallelism(tensor=8, pipeline=1), narrow, {})
     assert caught.value.where == "parallelism.tensor"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "data", "arguments", "words"),
+    [
+        (32, 1, {}, "experts of width 2048 cannot be divided by 32 ranks into blocks of 128"),
+        (8, 4, {}, "experts of width 2048 cannot be divided by 32 ranks into blocks of 128"),
+        # Whole experts, but 18432 / 32 = 576 is no multiple of 128 in the three dense layers.
+        (32, 1, {"enable-expert-parallel": True}, "layers of width 18432 cannot be divided by 32 ranks into"),
+        (16, 1, {}, ""),
+        (8, 4, {"enable-expert-parallel": True}, ""),
+    ],
+)
+def test_fp8_blocks_are_never_cut(tensor: int, data: int, arguments: dict[str, bool], words: str) -> None:
+    """What vllm-project/vllm#17569 met: a rank's slice has to be of whole blocks that share a scale."""
+    sizes = Parallelism(tensor=tensor, pipeline=1, data=data)
+    if not words:
+        check_model_fits_ranks(sizes, R1, arguments)
+        return
+    with pytest.raises(InvalidInput, match=words) as caught:
+        check_model_fits_ranks(sizes, R1, arguments)
+    assert caught.value.where == "parallelism.tensor"
+    assert ("enable-expert-parallel" in caught.value.fix) == ("experts" in words)
+
+
+def test_without_fp8_blocks_a_slice_may_be_of_any_width() -> None:
+    plain = msgspec.structs.replace(R1, weight_format="bf16")
+    check_model_fits_ranks(Parallelism(tensor=32, pipeline=1), plain, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fits"),
+    [
+        ({}, True),
+        ({"cpu-offload-gb": 0}, True),
+        ({"cpu-offload-gb": 200}, True),  # 8 x 200 + 250 of 1872
+        ({"cpu-offload-gb": 203}, False),
+        ({"cpu-offload-gb": 202.5}, True),
+        ({"cpu-offload-gb": "many"}, True),  # refused as a flag
+    ],
+)
+def test_main_memory_holds_what_gpus_put_there(arguments: dict[str, Any], fits: bool) -> None:
+    if fits:
+        check_host_memory(arguments, 8, HOSTS["a3mega"])
+        return
+    with pytest.raises(InvalidInput, match="are more than the 1872 GiB of a host") as caught:
+        check_host_memory(arguments, 8, HOSTS["a3mega"])
+    assert caught.value.where == "arguments.cpu-offload-gb"

@@ -1,5 +1,5 @@
 {{/*
-Prefill and decode in engines of their own. Each of these takes the dict of _group.tpl.
+Handing KV caches from prefill to decode engines. Each of these takes the dict of _roles.tpl.
   manyhost.kvTransfer  value of --kv-transfer-config
   manyhost.nixlPort    port at which engines ask each other for their transfer agents; with data
                        parallelism the next ones as well
@@ -9,8 +9,8 @@ Prefill and decode in engines of their own. Each of these takes the dict of _gro
 
 {{- define "manyhost.kvTransfer" -}}
 {{- $config := dict "kv_connector" "NixlConnector" "kv_load_failure_policy" "recompute" }}
-{{- $_ := set $config "kv_role" (ternary "kv_producer" "kv_consumer" (eq .duty "prefill")) }}
-{{- with .Values.disaggregation.buffer }}
+{{- $_ := set $config "kv_role" (ternary "kv_producer" "kv_consumer" (eq .role "prefill")) }}
+{{- with .Values.roles.handover.buffer }}
 {{- $_ := set $config "kv_buffer_device" . }}
 {{- end }}
 {{- toRawJson $config }}
@@ -58,10 +58,9 @@ Prefill and decode in engines of their own. Each of these takes the dict of _gro
     timeoutSeconds: 10
     failureThreshold: 6
   resources:
-    requests: {cpu: 100m, memory: 128Mi}
-    limits: {memory: 1Gi}
+    {{- toYaml $values.roles.router.resources | nindent 4 }}
   securityContext:
-    {{- include "manyhost.unprivileged" . | nindent 4 }}
+    {{- include "manyhost.unprivileged" "" | nindent 4 }}
     readOnlyRootFilesystem: true
     {{- with include "manyhost.user" . | trim }}
     {{- . | nindent 4 }}

@@ -1,0 +1,52 @@
+"""Engines at their versions (values/engines/)."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from manyhost.catalog.struct import Amount, Positive, Struct
+
+
+class Engine(Struct, frozen=True):
+    """vLLM at one version: image, executors, memory behaviour, and the file with its flags.
+
+    Attributes:
+        name: vllm.
+        version: Its file's name.
+        image: The stock image, without tag.
+        tag: Its tag.
+        architectures: What the stock image is built for.
+        flags: File with the command-line flags, beside this one.
+        executors: What can start the ranks of several hosts.
+        stock_image_executors: Those of them that the stock image contains.
+        nixl: Whether it has the NIXL connector and its image the library: two engines can then exchange KV
+            caches.
+        image_gib: Size of the image as it is pulled.
+        kv_entry_alignment_bytes: Padding of one token's KV entry in a layer (MLA).
+        kv_block_tokens: Tokens of one KV block.
+        kv_dtypes: Data types of the KV cache that it can serve on GPUs.
+        mla_absorbed: Which absorbed MLA matrices it keeps beside the weights.
+        overhead_gib: Activations, CUDA graphs and NCCL on one GPU.
+        default_arguments: Flags that every recipe of this version wants.
+        default_utilization: Its own share of GPU memory.
+        compile_seconds: Between the loaded weights and the first answer.
+    """
+
+    name: Literal["vllm"]
+    version: Annotated[str, Meta(pattern=r"^v[0-9]+\.[0-9]+\.[0-9]+(-[a-z0-9]+)?$")]
+    image: str
+    tag: str
+    architectures: Annotated[list[Literal["amd64", "arm64"]], Meta(min_length=1)]
+    flags: str
+    executors: Annotated[list[Literal["mp", "ray"]], Meta(min_length=1)]
+    stock_image_executors: list[Literal["mp", "ray"]]
+    nixl: bool
+    image_gib: Amount
+    kv_entry_alignment_bytes: Positive
+    kv_block_tokens: Positive
+    kv_dtypes: list[str]
+    mla_absorbed: Literal["v0", "v1"]
+    overhead_gib: Amount
+    default_arguments: dict[str, Any]
+    default_utilization: Amount
+    compile_seconds: Positive

@@ -1,0 +1,127 @@
+"""Environments: kinds of place with hosts (values/environments/)."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from manyhost.catalog.struct import Amount, Count, Name, Positive, Struct
+
+Rate = Literal["on-demand", "spot", "flex-start", "calendar", "commit-1y", "commit-3y"]
+
+
+class Nic(Struct, frozen=True):
+    """One network interface of a host, as the pods see it.
+
+    Attributes:
+        network: Usual name of its network; on GKE that of the Network object.
+        mode: Device mode of that network (GKENetworkParamSet.spec.deviceMode in
+            GoogleCloudPlatform/gke-networking-api, apis/network/v1); empty for the cluster's own network.
+        gpus: Indices of the GPUs that it carries; empty for an interface of the host.
+    """
+
+    network: str
+    mode: Literal["", "NetDevice", "RDMA"] = ""
+    gpus: list[Count] = []
+
+
+class Host(Struct, frozen=True):
+    """One host of an environment.
+
+    Attributes:
+        machine_type: What the platform calls it.
+        architecture: Of its CPUs: the engine's image must be built for it.
+        gpu: Name of the GPU, for people.
+        gpus: GPUs of the host; 0 counts as one rank.
+        gpu_memory_gib: What CUDA reports as the memory of one GPU.
+        memory_gib: Main memory.
+        shm_gib: /dev/shm of a pod, in memory.
+        local_ssd_gib: Local SSD, where downloads go.
+        interface: Interface of the control traffic, the API's included.
+        nics: In the order of the pods' interfaces; empty where there is only the cluster's network.
+    """
+
+    machine_type: str
+    architecture: Literal["amd64", "arm64"]
+    gpu: str
+    gpus: Count
+    gpu_memory_gib: Amount
+    memory_gib: Positive
+    shm_gib: Positive
+    local_ssd_gib: Count
+    interface: str
+    nics: list[Nic] = []
+
+
+class Price(Struct, frozen=True):
+    """List prices of one host, USD per hour, with their date and source.
+
+    Attributes:
+        date: The day they were read.
+        source: Where.
+        default_region: The region that counts when none is set.
+        usd_per_host_hour: By region and by rate; commitments are rates too.
+    """
+
+    date: str
+    source: str
+    default_region: str
+    usd_per_host_hour: dict[str, dict[Rate, Amount]]
+
+
+class Kubernetes(Struct, frozen=True, tag="kubernetes", tag_field="kind"):
+    """Any Kubernetes cluster.
+
+    Attributes:
+        node_selector: Labels of the hosts.
+        tolerations: Of their taints.
+        topology_keys: Node labels that say how near two hosts are, widest first.
+        pod_security: Level of the Pod Security Standards that the pods keep, less the departures that the
+            interconnect and the recipe's own settings give a reason for.
+        run_as_user: User of the engine; the image's own when it is left out.
+        run_as_group: Its group, likewise.
+        fs_group: Group that owns the volumes; unchanged when it is left out.
+    """
+
+    node_selector: dict[str, str]
+    tolerations: list[dict[str, str]]
+    topology_keys: list[str]
+    pod_security: Literal["restricted", "baseline"]
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+    fs_group: int | None = None
+
+
+class Gke(Kubernetes, frozen=True, tag="gke"):
+    """Google Kubernetes Engine: networks of the hosts are Network objects."""
+
+
+class RunPod(Struct, frozen=True, tag="runpod", tag_field="kind"):
+    """RunPod Instant Clusters.
+
+    Attributes:
+        gpu_type_id: Its name of the GPU (runpod/docs, api-reference).
+    """
+
+    gpu_type_id: str
+
+
+class Environment(Struct, frozen=True):
+    """A kind of place with hosts.
+
+    Attributes:
+        name: Its file's name.
+        description: One line for people.
+        default_recipe: The recipe that its name alone picks.
+        host: What every host of it is.
+        interconnects: How GPUs of different hosts may talk, the default first.
+        platform: What runs the hosts, with what only that platform has.
+        price: Its price list; left out where nobody publishes one.
+    """
+
+    name: Name
+    description: str
+    default_recipe: Name
+    host: Host
+    interconnects: Annotated[list[str], Meta(min_length=1)]
+    platform: Gke | Kubernetes | RunPod
+    price: Price | None = None

@@ -1,0 +1,134 @@
+"""Values of the chart that a recipe sets by their own names, below the key `chart`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from manyhost.catalog.chart import Chart
+from manyhost.catalog.loader import Catalog
+from manyhost.catalog.written import WRITTEN
+from manyhost.errors import InvalidInput, nearest
+
+CHART = "llm-multihost"
+
+
+def nest(path: str, value: Any, catalog: Catalog) -> dict[str, Any]:
+    """Return nested mappings for a dotted path of a chart value.
+
+    Below a map whose keys people choose (annotations, labels) the rest of the path is one key, dots included.
+    """
+    root = catalog.chart(CHART).schema
+    schema = root
+    parts: list[str] = []
+    rest = path
+    while rest:
+        properties = schema.get("properties")
+        if properties is None and (
+            "patternProperties" in schema or isinstance(schema.get("additionalProperties"), dict)
+        ):
+            parts.append(rest)
+            break
+        name, _, rest = rest.partition(".")
+        parts.append(name)
+        schema = _resolved((properties or {}).get(name, {}), root)
+    for part in reversed(parts):
+        value = {part: value}
+    nested: dict[str, Any] = value
+    return nested
+
+
+def check(values: dict[str, Any], origin: Callable[[str], str], catalog: Catalog) -> None:
+    """Check chart values that a recipe gives.
+
+    Args:
+        values: What stands below `chart`.
+        origin: Returns who set a recipe key.
+        catalog: Has the chart.
+
+    Raises:
+        InvalidInput: When a value is unknown, has another type, is written from a key of its own, or is an
+            empty block: it would take the place of what is written there.
+    """
+    if not values:
+        return
+    schema = catalog.chart(CHART).schema
+    for path in _paths(values, schema):
+        where = f"{origin(f'chart.{path}')}: chart.{path}"
+        for written, settings in WRITTEN.items():
+            if path != written and not path.startswith(f"{written}."):
+                continue
+            if settings:
+                fix = f"set {' or '.join(settings)}"
+                raise InvalidInput(f"is written from {' and '.join(settings)}", where=where, fix=fix)
+            raise InvalidInput(
+                "is a fact of the environment or its interconnect",
+                where=where,
+                fix="put an environment of your own into values/environments/ (docs/how-to/extend.md)",
+            )
+        _known(path, schema, where)
+        if path in _blocks(schema) and _at(values, path) == {}:
+            raise InvalidInput("names no value", where=where, fix="name a value below it, or remove it")
+    _valid(values, catalog.chart(CHART), origin)
+
+
+def leaves(schema: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of every value of a chart; a map whose keys people choose is one value."""
+    for name, below in schema.get("properties", {}).items():
+        if "properties" in below and below.get("type") == "object":
+            yield from leaves(below, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _paths(values: dict[str, Any], schema: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        below = schema.get("properties", {}).get(name, {})
+        if isinstance(value, dict) and value and "properties" in below:
+            yield from _paths(value, below, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _known(path: str, schema: dict[str, Any], where: str) -> None:
+    known = list(leaves(schema))
+    blocks = _blocks(schema)
+    if path in known or path in blocks or any(path.startswith(f"{name}.") for name in known):
+        return
+    names = [f"chart.{name}" for name in (*known, *sorted(blocks))]
+    fix = nearest(f"chart.{path}", names, "manyhost explain chart RECIPE lists them")
+    raise InvalidInput("unknown key", where=where, fix=fix)
+
+
+def _blocks(schema: dict[str, Any]) -> set[str]:
+    """Return the paths that hold values and are none themselves."""
+    return {name[:at] for name in leaves(schema) for at, letter in enumerate(name) if letter == "."}
+
+
+def _at(values: dict[str, Any], path: str) -> Any:
+    found: Any = values
+    for part in path.split("."):
+        found = found[part]
+    return found
+
+
+def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    """Follow a reference to the schema's own definitions."""
+    reference = schema.get("$ref", "")
+    found: dict[str, Any] = root["definitions"][reference.rpartition("/")[2]] if reference else schema
+    return found
+
+
+def _valid(values: dict[str, Any], chart: Chart, origin: Callable[[str], str]) -> None:
+    """Hold the chart's own values with these over them against its schema: only these can be wrong."""
+    import jsonschema_rs  # noqa: PLC0415  for recipes that set chart values only
+
+    for error in jsonschema_rs.validator_for(chart.schema).iter_errors(chart.effective(values)):
+        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.instance_path)
+        key = f"chart{path}"
+        whole = key.partition("[")[0]
+        raise InvalidInput(
+            error.message[:200],
+            where=f"{origin(whole)}: {key}",
+            fix=f"manyhost explain {whole} RECIPE says what it takes",
+        )

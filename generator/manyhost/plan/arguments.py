@@ -1,0 +1,69 @@
+"""Engine arguments of a role: what manyhost derives, then the recipe's, then the role's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from manyhost.catalog.engine import Engine
+from manyhost.catalog.recipe import Recipe
+from manyhost.errors import InvalidInput
+
+# Flags that follow from a setting.
+DERIVED = {"max-model-len": "context", "gpu-memory-utilization": "utilization"}
+
+
+def check(arguments: Mapping[str, Any], reserved: Mapping[str, str], key: str) -> None:
+    """Check the flags that the plan itself depends on.
+
+    Args:
+        arguments: Flags by name without dashes.
+        reserved: Flags that are set elsewhere, with the setting that does it ("" for the launcher).
+        key: Where they stand in the recipe.
+
+    Raises:
+        InvalidInput: When a flag is set by manyhost itself, or the seats are no number.
+    """
+    for name in arguments:
+        plain = name.removeprefix("no-").replace("_", "-").lower().split(".")[0]
+        setting = DERIVED.get(plain, reserved.get(plain))
+        if setting is not None:
+            raise InvalidInput(
+                "is set by manyhost itself",
+                where=f"{key}.{name}",
+                fix=f"remove it and set {setting}" if setting else "remove it",
+            )
+    seats = arguments.get("max-num-seqs", 1)
+    if isinstance(seats, int) and (seats < 1 or seats is True):
+        raise InvalidInput("must be a whole number from 1", where=f"{key}.max-num-seqs")
+
+
+def merged(recipe: Recipe, own: Mapping[str, Any], has_gpus: bool) -> dict[str, Any]:
+    """Return the arguments of a role in a fixed order: what manyhost derives, then the others by name."""
+    derived: dict[str, Any] = {"max-model-len": recipe.context}
+    if has_gpus and recipe.utilization:
+        derived["gpu-memory-utilization"] = recipe.utilization
+    given = {**recipe.arguments, **own}
+    return derived | {name: given[name] for name in sorted(given) if given[name] is not None}
+
+
+def seats(arguments: Mapping[str, Any]) -> int:
+    """Return how many requests a group runs at once; 0 where the engine decides."""
+    value = arguments.get("max-num-seqs", 0)
+    return value if isinstance(value, int) else 0
+
+
+def kv_dtype(arguments: Mapping[str, Any], engine: Engine, key: str) -> str:
+    """Return the data type of the KV cache.
+
+    Raises:
+        InvalidInput: When this version cannot serve it.
+    """
+    found = str(arguments.get("kv-cache-dtype", "auto"))
+    if found not in engine.kv_dtypes:
+        raise InvalidInput(
+            f"vLLM {engine.version} cannot serve this model with it",
+            where=f"{key}.kv-cache-dtype",
+            fix=f"use one of: {', '.join(engine.kv_dtypes)}",
+        )
+    return found

@@ -1,0 +1,47 @@
+"""What the hosts cost by the hour, from the environment's price list."""
+
+from __future__ import annotations
+
+import msgspec
+
+from manyhost.catalog import Environment, Recipe
+
+# A reservation is billed as its machines are; what else has no rate in the list has no known price.
+_RATE_OF_MODE = {"reservation": "on-demand"}
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """List price of all hosts of a release.
+
+    Attributes:
+        usd_per_hour: At the recipe's capacity mode; None where nobody publishes it.
+        usd_per_hour_by_rate: At every rate of the list, commitments included.
+        region: The region that it is for; empty without a list.
+        date: The day on which the list was read; empty without a list.
+        source: Where the list is; empty without one.
+    """
+
+    usd_per_hour: float | None
+    usd_per_hour_by_rate: dict[str, float]
+    region: str
+    date: str
+    source: str
+
+
+def cost(recipe: Recipe, environment: Environment, hosts: int) -> Cost:
+    """Return what a number of hosts costs."""
+    price = environment.price
+    if price is None:
+        return Cost(usd_per_hour=None, usd_per_hour_by_rate={}, region="", date="", source="")
+    known = price.usd_per_host_hour
+    regions = (recipe.site.cluster_region, recipe.site.region, price.default_region)
+    region = next(name for name in regions if name in known)
+    rates: dict[str, float] = {rate: round(usd * hosts, 2) for rate, usd in known[region].items()}
+    mode = recipe.capacity.mode
+    return Cost(
+        usd_per_hour=rates.get(_RATE_OF_MODE.get(mode, mode)),
+        usd_per_hour_by_rate=rates,
+        region=region,
+        date=price.date,
+        source=price.source,
+    )

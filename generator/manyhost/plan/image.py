@@ -1,0 +1,68 @@
+"""The engine's image, and whether it can start the recipe's executor on these hosts."""
+
+from __future__ import annotations
+
+import msgspec
+
+from manyhost.catalog import Engine, Recipe
+from manyhost.catalog.environment import Host
+from manyhost.errors import InvalidInput
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """An image reference.
+
+    Attributes:
+        repository: Without tag.
+        tag: What it is called there.
+        digest: What it is; it replaces the tag when it is not empty.
+    """
+
+    repository: str
+    tag: str
+    digest: str
+
+    def __str__(self) -> str:
+        """Return the reference that a runtime pulls."""
+        return f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
+
+
+def image(recipe: Recipe, engine: Engine) -> Image:
+    """Return the image of a recipe; a registry with a bare image name is the published form."""
+    name = recipe.engine.image
+    registry = recipe.site.artifact_registry.rstrip("/")
+    if registry and "/" not in name:
+        name = f"{registry}/{name or 'vllm-openai'}"
+    return Image(
+        repository=name or engine.image, tag=recipe.engine.tag or engine.tag, digest=recipe.engine.digest
+    )
+
+
+def check(recipe: Recipe, engine: Engine, host: Host) -> None:
+    """Check that the image can start the executor, and was built for the hosts.
+
+    Raises:
+        InvalidInput: Naming the key.
+    """
+    executor = recipe.engine.executor
+    if executor not in engine.executors:
+        raise InvalidInput(
+            f"vLLM {engine.version} has no multi-host executor {executor!r}",
+            where="engine.executor",
+            fix=f"use one of: {', '.join(engine.executors)}",
+        )
+    if recipe.engine.image or recipe.site.artifact_registry:
+        return  # nobody here knows what is in it
+    if executor not in engine.stock_image_executors:
+        raise InvalidInput(
+            f"the stock image {engine.image}:{engine.tag} does not contain Ray",
+            where="engine.executor",
+            fix="use executor mp, or name an image that has Ray (engine.image)",
+        )
+    if host.architecture not in engine.architectures:
+        raise InvalidInput(
+            f"the stock image {engine.image}:{engine.tag} is built for {', '.join(engine.architectures)}, "
+            f"{host.machine_type} is {host.architecture}",
+            where="engine.version",
+            fix="use a newer engine.version, or name an image of that architecture (engine.image)",
+        )

@@ -1,0 +1,49 @@
+"""Where the weights come from, and whether they fit there."""
+
+from __future__ import annotations
+
+import msgspec
+
+from manyhost.catalog import Model, Recipe
+from manyhost.catalog.environment import Host
+from manyhost.errors import InvalidInput
+from manyhost.plan.memory import GIB
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Where every host reads the weights.
+
+    Attributes:
+        kind: hub, bucket or folder.
+        path: Folder inside the container; empty for the hub.
+    """
+
+    kind: str
+    path: str
+
+
+def source(recipe: Recipe, model: Model, host: Host) -> Source:
+    """Return the source of the weights.
+
+    Raises:
+        InvalidInput: When it is not there, or a download is larger than the host's SSD.
+    """
+    kind, path = recipe.weights.source, recipe.weights.path
+    if kind == "auto":
+        kind = "bucket" if recipe.site.gcs_bucket else "hub"
+    if kind == "bucket" and not recipe.site.gcs_bucket:
+        raise InvalidInput("is bucket, but no bucket is set", where="weights.source", fix="set GCS_BUCKET")
+    if kind == "folder" and not path.startswith("/"):
+        raise InvalidInput("must be an absolute path", where="weights.path")
+    if kind != "hub":
+        return Source(kind=kind, path=path or f"/gcs/models/{model.hub_id}")
+    if path:
+        raise InvalidInput("has no effect when weights come from the hub", where="weights.path")
+    if model.weights_bytes > host.local_ssd_gib * GIB:
+        raise InvalidInput(
+            f"{model.weights_bytes / 1e9:.1f} GB of {model.name} do not fit on the {host.local_ssd_gib} GiB "
+            f"of local SSD of {host.machine_type}",
+            where="weights.source",
+            fix="stage them in a bucket or a folder",
+        )
+    return Source(kind=kind, path="")

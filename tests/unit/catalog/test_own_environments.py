@@ -1,0 +1,87 @@
+"""A new machine type is a data file and a recipe, on GKE and where there is no Kubernetes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helpers.cli import ROOT, checkout, manyhost, tree
+
+RECIPE = yaml.safe_load((ROOT / "recipes/a3mega/deepseek-r1-671b/recipe.yaml").read_text())
+
+
+def _add(folder: Path, environment: dict[str, Any], **recipe: Any) -> None:
+    name = environment["name"]
+    (folder / "values/environments" / f"{name}.yaml").write_text(yaml.safe_dump(environment))
+    place = folder / "recipes" / name / "r1"
+    place.mkdir(parents=True)
+    (place / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"environment": name} | recipe))
+
+
+def _environment(base: str, **changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "values/environments" / f"{base}.yaml").read_text())
+    return found | {"default_recipe": "r1"} | changes
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout of its own, in which commands run."""
+    monkeypatch.chdir(tmp_path)
+    return checkout(tmp_path, monkeypatch)
+
+
+def test_on_gke(own: Path) -> None:
+    mine = _environment("a3mega", name="mine", description="my hosts")
+    mine["platform"]["node_selector"] = {"cloud.google.com/gke-accelerator": "mine"}
+    mine["host"]["nics"] = [{"network": "default"}] + [
+        {"network": f"gpu-{n}", "mode": "NetDevice", "gpus": [n]} for n in range(8)
+    ]
+    _add(own, mine)
+    ran = manyhost("render", "mine")
+    assert ran.code == 0, ran.err
+    manifests = (own / "build/mine/r1/manifests.yaml").read_text()
+    assert '{"interfaceName":"eth8","network":"gpu-7"}' in manifests
+    assert "cloud.google.com/gke-accelerator: mine" in manifests.replace('"', "")
+    assert "eth8 gpu-7" in (own / "build/mine/r1/topology.svg").read_text()
+
+
+def test_where_there_is_no_kubernetes(own: Path) -> None:
+    mine = _environment("a3mega", name="pods", description="pods of 8 H200", interconnects=["none"])
+    mine["host"] |= {"gpu": "H200", "gpu_memory_gib": 139.81, "machine_type": "pod", "interface": "ens1"}
+    mine["host"]["nics"] = []
+    mine["platform"] = {"kind": "runpod", "gpu_type_id": "NVIDIA H200"}
+    _add(own, mine)
+    ran = manyhost("render", "pods")
+    assert ran.code == 0, ran.err
+    assert sorted(tree(own / "build/pods/r1")) == ["launch.json", "plan.json", "topology.svg"]
+    launch = json.loads((own / "build/pods/r1/launch.json").read_text())
+    (role,) = launch["roles"]
+    assert (launch["gpu_type_id"], launch["image"]) == ("NVIDIA H200", "vllm/vllm-openai:v0.26.0")
+    assert (role["name"], role["groups"], role["hosts"], role["gpus_per_host"]) == ("serve", 1, 2, 8)
+    assert role["arguments"][:4] == ["--tensor-parallel-size", "8", "--pipeline-parallel-size", "2"]
+    assert role["variables"]["MANYHOST_INTERFACE"] == "ens1"
+    assert "MANYHOST_RANK" not in role["variables"]  # the platform's own
+
+    for command in (["doctor"], ["deploy"], ["status"], ["discover"]):
+        ran = manyhost(*command, "pods")
+        assert ran.code == 3, ran.err
+        assert "environment pods is no Kubernetes cluster" in ran.err
+    ran = manyhost("render", "pods", "--set", "chart.queue=gpu")
+    assert ran.code == 3
+    assert "--set: chart" in ran.err
+
+
+def test_the_folder_of_a_recipe_is_only_a_name(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MANYHOST_LOCAL")
+    twin = _environment("a3mega", name="twin", description="the same hosts elsewhere")
+    (own / "values/environments/twin.yaml").write_text(yaml.safe_dump(twin))
+    (own / "values/local.yaml").write_text("twin:\n  site: {cluster_name: twin-cluster}\n")
+    ran = manyhost("render", "a3mega", "--set", "environment=twin")
+    assert ran.code == 0, ran.err
+    values = yaml.safe_load((own / "build/a3mega/deepseek-r1-671b/values.yaml").read_text())
+    assert values["host"]["environment"] == "twin"
+    assert values["clusterName"] == "twin-cluster"  # the section of the environment that it runs on

@@ -1,0 +1,76 @@
+"""What hosts cost by the hour: by capacity mode, and where no price is known."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from manyhost.catalog import Catalog, Environment, Recipe, resolve
+from manyhost.plan import Plan, make_plan, table
+from manyhost.plan.cost import Cost, cost
+
+from tests.helpers.cli import RECIPE, ROOT
+
+CATALOG = Catalog(ROOT)
+A3MEGA = CATALOG.environment("a3mega")
+
+
+def plan(*assignments: str) -> Plan:
+    return make_plan(resolve(CATALOG, RECIPE, assignments=assignments), CATALOG)
+
+
+def recipe(*assignments: str) -> Recipe:
+    return resolve(CATALOG, RECIPE, assignments=assignments).recipe
+
+
+@pytest.mark.parametrize(
+    ("mode", "usd", "words"),
+    [
+        ("on-demand", 185.88, "185.88 USD/h on demand in us-east4 (list of 2026-07-30; spot 46.56, "),
+        ("spot", 46.56, "46.56 USD/h spot in us-east4 (list of 2026-07-30; on-demand 185.88, "),
+        # Reserved machines are billed whether they are used or not, at what they are.
+        ("reservation", 185.88, "185.88 USD/h reservation in us-east4 (list of 2026-07-30; spot 46.56, "),
+        ("calendar", None, "nobody publishes one for calendar a3-megagpu-8g: ask for a quote"),
+        ("flex-start", None, "nobody publishes one for flex-start a3-megagpu-8g: ask for a quote"),
+    ],
+)
+def test_capacity_decides_the_price(mode: str, usd: float | None, words: str) -> None:
+    found = plan(f"capacity.mode={mode}")
+    assert found.cost.usd_per_hour == usd
+    assert dict(table.rows(found))["price"].startswith(words)
+    by_rate = {"on-demand": 185.88, "spot": 46.56, "commit-1y": 127.88, "commit-3y": 80.98}
+    assert found.cost.usd_per_hour_by_rate == by_rate
+
+
+def test_an_environment_without_a_price_list() -> None:
+    without = msgspec.structs.replace(A3MEGA, price=None)
+    for mode in ("on-demand", "spot", "reservation"):
+        assert cost(recipe(f"capacity.mode={mode}"), without, 2) == Cost(
+            usd_per_hour=None, usd_per_hour_by_rate={}, region="", date="", source=""
+        )
+    shown = msgspec.structs.replace(plan(), cost=cost(recipe(), without, 2))
+    assert dict(table.rows(shown))["price"].startswith("nobody publishes one for on-demand a3-megagpu-8g")
+
+
+def test_what_costs_nothing_is_free_and_not_unknown() -> None:
+    local = resolve(CATALOG, "local/tiny-r1").recipe
+    assert cost(local, CATALOG.environment("local"), 2).usd_per_hour == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "hosts", "usd"), [(A3MEGA, 0, 0.0), (A3MEGA, 1, 92.94), (A3MEGA, 7, 650.58)]
+)
+def test_all_hosts_count(environment: Environment, hosts: int, usd: float) -> None:
+    assert cost(recipe(), environment, hosts).usd_per_hour == usd
+
+
+@pytest.mark.parametrize(
+    ("assignments", "warned"),
+    [
+        ((), False),
+        (("site.cluster_region=us-west4",), False),
+        (("site.cluster_region=mars-north1",), True),
+    ],
+)
+def test_a_region_without_a_price_is_said(assignments: tuple[str, ...], warned: bool) -> None:
+    warnings = plan(*assignments).warnings
+    assert any("no price is known for mars-north1" in text for text in warnings) is warned
