@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from manyhost.cluster.connection import Connection
-from manyhost.cluster.doctor import access, fabric, hosts, lws, names, quota, registry, storage
+from manyhost.cluster.doctor import access, fabric, gib_imex, hosts, lws, names, quota, registry, storage
 from manyhost.cluster.doctor.check import CHECKS, Check, Result, Sight, run
 from manyhost.cluster.target import Target
 from manyhost.errors import InvalidInput, NotReady
 
 __all__ = ["CHECKS", "Check", "Result", "examine", "require"]
 
-_MODULES = (access, quota, lws, names, hosts, fabric, storage, registry)  # imported for their checks
+_MODULES = (
+    access,
+    quota,
+    lws,
+    names,
+    hosts,
+    fabric,
+    gib_imex,
+    storage,
+    registry,
+)  # imported for their checks
 
 
 def examine(connection: Connection, target: Target, *, skip: Iterable[str] = ()) -> list[Result]:

@@ -1,0 +1,61 @@
+"""The NVLink domain of interconnect gib-imex: who makes its channels, and whether hosts share one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from manyhost.catalog.interconnect import Rdma
+from manyhost.cluster.connection import path_of
+from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
+
+_DOMAINS = "resource.nvidia.com/v1beta1"
+_CLAIMS = "resource.k8s.io/v1"
+# Hosts of a sub-block are of one NVLink domain (GoogleCloudPlatform/cluster-toolkit, examples/gke-a4x).
+_SUBBLOCK = "cloud.google.com/gce-topology-subblock"
+_DRIVER = (
+    "helm install nvidia-dra-driver-gpu nvidia/nvidia-dra-driver-gpu --namespace nvidia-dra-driver-gpu "
+    "--create-namespace --set nvidiaDriverRoot=/home/kubernetes/bin/nvidia --set resources.gpus.enabled=false"
+)
+
+
+@check("nvlink-domain", "Can the hosts of a group share an NVLink domain, and claim their RDMA NICs?")
+def nvlink_domain(sight: Sight) -> Finding | list[Finding]:
+    """The driver's API, the class of the NICs, and enough hosts in one sub-block."""
+    fabric = sight.target.plan.interconnect
+    if not isinstance(fabric, Rdma) or not fabric.compute_domain:
+        return skipped(f"interconnect {fabric.name} has none")
+    findings: list[Finding] = []
+    if sight.connection.find(f"/apis/{_DOMAINS}") is None:
+        findings.append(failed(f"the cluster does not serve ComputeDomain {_DOMAINS}", _DRIVER))
+    if sight.connection.find(f"/apis/{_CLAIMS}") is None:
+        findings.append(
+            failed(
+                f"the cluster does not serve {_CLAIMS}: Kubernetes 1.34 or newer is needed",
+                "gcloud container clusters upgrade NAME --master",
+            )
+        )
+    elif fabric.device_class and sight.find(_CLAIMS, "deviceclasses", fabric.device_class) is None:
+        findings.append(
+            failed(
+                f"DeviceClass {fabric.device_class} does not exist: the node pool has no managed DRANET",
+                "gcloud container node-pools create NAME --accelerator-network-profile=auto "
+                "--node-labels=cloud.google.com/gke-networking-dra-driver=true",
+            )
+        )
+    return findings or _domain(sight)
+
+
+def _domain(sight: Sight) -> Finding:
+    selector = sight.target.pod("leader")["spec"].get("nodeSelector") or {}
+    labels = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+    nodes = sight.connection.pages(path_of("v1", "nodes"), dict[str, Any], labels=labels, metadata=True)
+    sizes = Counter((node["metadata"].get("labels") or {}).get(_SUBBLOCK, "") for node in nodes)
+    wanted = max(role.hosts for role in sight.target.plan.roles)
+    largest = max((count for name, count in sizes.items() if name), default=0)
+    if largest < wanted:
+        return warned(
+            f"no {wanted} hosts carry the same {_SUBBLOCK}: a group would have no NVLink between its hosts",
+            f"kubectl get nodes --label-columns {_SUBBLOCK}",
+        )
+    return passed(f"{largest} hosts are of one NVLink domain")
