@@ -24,6 +24,7 @@ _CLUSTER_SCOPED = {
     "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
     "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
     "CSIDriver": "csidrivers",
+    "DeviceClass": "deviceclasses",
     "Network": "networks",
     "GKENetworkParamSet": "gkenetworkparamsets",
 }

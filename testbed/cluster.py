@@ -18,6 +18,7 @@ from testbed.controlplane import ControlPlane
 from testbed.errors import ClusterError, MissingError
 from testbed.layout import MAX_INDEX, MAX_NODES, Layout, cache_dir, state_dir
 from testbed.machine import label, remains
+from testbed.shapes import A3MEGA, SHAPES, Shape
 from testbed.system import kill, run, succeeds, wait_for
 
 _PROGRAMS = {  # program: the Debian package that has it
@@ -38,7 +39,8 @@ class Options:
         nodes: container nodes, 0 to 9.
         gpus: GPUs that each container node claims to have. With any, the node carries the label
             and the taint of an A3 Mega host.
-        gpu_hosts: add the kwok nodes and the objects of a healthy A3 Mega cluster.
+        gpu_hosts: add the kwok nodes and the objects of a healthy A3 Mega cluster; `become` makes another
+            of it.
     """
 
     nodes: int = 2
@@ -92,6 +94,15 @@ class Cluster:
             return Options(**state["options"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the GPU hosts."""
+        try:
+            state = json.loads((self.state / "state.json").read_text())
+        except (OSError, ValueError):
+            raise ClusterError(f"cluster {self.name} is not up") from None
+        return SHAPES[state.get("shape", A3MEGA.name)]
 
     def healthy(self) -> bool:
         """Whether every machine runs, the API server serves and every node is Ready."""
@@ -274,6 +285,17 @@ class Cluster:
         return found[name]
 
     # For tests
+
+    def become(self, shape: Shape) -> None:
+        """Replaces the GPU hosts, their networks and DaemonSets by those of another shape.
+
+        Faults must be healed before: what a shape does not have is not looked for.
+        """
+        before, note = self.shape, self.state / "state.json"
+        if before == shape:
+            return
+        gpu_hosts.replace(self.api, before, shape)
+        note.write_text(json.dumps({**json.loads(note.read_text()), "shape": shape.name}) + "\n")
 
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
         """Runs kubectl as the administrator and returns its output.

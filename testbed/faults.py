@@ -1,4 +1,4 @@
-"""Faults to plant in the healthy A3 Mega objects, and one way to heal them all.
+"""Faults to plant in the healthy objects of GPU hosts, and one way to heal them all.
 
 Each function changes one thing of what `gpu_hosts` made and returns when it can be observed;
 `heal` brings everything back. A cluster with faults is up: only `heal` or `down` ends them.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from testbed import gpu_hosts, kwok, lws
 from testbed.api import Api, Object, path_of
 from testbed.cluster import Cluster
-from testbed.errors import ClusterError
 from testbed.system import wait_for
 
 _NETWORKING = "/apis/networking.gke.io/v1"
@@ -38,10 +37,7 @@ def set_device_mode(cluster: Cluster, name: str, mode: str) -> None:
 
 def remove_network_types(cluster: Cluster) -> None:
     """Deletes the network CRDs: a cluster without multi-networking."""
-    for item in gpu_hosts.crds():
-        cluster.api.delete(item)
-    for plural in ("networks", "gkenetworkparamsets"):
-        wait_for(f"end of {plural}", lambda p=plural: _gone(cluster.api, f"{_NETWORKING}/{p}"))  # type: ignore[misc]
+    gpu_hosts.remove_network_types(cluster.api)
 
 
 def cordon(cluster: Cluster, node: str, *, cordoned: bool = True) -> None:
@@ -69,7 +65,12 @@ def add_taint(cluster: Cluster, node: str, key: str, value: str, effect: str) ->
 
 def set_gpus(cluster: Cluster, node: str, count: int) -> None:
     """Changes how many GPUs a kwok node offers, as when some fell off the bus."""
-    amount = {"nvidia.com/gpu": str(count)}
+    set_resource(cluster, node, "nvidia.com/gpu", str(count))
+
+
+def set_resource(cluster: Cluster, node: str, name: str, value: str | None) -> None:
+    """Changes what a kwok node offers of a resource; None: it has no such resource."""
+    amount = {name: value}
     status = {"status": {"capacity": amount, "allocatable": amount}}
     cluster.api.patch(f"/api/v1/nodes/{node}/status", status)
 
@@ -129,24 +130,25 @@ def remove_csi_driver(cluster: Cluster) -> None:
 
 
 def heal(cluster: Cluster) -> None:
-    """Brings every object of `gpu_hosts`, and LWS, back to the healthy state.
+    """Brings every object of the cluster's shape, and LWS, back to the healthy state.
 
     Pods of tests stay, those of `occupy` go.
     """
     api = cluster.api
     selector = "&".join(f"labelSelector={k}%3D{v}" for k, v in _BUSY.items())
     api.call("DELETE", f"/api/v1/namespaces/default/pods?{selector}")
-    for item in [*gpu_hosts.nodes(), *gpu_hosts.system_objects(), *lws.deployment()]:
+    shape = cluster.shape
+    for item in [*gpu_hosts.nodes(shape), *gpu_hosts.system_objects(shape), *lws.deployment()]:
         _reset(api, item)
-    gpu_hosts.install_networks(api)
-    gpu_hosts.wait(api)
+    gpu_hosts.install_networks(api, shape)
+    gpu_hosts.wait(api, shape)
     cluster.start_lws_controller()
 
 
 def _reset(api: Api, item: Object) -> None:
     """Makes spec, labels and (of a node) capacity of the object exactly those of `item`."""
     path = path_of(item)
-    if _gone(api, path):
+    if gpu_hosts.gone(api, path):
         api.apply(item)
         return
     if item["kind"] == "Namespace":
@@ -164,11 +166,3 @@ def _reset(api: Api, item: Object) -> None:
     api.change(path, healed)
     if item["kind"] == "Node":
         api.patch(f"{path}/status", {"status": {k: item["status"][k] for k in _AMOUNTS}})
-
-
-def _gone(api: Api, path: str) -> bool:
-    try:
-        api.get(path)
-    except ClusterError:
-        return True
-    return False

@@ -1,118 +1,103 @@
-"""Nodes and objects of a healthy GKE cluster with A3 Mega hosts.
+"""Nodes and objects of a healthy cluster with GPU hosts of one shape, A3 Mega if none is named.
 
-Sources: machine shapes from "GPU machine types" in the Compute Engine documentation; labels, taint,
-network names and DaemonSets from GoogleCloudPlatform/cluster-toolkit (examples/gke-a3-megagpu,
-modules/compute/gke-node-pool) and GoogleCloudPlatform/container-engine-accelerators
-(gpudirect-tcpxo, nri_device_injector); versions from AI-Hypercomputer/gpu-recipes
-(docs/configuring-environment-gke-a3-mega.md). The schemas are reduced to what these objects use.
 No document gives the allocatable part of a host: here about two percent less than it has.
 """
 
 from __future__ import annotations
 
-from testbed.api import Api, Object
+from testbed.api import Api, Object, path_of
 from testbed.errors import ClusterError
 from testbed.kwok import ANNOTATION
 from testbed.node import Kind
+from testbed.shapes import A3MEGA, A3ULTRA, ACCELERATOR, SUBBLOCK, Shape, crd
+from testbed.shapes import NODE_POOL as POOL_LABEL
+from testbed.shapes import SYSTEM as SYSTEM_HOST
 from testbed.system import wait_for
 
-ACCELERATOR = "cloud.google.com/gke-accelerator"
-MEGA = "nvidia-h100-mega-80gb"
-NODE_POOL = "a3-megagpu-8g-a3-megagpu-pool"
-GKE_VERSION = "v1.32.4-gke.1767000"
-TCPXO_VERSION = "v1.0.15"
-NETWORKS = ("default", *(f"vpc{n}" for n in range(1, 9)))
-HEALTHY = tuple(f"gke-a3mega-{n}" for n in range(1, 5))
-CORDONED, SMALL, OTHER, SYSTEM = (
-    "gke-a3mega-cordoned",
-    "gke-a3mega-small",
-    "gke-a3ultra-1",
-    "gke-system-1",
-)
-DAEMON_SETS = ("device-injector", "nccl-tcpxo-installer", "gcsfusecsi-node")
+NODE_POOL = A3MEGA.pool
+HEALTHY, CORDONED, SMALL = A3MEGA.healthy, A3MEGA.cordoned, A3MEGA.small
+SYSTEM = SYSTEM_HOST.host(1)
+DAEMON_SETS = tuple(name for name, _ in A3MEGA.daemon_sets)
 CSI_DRIVER = "gcsfuse.csi.storage.gke.io"
-_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+_PRIMARY = "default"  # the pods' own network
 _GROUP = "networking.gke.io"
+_NETWORKING = f"/apis/{_GROUP}/v1"
 
 
 def container_node(gpus: int) -> Kind:
     """A container node; with GPUs it is found, and kept free, as an A3 Mega host is."""
     if not gpus:
         return Kind()
-    taint = f"{_TAINT['key']}={_TAINT['value']}:{_TAINT['effect']}"
-    return Kind(gpus, {ACCELERATOR: MEGA}, (taint,))
+    taints = tuple(f"{key}={value}:{effect}" for key, value, effect in A3MEGA.taints)
+    return Kind(gpus, A3MEGA.labels, taints)
 
 
 def node(
     name: str,
+    shape: Shape = A3MEGA,
     *,
-    machine: str = "a3-megagpu-8g",
-    pool: str = NODE_POOL,
-    accelerator: str = MEGA,
-    gpus: int = 8,
-    cpus: int = 208,
-    memory_gib: int = 1872,
-    ssd_gib: int = 6000,
+    gpus: int | None = None,
     number: int = 1,
     cordoned: bool = False,
 ) -> Object:
-    """A host as GKE shows it, run by kwok.
+    """A host as its cluster shows it, run by kwok.
 
     Args:
         name: the node's name.
-        machine: the machine type.
-        pool: the node pool.
-        accelerator: GPU type label; "" for a host without GPUs.
-        gpus: GPUs that it offers.
-        cpus: virtual processors.
-        memory_gib: memory, GiB.
-        ssd_gib: local SSD for pods, GiB.
-        number: place in the topology; two hosts share a sub-block.
+        shape: what it is.
+        gpus: GPUs that it offers; all of its shape's if not given.
+        number: place in the topology.
         cordoned: whether it takes no new pods.
     """
     labels = {
         "kubernetes.io/hostname": name,
         "kubernetes.io/os": "linux",
-        "kubernetes.io/arch": "amd64",
+        "kubernetes.io/arch": shape.architecture,
         "beta.kubernetes.io/os": "linux",
-        "beta.kubernetes.io/arch": "amd64",
-        "node.kubernetes.io/instance-type": machine,
-        "topology.kubernetes.io/region": "us-central1",
-        "topology.kubernetes.io/zone": "us-central1-a",
-        "cloud.google.com/gke-nodepool": pool,
+        "beta.kubernetes.io/arch": shape.architecture,
+        **shape.labels,
     }
-    capacity = {"cpu": str(cpus), "memory": f"{memory_gib}Gi", "pods": "110"}
-    capacity["ephemeral-storage"] = f"{ssd_gib}Gi"
-    allocatable = {
-        **capacity,
-        "cpu": f"{cpus * 1000 * 98 // 100}m",
-        "memory": f"{memory_gib * 98 // 100}Gi",
-        "ephemeral-storage": f"{ssd_gib * 98 // 100}Gi",
+    spec: Object = {
+        "taints": [{"key": key, "value": value, "effect": effect} for key, value, effect in shape.taints]
     }
-    spec: Object = {"providerID": f"gce://test-project/us-central1-a/{name}"}
     if cordoned:
         spec["unschedulable"] = True
-    if accelerator:
+    info = {"kubeletVersion": shape.version, "architecture": shape.architecture, "operatingSystem": "linux"}
+    info["osImage"] = "Ubuntu 22.04.5 LTS"
+    if shape.pool:
+        info["osImage"] = "Container-Optimized OS from Google"
+        spec["providerID"] = f"gce://test-project/us-central1-a/{name}"
         labels |= {
-            ACCELERATOR: accelerator,
+            "node.kubernetes.io/instance-type": shape.machine,
+            "topology.kubernetes.io/region": "us-central1",
+            "topology.kubernetes.io/zone": "us-central1-a",
+            POOL_LABEL: shape.pool,
+        }
+    if shape.pool and shape.gpus:
+        labels |= {
             "cloud.google.com/gke-gpu": "true",
             "cloud.google.com/gke-ephemeral-storage-local-ssd": "true",
             "cloud.google.com/gce-topology-block": "block-1",
-            "cloud.google.com/gce-topology-subblock": f"subblock-{(number + 1) // 2}",
+            SUBBLOCK: f"subblock-{(number - 1) // shape.subblock_hosts + 1}",
             "cloud.google.com/gce-topology-host": f"host-{number}",
         }
-        spec["taints"] = [dict(_TAINT)]
-        offered = {"nvidia.com/gpu": str(gpus)}
-        offered |= {f"{_GROUP}.networks/{name}.IP": "1" for name in NETWORKS[1:]}
-        capacity |= offered
-        allocatable |= offered
-    else:
-        # where real nodes run beside these, pods of tests belong on the real ones
-        spec["taints"] = [
-            {"key": "components.gke.io/gke-managed-components", "value": "true", "effect": "NoSchedule"}
-        ]
-    info = {"kubeletVersion": GKE_VERSION, "architecture": "amd64", "operatingSystem": "linux"}
-    info["osImage"] = "Container-Optimized OS from Google"
+    offered = dict(shape.resources)
+    if shape.gpus:
+        offered["nvidia.com/gpu"] = str(shape.gpus if gpus is None else gpus)
+        offered |= {f"{_GROUP}.networks/{network}.IP": "1" for network, _ in shape.networks}
+    capacity = {
+        "cpu": str(shape.cpus),
+        "memory": f"{shape.memory_gib}Gi",
+        "pods": "110",
+        "ephemeral-storage": f"{shape.ssd_gib}Gi",
+        **offered,
+    }
+    allocatable = {
+        **capacity,
+        "cpu": f"{shape.cpus * 1000 * 98 // 100}m",
+        "memory": f"{shape.memory_gib * 98 // 100}Gi",
+        "ephemeral-storage": f"{shape.ssd_gib * 98 // 100}Gi",
+    }
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -122,60 +107,15 @@ def node(
     }
 
 
-def nodes() -> list[Object]:
-    """Four healthy hosts, one cordoned, one too small, one of another type, one without GPUs."""
-    healthy = [node(name, number=n) for n, name in enumerate(HEALTHY, 1)]
-    ultra = node(
-        OTHER,
-        machine="a3-ultragpu-8g",
-        pool="a3-ultragpu-8g-a3-ultragpu-pool",
-        accelerator="nvidia-h200-141gb",
-        cpus=224,
-        memory_gib=2952,
-        ssd_gib=12000,
-        number=7,
-    )
-    system = node(
-        SYSTEM,
-        machine="e2-standard-8",
-        pool="system",
-        accelerator="",
-        cpus=8,
-        memory_gib=32,
-        ssd_gib=100,
-    )
-    return [
-        *healthy,
-        node(CORDONED, number=5, cordoned=True),
-        node(SMALL, number=6, gpus=4),
-        ultra,
-        system,
-    ]
-
-
-def _crd(kind: str, plural: str, spec: Object, status: Object) -> Object:
-    names = {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()}
-    properties = {
-        "spec": {"type": "object", "properties": spec},
-        "status": {"type": "object", "properties": status},
-    }
-    version = {
-        "name": "v1",
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}},
-        "subresources": {"status": {}},
-    }
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": f"{plural}.{_GROUP}",
-            # the group is protected: the API server asks for a word on who approved it
-            "annotations": {"api-approved.kubernetes.io": "unapproved, test cluster"},
-        },
-        "spec": {"group": _GROUP, "scope": "Cluster", "names": names, "versions": [version]},
-    }
+def nodes(shape: Shape = A3MEGA) -> list[Object]:
+    """Four healthy hosts, one cordoned, one too small, one without GPUs; on GKE one of another type."""
+    made = [node(name, shape, number=n) for n, name in enumerate(shape.healthy, 1)]
+    made.append(node(shape.cordoned, shape, number=5, cordoned=True))
+    made.append(node(shape.small, shape, number=6, gpus=shape.gpus // 2))
+    if shape.pool:
+        other = A3ULTRA if shape == A3MEGA else A3MEGA
+        made.append(node(other.host(1), other, number=7))
+    return [*made, node(SYSTEM, SYSTEM_HOST)]
 
 
 def crds() -> list[Object]:
@@ -195,37 +135,47 @@ def crds() -> list[Object]:
         "deviceMode": {"type": "string", "enum": ["NetDevice", "RDMA", "DPDK-VFIO"]},
         "podIPv4Ranges": ranges,
     }
-    state = {"conditions": conditions}
-    return [
-        _crd("Network", "networks", network, state),
-        _crd("GKENetworkParamSet", "gkenetworkparamsets", parameters, state),
+    status = {"type": "object", "properties": {"conditions": conditions}}
+    made = [
+        crd(_GROUP, "v1", kind, {"type": "object", "properties": fields}, status)
+        for kind, fields in (("Network", network), ("GKENetworkParamSet", parameters))
     ]
+    for item in made:
+        # the group is protected: the API server asks for a word on who approved it
+        item["metadata"]["annotations"] = {"api-approved.kubernetes.io": "unapproved, test cluster"}
+    return made
 
 
-def networks() -> list[Object]:
-    """The pod network `default` and the eight GPU networks with their parameter sets."""
+def networks(shape: Shape = A3MEGA) -> list[Object]:
+    """The pod network `default` and the shape's additional networks with their parameter sets."""
+    if not shape.networks:
+        return []
+    pods = {"rangeNames": ["pods"]}
+    own = {"vpc": f"{shape.name}-net", "vpcSubnet": f"{shape.name}-sub", "podIPv4Ranges": pods}
+    wanted: list[tuple[str, str, Object]] = [(_PRIMARY, "L3", own)]
+    for number, (name, mode) in enumerate(shape.networks):
+        vpc, subnet = f"{shape.name}-gpunet-{number}", f"{shape.name}-gpunet-{number}-subnet"
+        if mode == "RDMA":  # one VPC with a subnet for each NIC
+            vpc, subnet = f"{shape.name}-rdma-net", f"{shape.name}-rdma-sub-{name.rpartition('-')[2]}"
+        wanted.append((name, "Device", {"vpc": vpc, "vpcSubnet": subnet, "deviceMode": mode}))
     found: list[Object] = []
-    for number, name in enumerate(NETWORKS):
-        if number:
-            vpc = f"a3mega-gpunet-{number - 1}"
-            parameters: Object = {"vpc": vpc, "vpcSubnet": f"{vpc}-subnet", "deviceMode": "NetDevice"}
-        else:
-            pods = {"rangeNames": ["pods"]}
-            parameters = {"vpc": "a3mega-net", "vpcSubnet": "a3mega-sub", "podIPv4Ranges": pods}
+    for name, kind_of, parameters in wanted:
         reference = {"group": _GROUP, "kind": "GKENetworkParamSet", "name": name}
-        spec = {"type": "Device" if number else "L3", "parametersRef": reference}
+        spec = {"type": kind_of, "parametersRef": reference}
         for kind, body in (("GKENetworkParamSet", parameters), ("Network", spec)):
             item = {"apiVersion": f"{_GROUP}/v1", "kind": kind, "metadata": {"name": name}}
             found.append({**item, "spec": body})
     return found
 
 
-def _daemon_set(name: str, image: str, *, installer: str = "") -> Object:
+def _daemon_set(name: str, image: str, shape: Shape) -> Object:
+    """A DaemonSet of kube-system; an installer has the plugin's image in an init container."""
+    installer = image if name.endswith("-installer") else ""
     labels = {"k8s-app": name}
     rolling: Object = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%"}}
     gpu_pools: list[Object] = [
-        {"key": ACCELERATOR, "operator": "In", "values": [MEGA]},
-        {"key": "cloud.google.com/gke-nodepool", "operator": "Exists"},
+        {"key": ACCELERATOR, "operator": "In", "values": [shape.labels[ACCELERATOR]]},
+        {"key": POOL_LABEL, "operator": "Exists"},
     ]
     terms = {"nodeSelectorTerms": [{"matchExpressions": gpu_pools}]}
     pod: Object = {
@@ -233,7 +183,11 @@ def _daemon_set(name: str, image: str, *, installer: str = "") -> Object:
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}},
         "priorityClassName": "system-node-critical",
         "automountServiceAccountToken": False,
-        "containers": [{"name": name if not installer else "pause", "image": image}],
+        "containers": [
+            {"name": "pause", "image": "gke.gcr.io/pause:3.8"}
+            if installer
+            else {"name": name, "image": image}
+        ],
     }
     if installer:
         pod["initContainers"] = [{"name": name, "image": installer}]
@@ -249,52 +203,89 @@ def _daemon_set(name: str, image: str, *, installer: str = "") -> Object:
     }
 
 
-def system_objects() -> list[Object]:
-    """What prepares the hosts: device injector, TCPXO installer, GCS FUSE."""
-    registry = "us-docker.pkg.dev/gce-ai-infra/gpudirect-tcpxo"
-    plugin = f"{registry}/nccl-plugin-gpudirecttcpx-dev:{TCPXO_VERSION}"
-    driver = {
-        "attachRequired": False,
-        "podInfoOnMount": True,
-        "volumeLifecycleModes": ["Persistent", "Ephemeral"],
-    }
-    return [
-        _daemon_set("device-injector", "gcr.io/gke-release/nri-device-injector:test"),
-        _daemon_set("nccl-tcpxo-installer", "gke.gcr.io/pause:3.8", installer=plugin),
-        _daemon_set("gcsfusecsi-node", "gke.gcr.io/gcs-fuse-csi-driver:test"),
-        {
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "CSIDriver",
-            "metadata": {"name": CSI_DRIVER},
-            "spec": driver,
-        },
-    ]
+def system_objects(shape: Shape = A3MEGA) -> list[Object]:
+    """What prepares the hosts, GCS FUSE on GKE, and what else such a cluster has."""
+    made = [_daemon_set(name, image, shape) for name, image in shape.daemon_sets]
+    if shape.pool:
+        driver = {
+            "attachRequired": False,
+            "podInfoOnMount": True,
+            "volumeLifecycleModes": ["Persistent", "Ephemeral"],
+        }
+        made.append(
+            {
+                "apiVersion": "storage.k8s.io/v1",
+                "kind": "CSIDriver",
+                "metadata": {"name": CSI_DRIVER},
+                "spec": driver,
+            }
+        )
+    return [*made, *shape.extras]
 
 
-def install(api: Api) -> None:
+def install(api: Api, shape: Shape = A3MEGA) -> None:
     """Creates everything."""
-    for item in [*nodes(), *system_objects()]:
+    for item in [*nodes(shape), *system_objects(shape)]:
         api.apply(item)
-    install_networks(api)
+    install_networks(api, shape)
 
 
-def install_networks(api: Api) -> None:
-    """Creates the network types and objects; what is there already is made so."""
+def install_networks(api: Api, shape: Shape = A3MEGA) -> None:
+    """Creates the network types and objects; what is there already is made so, and others go."""
+    wanted = networks(shape)
+    if not wanted:
+        remove_network_types(api)
+        return
     for item in crds():
         api.apply(item)
-    for plural in ("networks", "gkenetworkparamsets"):
-        wait_for(f"API {plural}", lambda p=plural: api.get(f"/apis/{_GROUP}/v1/{p}"))  # type: ignore[misc]
-    for item in networks():
+    for kind in ("Network", "GKENetworkParamSet"):
+        path = f"{_NETWORKING}/{kind.lower()}s"
+        wait_for(f"API {path}", lambda p=path: api.get(p))  # type: ignore[misc]
+        names = {item["metadata"]["name"] for item in wanted}
+        for found in api.get(path)["items"]:
+            if found["metadata"]["name"] not in names:
+                api.call("DELETE", f"{path}/{found['metadata']['name']}")
+    for item in wanted:
         api.apply(item)
 
 
-def wait(api: Api) -> None:
+def remove_network_types(api: Api) -> None:
+    """Deletes the network types with all of their objects: a cluster without multi-networking."""
+    for item in crds():
+        remove(api, item)
+    for plural in ("networks", "gkenetworkparamsets"):
+        wait_for(f"end of {plural}", lambda p=plural: gone(api, f"{_NETWORKING}/{p}"))  # type: ignore[misc]
+
+
+def replace(api: Api, before: Shape, after: Shape) -> None:
+    """Removes the healthy objects of one shape and makes those of another."""
+    kept = nodes(after)
+    for item in system_objects(before):
+        remove(api, item)
+    names = ",".join(name for name, _ in before.daemon_sets)
+    pods = f"/api/v1/namespaces/kube-system/pods?labelSelector=k8s-app+in+({names})"
+    # while their nodes are there: pods of a node that is gone linger until the collector finds them
+    wait_for("end of the DaemonSets' pods", lambda: not (names and api.get(pods)["items"]))
+    for item in nodes(before):
+        if item not in kept:
+            remove(api, item)
+    install(api, after)
+    wait(api, after)
+
+
+def wait(api: Api, shape: Shape = A3MEGA) -> None:
     """Waits until the hosts are Ready and the DaemonSets complete, the healthy state."""
-    for item in nodes():
-        name, taints = item["metadata"]["name"], 1 + item["spec"].get("unschedulable", False)
+    for item in nodes(shape):
+        name = item["metadata"]["name"]
+        taints = len(item["spec"]["taints"]) + item["spec"].get("unschedulable", False)
         wait_for(f"kwok node {name}", lambda n=name, t=taints: _is_ready(api, n, t))  # type: ignore[misc]
-    for name in DAEMON_SETS:
+    for name, _ in shape.daemon_sets:
         wait_for(f"DaemonSet {name}", lambda n=name: daemon_set_complete(api, n))  # type: ignore[misc]
+    for item in shape.extras:
+        if item["kind"] == "CustomResourceDefinition":
+            spec = item["spec"]
+            path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+            wait_for(f"API {path}", lambda p=path: api.get(p))  # type: ignore[misc]
 
 
 def _is_ready(api: Api, name: str, taints: int) -> bool:
@@ -317,3 +308,20 @@ def daemon_set_complete(api: Api, name: str) -> bool:
         and status.get("numberReady", 0) == wanted
         and status.get("updatedNumberScheduled", 0) == wanted
     )
+
+
+def remove(api: Api, item: Object) -> None:
+    """Deletes an object, if it is there, and waits for its end."""
+    path = path_of(item)
+    if not gone(api, path):
+        api.delete(item)
+        wait_for(f"end of {path}", lambda: gone(api, path))
+
+
+def gone(api: Api, path: str) -> bool:
+    """Whether there is nothing at `path`."""
+    try:
+        api.get(path)
+    except ClusterError:
+        return True
+    return False

@@ -428,9 +428,9 @@ def test_refusals_are_one_line(
     from manyhost.cluster.deploy import propose
     from manyhost.cluster.target import from_rendered
     from manyhost.errors import InvalidInput
-    from manyhost.render import Renderer, build
+    from manyhost.render import build
 
-    target = from_rendered(build("a3mega/deepseek-r1-671b", namespace=namespace), Renderer().chart)
+    target = from_rendered(build("a3mega/deepseek-r1-671b", namespace=namespace))
     objects = json.loads(json.dumps(target.objects))
     for item in objects:
         if item["kind"] == "LeaderWorkerSet":

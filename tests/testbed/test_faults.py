@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from testbed import Cluster, ClusterError, faults, gpu_hosts
+from testbed import Cluster, ClusterError, faults, gpu_hosts, shapes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 NODE = gpu_hosts.HEALTHY[0]
@@ -30,11 +31,13 @@ def seen(cluster: Cluster) -> dict[str, str]:
     return {
         "networks": ask(NETWORKS, "-o", "name"),
         "parameters": ask(PARAMETERS, "-o", "jsonpath={.items[*].spec}"),
-        "nodes": ask("nodes", "-o", path),
+        "nodes": re.sub(r',"timeAdded":"[^"]*"', "", ask("nodes", "-o", path)),
         "daemon sets": ask("daemonsets", "-n", "kube-system", "-o", ready),
         "lws": ask("deployment", "-n", "lws-system", "-o", "jsonpath={..image}"),
         "pods": ask("pods", "-o", "name"),
         "drivers": ask("csidrivers", "-o", "name"),
+        "types": ask("crds", "-o", "name"),
+        "classes": ask("deviceclasses", "-o", "name"),
     }
 
 
@@ -83,3 +86,22 @@ def test_a_fault_is_seen_and_healed(cluster: Cluster, name: str) -> None:
     faults.heal(cluster)
     after = seen(cluster)
     assert after == before
+
+
+@pytest.mark.parametrize("name", [name for name in shapes.SHAPES if name != "a3mega"])
+def test_hosts_become_those_of_another_shape_and_heal_as_such(cluster: Cluster, name: str) -> None:
+    shape, mega = shapes.SHAPES[name], seen(cluster)
+    cluster.become(shape)
+    assert cluster.shape == Cluster(cluster.name).shape == shape
+    before = seen(cluster)
+    assert not any(f"{host} " in before["nodes"] for host in gpu_hosts.HEALTHY[1:])  # one is of another type
+    assert all(f"{host} " in before["nodes"] for host in shape.hosts)
+    assert ("rdma-7" in before["networks"]) == (name in ("a3ultra", "a4"))
+    faults.remove_node(cluster, shape.healthy[0])
+    for item in gpu_hosts.system_objects(shape):
+        gpu_hosts.remove(cluster.api, item)
+    assert seen(cluster) != before
+    faults.heal(cluster)
+    assert seen(cluster) == before
+    cluster.become(shapes.A3MEGA)
+    assert seen(cluster) == mega

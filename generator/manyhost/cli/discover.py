@@ -43,7 +43,7 @@ def command(environment: str, context: str, dry_run: bool, yes: bool, output: Pr
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"cannot be read: {error}", where=str(path)) from None
     # Below the environment's own name: what one cluster has must not reach recipes of another.
-    after = edit(before, {known.name: found.settings})
+    after = edit(before, {known.name: found.settings}) if found.settings else before
     diff = difference(before, after)
     result = {"found": found, "file": str(path.absolute()), "diff": diff, "written": False}
     output.result(

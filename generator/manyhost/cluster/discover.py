@@ -75,7 +75,7 @@ def discover(connection: Connection, environment: Environment) -> Found:
         notes.append(
             f"hosts are in several node pools: {listed}; all may be used unless you set node_selector"
         )
-    if environment.host.nics and isinstance(platform, Gke):
+    if isinstance(platform, Gke) and any(nic.mode for nic in environment.host.nics):
         settings["network"] = {"subnetworks": _networks(connection, environment)}
     site = _site(connection.context) or _site(connection.cluster)
     if site:

@@ -109,7 +109,9 @@ def interconnect_versions(sight: Sight) -> Finding:
         return _pair(interconnect, where, plugin, _tag(settings["rxdmImage"]))
     known = [release.plugin for release in interconnect.releases]
     if plugin not in known:
-        return warned(f"{where} is {plugin}; the catalog knows {', '.join(known)}")
+        installer = next((d for d in interconnect.daemonsets if d.installs_plugin), None)
+        fix = f"kubectl apply -f {installer.manifest}" if installer and settings["useHostPlugin"] else ""
+        return warned(f"{where} is {plugin}; the catalog knows {', '.join(known)}", fix)
     return passed(f"{where} is {plugin}")
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from manyhost.catalog.interconnect import Rdma
-from manyhost.cluster.connection import path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
+from manyhost.cluster.doctor.hosts import rooms
 
 _DOMAINS = "resource.nvidia.com/v1beta1"
 _CLAIMS = "resource.k8s.io/v1"
@@ -21,7 +20,7 @@ _DRIVER = (
 
 @check("nvlink-domain", "Can the hosts of a group share an NVLink domain, and claim their RDMA NICs?")
 def nvlink_domain(sight: Sight) -> Finding | list[Finding]:
-    """The driver's API, the class of the NICs, and enough hosts in one sub-block."""
+    """The driver's API, the class of the NICs, and enough free hosts in one sub-block."""
     fabric = sight.target.plan.interconnect
     if not isinstance(fabric, Rdma) or not fabric.compute_domain:
         return skipped(f"interconnect {fabric.name} has none")
@@ -47,15 +46,17 @@ def nvlink_domain(sight: Sight) -> Finding | list[Finding]:
 
 
 def _domain(sight: Sight) -> Finding:
-    selector = sight.target.pod("leader")["spec"].get("nodeSelector") or {}
-    labels = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
-    nodes = sight.connection.pages(path_of("v1", "nodes"), dict[str, Any], labels=labels, metadata=True)
-    sizes = Counter((node["metadata"].get("labels") or {}).get(_SUBBLOCK, "") for node in nodes)
+    sizes: Counter[str] = Counter()
+    for room in rooms(sight):
+        sizes[room.labels.get(_SUBBLOCK, "")] += room.pods
     wanted = max(role.hosts for role in sight.target.plan.roles)
     largest = max((count for name, count in sizes.items() if name), default=0)
+    if sizes.total() < wanted:
+        return skipped("there are not enough free hosts")
     if largest < wanted:
         return warned(
-            f"no {wanted} hosts carry the same {_SUBBLOCK}: a group would have no NVLink between its hosts",
+            f"no {wanted} free hosts carry the same {_SUBBLOCK}: "
+            "a group would have no NVLink between its hosts",
             f"kubectl get nodes --label-columns {_SUBBLOCK}",
         )
-    return passed(f"{largest} hosts are of one NVLink domain")
+    return passed(f"{largest} free hosts are of one NVLink domain")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -71,37 +71,73 @@ class _Pod(msgspec.Struct):
     spec: _PodSpec
 
 
-@check("hosts", "Are enough free hosts of the right type there?")
-def hosts(sight: Sight) -> Finding:
-    """Allocatable minus what running pods request, for each host that the pods could go to."""
+class Room(NamedTuple):
+    """What a host has free.
+
+    Attributes:
+        name: The node's name.
+        labels: Its labels.
+        pods: How many more of the pods fit.
+        reason: Why none does.
+    """
+
+    name: str
+    labels: dict[str, str]
+    pods: int
+    reason: str
+
+
+def rooms(sight: Sight) -> list[Room]:
+    """Return every host that the pods select, with what it has free; read once for all checks."""
+    found: list[Room] = sight.once("rooms", lambda: _rooms(sight))
+    return found
+
+
+def _rooms(sight: Sight) -> list[Room]:
     target = sight.target
     spec = target.pod("leader")["spec"]
-    selector = spec.get("nodeSelector") or {}
-    labels = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
-    nodes = list(sight.connection.pages(path_of("v1", "nodes"), _Node, labels=labels))
+    nodes = list(sight.connection.pages(path_of("v1", "nodes"), _Node, labels=_labels(spec)))
     if not nodes:
-        return failed(
-            f"no node carries {labels}{_others(sight, selector)}" if labels else "the cluster has no node",
-            f"manyhost discover {target.plan.environment.name}, or add a node pool of "
-            f"{target.plan.environment.host.machine_type}",
-        )
-    wanted = target.hosts
+        return []
     request = requests_of(spec)
     request["pods"] = 1.0
     used, by = _usage(sight)
     spread = bool(spec.get("topologySpreadConstraints"))
-    free, blocked = 0, []
+    found = []
     for node in nodes:
-        reason = _closed(node, spec)
+        room, reason = 0, _closed(node, spec)
         if not reason:
             room, reason = _room(node, request, used.get(node.metadata.name, {}))
             room = min(room, target.groups) if spread else room
-            free += room
-            if room:
-                continue
             others = by.get(node.metadata.name)
             reason += f", used by {', '.join(others[:2])}" if others else ""
-        blocked.append((node.metadata.name, reason))
+        found.append(Room(node.metadata.name, node.metadata.labels or {}, room, reason))
+    return found
+
+
+def _labels(spec: dict[str, Any]) -> str:
+    selector = spec.get("nodeSelector") or {}
+    return ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+
+
+@check("hosts", "Are enough free hosts of the right type there?")
+def hosts(sight: Sight) -> Finding:
+    """Allocatable minus what running pods request, for each host that the pods could go to."""
+    target = sight.target
+    found = rooms(sight)
+    if not found:
+        spec = target.pod("leader")["spec"]
+        labels = _labels(spec)
+        return failed(
+            f"no node carries {labels}{_others(sight, spec['nodeSelector'])}"
+            if labels
+            else "the cluster has no node",
+            f"manyhost discover {target.plan.environment.name}, or add a node pool of "
+            f"{target.plan.environment.host.machine_type}",
+        )
+    wanted = target.hosts
+    free = sum(room.pods for room in found)
+    blocked = [(room.name, room.reason) for room in found if not room.pods]
     needs = f"{wanted} hosts are needed ({target.groups} group{'s' * (target.groups != 1)})"
     if free >= wanted:
         return passed(f"{needs}, {free} are free")
@@ -110,7 +146,7 @@ def hosts(sight: Sight) -> Finding:
     shown = "; ".join(f"{name}: {reason}" for name, reason in blocked[:_SHOWN])
     more = f"; and {len(blocked) - _SHOWN} more" if len(blocked) > _SHOWN else ""
     return failed(
-        f"{needs}, {free} of {len(nodes)} {'is' if free == 1 else 'are'} free"
+        f"{needs}, {free} of {len(found)} {'is' if free == 1 else 'are'} free"
         + (f": {shown}{more}" if blocked else ""),
         _fix(blocked, target.plan.environment.host.machine_type),
     )
