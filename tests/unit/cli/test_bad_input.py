@@ -381,7 +381,7 @@ def test_a_name_that_is_too_long(out: Path) -> None:
 
 def test_a_nul_in_the_folder(out: Path) -> None:
     before = tree(out.parent)  # no program gets one from its command line, but a library does
-    with pytest.raises(Failed, match="cannot be written: embedded null byte"):
+    with pytest.raises(Failed, match="cannot be written: .*embedded null"):
         write_files(Path(f"{out}\0x"), {"values.yaml": b""})
     assert tree(out.parent) == before
 
