@@ -17,7 +17,7 @@ import click
 import msgspec
 from manyhost import cli, errors
 from manyhost.catalog import Catalog, resolve
-from manyhost.catalog.interconnect import Plugin
+from manyhost.catalog.interconnect import Plugin, Rdma
 from manyhost.catalog.settings import VARIABLES, keys
 from manyhost.cli import COMMANDS
 from manyhost.output import Envelope, Event, EventLine, Notice
@@ -149,7 +149,12 @@ def environments_reference() -> dict[Path, bytes]:
     for name in catalog.names("interconnects"):
         fabric = catalog.interconnect(name)
         daemons = fabric.daemonsets if isinstance(fabric, Plugin) else []
-        needs = ", ".join(f"[{daemon.name}]({daemon.manifest})" for daemon in daemons)
+        wanted = [f"[{daemon.name}]({daemon.manifest})" for daemon in daemons]
+        if isinstance(fabric, Rdma):
+            wanted += [f"a device plug-in that offers `{resource}`" for resource in fabric.resources]
+            wanted += ["the NVIDIA DRA driver (ComputeDomain)"] if fabric.compute_domain else []
+            wanted += [f"DeviceClass `{fabric.device_class}`"] if fabric.device_class else []
+        needs = ", ".join(wanted)
         lines.append(f"| `{name}` | {fabric.description} | {needs or 'nothing'} |")
     return {ROOT / "docs/reference/environments.md": ("\n".join(lines) + "\n").encode()}
 

@@ -309,3 +309,28 @@ def test_no_shell_text_stands_in_the_manifests():
         words = [*container["command"], *container.get("args", [])]
         assert ("sh", "-c") not in {(a.rsplit("/")[-1], b) for a, b in pairwise(words)}
         assert not [word for word in words if "\n" in word]
+
+
+def test_pods_of_one_host_without_a_fabric_have_the_cluster_network_alone():
+    assert not [key for key in annotations(nest("model.pp_size", 1)) if "networking" in key]
+    assert [key for key in annotations(merge(fabric(), nest("model.pp_size", 1))) if "networking" in key]
+
+
+def test_a_plugin_from_an_image_needs_a_script_that_installs_it():
+    values = merge(fabric("tcpx"), nest("gpuPlatformSettings.useHostPlugin", False))
+    with pytest.raises(RenderError, match="useHostPlugin"):
+        render(values)
+
+
+def test_the_hosts_of_an_nvlink_domain_must_be_near():
+    spec = pod(render(merge(fabric("gib-imex"), nest("host.topologyKeys", ["a/block", "a/subblock"]))))[
+        "spec"
+    ]
+    (required,) = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert required["topologyKey"] == "a/subblock"
+
+
+@pytest.mark.parametrize("port", [6379, 29501, 29511])
+def test_the_api_has_a_port_of_its_own(port):
+    with pytest.raises(RenderError, match="port of the launcher"):
+        render(nest("vllm.service.ports.http", port))

@@ -33,7 +33,10 @@ the chart that changes nothing for the engine. */}}
 {{- $set := dict
   "kubectl.kubernetes.io/default-container" "vllm"
   "manyhost.dev/scripts-checksum" (include "manyhost.launcher" . | sha256sum) }}
-{{- if and $networks (not (and (include "manyhost.fabric.on" .) .Values.gpuPlatformSettings.deviceClaim)) }}
+{{- /* Pods of one host with no fabric have nothing to send over the GPU NICs. */}}
+{{- $fabric := include "manyhost.fabric.on" . }}
+{{- $crosses := or $fabric (gt (int64 (include "manyhost.sizes" . | fromJson).hosts) 1) }}
+{{- if and $networks $crosses (not (and $fabric .Values.gpuPlatformSettings.deviceClaim)) }}
 {{- $_ := set $set "networking.gke.io/default-interface" "eth0" }}
 {{- if not $network.hostNetwork }}
 {{- $interfaces := list }}
@@ -149,6 +152,10 @@ hosts near any group of the release. */}}
 {{- $near = append $near (dict "weight" (add1 $i) "podAffinityTerm" $term) }}
 {{- end }}
 {{- $_ := set $affinity "podAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" $near) }}
+{{- /* An NVLink domain ends where the nearest topology does. */}}
+{{- if and (include "manyhost.fabric.on" $) $values.gpuPlatformSettings.computeDomain }}
+{{- $_ := set $affinity.podAffinity "requiredDuringSchedulingIgnoredDuringExecution" (list (last $near).podAffinityTerm) }}
+{{- end }}
 {{- end }}
 {{- with mergeOverwrite $affinity $values.affinity }}
 affinity:

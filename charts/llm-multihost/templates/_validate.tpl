@@ -12,6 +12,7 @@ What the schema cannot say. Each check prints one line for each problem, written
   (include "manyhost.check.networks" .)
   (include "manyhost.check.serverArgs" .)
   (include "manyhost.check.variables" .)
+  (include "manyhost.check.port" .)
   (include "manyhost.check.storage" .)
   (include "manyhost.check.roles" .)
   (include "manyhost.check.metadata" .)
@@ -108,7 +109,7 @@ network.interconnect: nothing here says what {{ $name }} is made of; add the val
 {{- else if not (or $network.hostNetwork $host.networks $settings.extendedResources $settings.deviceClaim) }}
 host.networks: empty, but {{ $name }} needs a network for each GPU NIC; name them in the order of the NICs
 {{- end }}
-{{- if and (not $settings.useHostPlugin) (not (and $settings.ncclPluginImage $settings.rxdmImage)) }}
+{{- if and (not $settings.useHostPlugin) (not (and $settings.ncclPluginImage (.Files.Glob (printf "launcher/%s/*-install.sh" $name)))) }}
 gpuPlatformSettings.useHostPlugin: {{ $name }} has no plugin image that this chart installs; set it to true
 {{- end }}
 {{- if and $settings.computeDomain (or (gt (int64 .Values.vllm.replicaCount) 1) .Values.autoscaling.enabled) }}
@@ -179,6 +180,14 @@ vllm.envFrom[{{ $i }}]: HF_TOKEN comes from huggingface.secretName; remove one o
 network.ncclSettings: {{ .name }} stands twice; keep one
 {{- end }}
 {{- $_ := set $seen .name true }}
+{{- end }}
+{{- end }}
+
+{{- /* Ports of the launcher: Ray, the meeting point of the ranks, the beacon of the leader. */}}
+{{- define "manyhost.check.port" -}}
+{{- $port := int64 .Values.vllm.service.ports.http }}
+{{- if has (toString $port) (list "6379" "29501" "29511") }}
+vllm.service.ports.http: {{ $port }} is a port of the launcher; choose another port
 {{- end }}
 {{- end }}
 

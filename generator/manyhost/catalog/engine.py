@@ -15,6 +15,7 @@ class Engine(Struct, frozen=True):
         version: Its file's name.
         image: The stock image, without tag.
         tag: Its tag.
+        device: What it computes on.
         architectures: What the stock image is built for.
         flags: File with the command-line flags, beside this one.
         executors: What can start the ranks of several hosts.
@@ -36,6 +37,7 @@ class Engine(Struct, frozen=True):
     version: Annotated[str, Meta(pattern=r"^v[0-9]+\.[0-9]+\.[0-9]+(-[a-z0-9]+)?$")]
     image: str
     tag: str
+    device: Literal["cuda", "cpu"]
     architectures: Annotated[list[Literal["amd64", "arm64"]], Meta(min_length=1)]
     flags: str
     executors: Annotated[list[Literal["mp", "ray"]], Meta(min_length=1)]

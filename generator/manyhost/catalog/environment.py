@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from manyhost.catalog.struct import Amount, Count, Name, Positive, Struct
+from manyhost.catalog.struct import Amount, Count, Date, Name, Positive, Struct
 
 Rate = Literal["on-demand", "spot", "flex-start", "calendar", "commit-1y", "commit-3y"]
 
@@ -60,12 +60,14 @@ class Price(Struct, frozen=True):
         source: Where.
         default_region: The region that counts when none is set.
         usd_per_host_hour: By region and by rate; commitments are rates too.
+        verified: Whether the source is the seller's own list, and not somebody else's word.
     """
 
-    date: str
+    date: Date
     source: str
     default_region: str
     usd_per_host_hour: dict[str, dict[Rate, Amount]]
+    verified: bool = True
 
 
 class Kubernetes(Struct, frozen=True, tag="kubernetes", tag_field="kind"):
@@ -125,3 +127,18 @@ class Environment(Struct, frozen=True):
     interconnects: Annotated[list[str], Meta(min_length=1)]
     platform: Gke | Kubernetes | RunPod
     price: Price | None = None
+
+
+def contradiction(environment: Environment) -> tuple[str, str]:
+    """Return the key of an environment that contradicts another one, and why; empty texts when none does."""
+    price, seen = environment.price, set[int]()
+    if price and price.default_region not in price.usd_per_host_hour:
+        return "price.default_region", "is none of the regions of usd_per_host_hour"
+    for index, nic in enumerate(environment.host.nics):
+        for gpu in nic.gpus:
+            if gpu >= environment.host.gpus:
+                return f"host.nics[{index}].gpus", f"names GPU {gpu} of {environment.host.gpus}"
+            if gpu in seen:
+                return f"host.nics[{index}].gpus", f"names GPU {gpu}, which another NIC carries"
+            seen.add(gpu)
+    return "", ""

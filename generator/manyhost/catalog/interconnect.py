@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from manyhost.catalog.struct import Amount, Name, Path, Positive, Struct
+from manyhost.catalog.struct import Amount, Date, Name, Path, Positive, Struct
 
 
 class Point(Struct, frozen=True):
@@ -102,7 +102,7 @@ class Release(Struct, frozen=True):
         nccl: The NCCL that the plugin was qualified with; empty where nobody says.
     """
 
-    date: str
+    date: Date
     plugin: str
     daemon: str = ""
     nccl: str = ""

@@ -14,7 +14,7 @@ import yaml12
 from manyhost.catalog import chart, yaml_reader
 from manyhost.catalog.chart import Chart
 from manyhost.catalog.engine import Engine
-from manyhost.catalog.environment import Environment
+from manyhost.catalog.environment import Environment, contradiction
 from manyhost.catalog.interconnect import GpuDirectTcp, Interconnect, Rdma, Sockets
 from manyhost.catalog.model import Model
 from manyhost.catalog.written import WRITTEN
@@ -49,6 +49,9 @@ class Catalog:
     def environment(self, name: str) -> Environment:
         """Return an environment by name; InvalidInput when there is none."""
         found: Environment = self._load("environments", name, Environment, "environment")
+        key, problem = contradiction(found)
+        if problem:
+            raise InvalidInput(problem, where=f"values/environments/{name}.yaml: {key}")
         return found
 
     def interconnect(self, name: str) -> Interconnect:

@@ -87,7 +87,11 @@ class Network(Struct, frozen=True):
         Meta(description="Network objects in NIC order; the environment's usual names when empty."),
     ] = []
     interconnect: Annotated[
-        str, Meta(description="One of values/interconnects; the environment's first when empty.")
+        str,
+        Meta(
+            description="One of values/interconnects; when empty the environment's first, or none "
+            "where a group is one host."
+        ),
     ] = ""
     host_network: Annotated[
         bool, Meta(description="Use the hosts' own network; privileged, and one pod per host.")

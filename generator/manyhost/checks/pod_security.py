@@ -174,7 +174,7 @@ def check(context: Context) -> Iterator[Finding]:
                     "pod-security",
                     pod.at("spec"),
                     f"{violation} is not allowed in this environment",
-                    "remove it, or list it with a reason in the environment's file",
+                    "remove it, or give a reason in the violations of its interconnect's file",
                 )
         found = _level(pod, departures)
         if _ORDER.index(found) > _ORDER.index(allowance.level):
@@ -185,5 +185,5 @@ def check(context: Context) -> Iterator[Finding]:
             "pod-security",
             pod.at("spec"),
             f"Pod Security level is {found}, the environment allows {allowance.level}",
-            "tighten the securityContext, or change security.level in the environment's file",
+            "tighten the securityContext, or change platform.pod_security in the environment's file",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ def command(
     """
     catalog = Catalog()
     resolved = pick(catalog, recipe, model, assignments)
-    name = VARIABLES.get(key, key)
+    name = re.sub(r"\[\d*\]", "", VARIABLES.get(key, key))
     rows = list(_settings(name, resolved)) or list(_values(name.removeprefix("chart."), resolved, catalog))
     if not rows:
         known = {*known_keys(), *resolved.origins, *_chart_values(catalog)}
@@ -68,12 +69,14 @@ def _settings(name: str, resolved: Resolved) -> Iterator[Row]:
     known = {entry.name: entry for entry in keys()}
     wanted = {*known, *resolved.origins}
     for key in sorted(k for k in wanted if k == name or k.startswith(f"{name}.")):
+        if key.startswith("chart."):
+            continue  # the chart has more to say of it
         entry = known.get(key)
         history = list(resolved.origins.get(key, []))
         if not history and any(k.startswith(f"{key}.") for k in resolved.origins):
             continue  # its entries follow
-        if not history and entry and entry.default is not msgspec.NODEFAULT:
-            history = [("default", entry.default)]
+        if entry and entry.default is not msgspec.NODEFAULT and (not history or history[-1][1] is None):
+            history.append(("default", entry.default))
         yield Row(key, entry.description if entry else "", history)
 
 
@@ -92,8 +95,10 @@ def _values(name: str, resolved: Resolved, catalog: Catalog) -> Iterator[Row]:
     wanted = [
         value for value in _chart_values(catalog) if name in ("chart", value) or value.startswith(f"{name}.")
     ]
-    if not wanted:
+    above = [value for value in _chart_values(catalog) if name.startswith(f"{value}.")]
+    if not wanted and not above:
         return
+    wanted = wanted or above  # an entry of a list or of a map whose keys people choose
     chart = catalog.chart(passthrough.CHART)
     written = planned_values(resolved, catalog)
     for value in wanted:

@@ -57,6 +57,8 @@ def command(
     folder = out or Path("build", resolved.name)
     files = rendered.files()
     write_files(folder, files)
+    for name in {"values.yaml", "manifests.yaml", "launch.json"} - set(files):
+        (folder / name).unlink(missing_ok=True)  # of a render for another platform
     output.result(
         {
             "plan": msgspec.json.decode(files["plan.json"]),

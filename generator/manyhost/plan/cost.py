@@ -19,6 +19,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         region: The region that it is for; empty without a list.
         date: The day on which the list was read; empty without a list.
         source: Where the list is; empty without one.
+        verified: Whether it is the seller's own.
     """
 
     usd_per_hour: float | None
@@ -26,13 +27,14 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     region: str
     date: str
     source: str
+    verified: bool
 
 
 def cost(recipe: Recipe, environment: Environment, hosts: int) -> Cost:
     """Return what a number of hosts costs."""
     price = environment.price
     if price is None:
-        return Cost(usd_per_hour=None, usd_per_hour_by_rate={}, region="", date="", source="")
+        return Cost(usd_per_hour=None, usd_per_hour_by_rate={}, region="", date="", source="", verified=True)
     known = price.usd_per_host_hour
     regions = (recipe.site.cluster_region, recipe.site.region, price.default_region)
     region = next(name for name in regions if name in known)
@@ -44,4 +46,5 @@ def cost(recipe: Recipe, environment: Environment, hosts: int) -> Cost:
         region=region,
         date=price.date,
         source=price.source,
+        verified=price.verified,
     )

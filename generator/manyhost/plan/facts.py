@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from manyhost.catalog import Catalog, Engine, Environment, Interconnect, Model, Resolved
+from manyhost.catalog import Catalog, Engine, Environment, Interconnect, Model, Recipe, Resolved
 from manyhost.errors import InvalidInput, nearest
 
 
@@ -26,6 +26,16 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     reserved: dict[str, str]
 
 
+def _usual(environment: Environment, recipe: Recipe) -> str:
+    """Return the environment's own interconnect; within one host there is nothing to connect."""
+    sizes, roles = recipe.parallelism, recipe.roles
+    tensor = max(sizes.tensor, roles.prefill.tensor, roles.decode.tensor)
+    ranks = tensor * sizes.pipeline * max(sizes.data, roles.prefill.data, roles.decode.data)
+    if ranks <= environment.host.gpus and "none" in environment.interconnects:
+        return "none"
+    return environment.interconnects[0]
+
+
 def join(resolved: Resolved, catalog: Catalog) -> Facts:
     """Look up everything that a recipe names.
 
@@ -34,7 +44,7 @@ def join(resolved: Resolved, catalog: Catalog) -> Facts:
     """
     recipe = resolved.recipe
     environment = catalog.environment(recipe.environment)
-    fabric = recipe.network.interconnect or environment.interconnects[0]
+    fabric = recipe.network.interconnect or _usual(environment, recipe)
     if fabric not in environment.interconnects:
         raise InvalidInput(
             f"environment {environment.name} has no interconnect {fabric[:80]!r}",

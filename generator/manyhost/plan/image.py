@@ -44,6 +44,12 @@ def check(recipe: Recipe, engine: Engine, host: Host) -> None:
     Raises:
         InvalidInput: Naming the key.
     """
+    if (engine.device == "cuda") != (host.gpus > 0):
+        device = "GPUs" if engine.device == "cuda" else "CPUs"
+        raise InvalidInput(
+            f"vLLM {engine.version} computes on {device}, and a host has {host.gpus or 'no'} GPUs",
+            where="engine.version",
+        )
     executor = recipe.engine.executor
     if executor not in engine.executors:
         raise InvalidInput(

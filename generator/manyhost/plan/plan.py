@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from manyhost.catalog import Catalog, Engine, Environment, Interconnect, Model, Recipe, Resolved
+from manyhost.catalog.environment import RunPod
 from manyhost.errors import InvalidInput
 from manyhost.plan import arguments, cost, image, networks, roles, security, startup, weights
 from manyhost.plan.facts import Facts, join
@@ -148,8 +149,13 @@ def _warnings(recipe: Recipe, facts: Facts, found: tuple[Role, ...], moved: Hand
         if role.parallelism.tensor > gpus > 0 and not facts.interconnect.spans_hosts:
             warnings.append(
                 f"{name}tensor {role.parallelism.tensor} spans hosts: every layer waits for the network; "
-                f"tensor {gpus} x pipeline is faster over TCP links, which were measured"
+                f"tensor {gpus} x pipeline crosses it once a stage"
             )
+    if recipe.capacity.mode != "on-demand" and not isinstance(facts.environment.platform, RunPod):
+        warnings.append(
+            f"capacity.mode {recipe.capacity.mode} decides the price alone: "
+            "choose the node pool that has such hosts with node_selector"
+        )
     if moved and moved.seconds * 1000 > recipe.objectives.ttft_ms:
         warnings.append(
             f"handing over the KV cache of one request takes {moved.seconds:.1f} s over "

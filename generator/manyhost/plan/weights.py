@@ -35,6 +35,12 @@ def source(recipe: Recipe, model: Model, host: Host) -> Source:
         raise InvalidInput("is bucket, but no bucket is set", where="weights.source", fix="set GCS_BUCKET")
     if kind == "folder" and not path.startswith("/"):
         raise InvalidInput("must be an absolute path", where="weights.path")
+    if not host.gpus and model.weights_bytes > host.memory_gib * GIB:
+        raise InvalidInput(
+            f"{model.weights_bytes / 1e9:.1f} GB of {model.name} do not fit into the "
+            f"{host.memory_gib} GiB of a host",
+            where="model",
+        )
     if kind != "hub":
         return Source(kind=kind, path=path or f"/gcs/models/{model.hub_id}")
     if path:

@@ -200,8 +200,9 @@ def parse_manifests(text: str) -> list[dict[str, Any]]:
 
 
 def planned_values(resolved: Resolved, catalog: Catalog) -> dict[str, Any]:
-    """Return the Helm values of a resolved recipe, without rendering them."""
-    return parse_values(values_text(make_plan(resolved, catalog)))
+    """Return the Helm values of a resolved recipe, without rendering them; none where no chart is used."""
+    plan = make_plan(resolved, catalog)
+    return {} if isinstance(plan.environment.platform, RunPod) else parse_values(values_text(plan))
 
 
 def build(

@@ -11,13 +11,21 @@ _HOST_HEIGHT = 168
 _GROUPS_DRAWN = 3  # of each role; the others are counted in words
 _HOSTS_DRAWN = 4  # of each group
 _BUS = 26  # between the hosts of a group
+_LETTER = 7.4  # at 13 pixels, cautiously
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 
 
 def topology_svg(plan: Plan) -> bytes:
     """Return the picture as SVG text, readable without colours too: every box is labelled."""
     per_host = max(plan.gpus_per_host, 1)
-    width = max(per_host * (_GPU_WIDTH + _GAP) - _GAP + 6 * _MARGIN, 700)
+    crosses = any(role.hosts > 1 for role in plan.roles)
+    fabric = plan.interconnect.description if crosses else "one host a group"
+    subtitle = (
+        f"{table.groups(plan)} {plan.environment.host.machine_type} · vLLM {plan.engine.version} "
+        f"({plan.settings.engine.executor}) · {fabric}"
+    )
+    boxes = per_host * (_GPU_WIDTH + _GAP) - _GAP + 6 * _MARGIN
+    width = max(boxes, 700, 2 * _MARGIN + int(_LETTER * len(subtitle)))
     body: list[str] = []
     top = 92
     for role in plan.roles:
@@ -40,13 +48,7 @@ def topology_svg(plan: Plan) -> bytes:
         f"<title>{_escape(plan.recipe)}</title>",
         f'<rect width="{width}" height="{bottom}" fill="#ffffff"/>',
         _text(_MARGIN, 32, plan.recipe, size=20, weight="bold"),
-        _text(
-            _MARGIN,
-            54,
-            f"{table.groups(plan)} {plan.environment.host.machine_type} · vLLM {plan.engine.version} "
-            f"({plan.settings.engine.executor}) · {plan.interconnect.description}",
-            colour="#444444",
-        ),
+        _text(_MARGIN, 54, subtitle, colour="#444444"),
         _text(_MARGIN, 74, _sizes(plan), colour="#444444"),
     ]
     return ("\n".join([*parts, *body, *legend, "</svg>"]) + "\n").encode()
@@ -180,6 +182,9 @@ def _legend(plan: Plan, top: int) -> tuple[list[str], int]:
             _text(_MARGIN + 24, y + 13, text),
         ]
         first += layers
+        y += 22
+    if (more := len(role.pipeline_layers) - len(_COLOURS)) > 0:
+        parts.append(_text(_MARGIN + 24, y + 13, f"and {more} more stages, in the same colours again"))
         y += 22
     return parts, y + 16
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from manyhost.catalog.merge import merge
 
 from tests.helpers.cli import ROOT, checkout, manyhost, tree
 
@@ -85,3 +86,39 @@ def test_the_folder_of_a_recipe_is_only_a_name(own: Path, monkeypatch: pytest.Mo
     values = yaml.safe_load((own / "build/a3mega/deepseek-r1-671b/values.yaml").read_text())
     assert values["host"]["environment"] == "twin"
     assert values["clusterName"] == "twin-cluster"  # the section of the environment that it runs on
+
+
+TOO_MANY = [{"network": "default"}, {"network": "a", "gpus": [9]}]
+TWICE = [{"network": "a", "gpus": [0]}, {"network": "b", "gpus": [0]}]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"price": {"default_region": "mars"}}, "price.default_region: is none of the regions"),
+        ({"price": {"date": "yesterday"}}, "price.date: expected str matching regex"),
+        (
+            {"host": {"nics": TOO_MANY}},
+            "host.nics[1].gpus: names GPU 9 of 8",
+        ),
+        (
+            {"host": {"nics": TWICE}},
+            "GPU 0, which another NIC",
+        ),
+    ],
+)
+def test_facts_that_contradict_each_other_name_the_key(own: Path, change: dict[str, Any], words: str) -> None:
+    mine = merge(_environment("a3mega", name="mine", description="my hosts"), change)
+    _add(own, mine)
+    ran = manyhost("render", "mine")
+    assert ran.code == 3, ran.out
+    assert f"values/environments/mine.yaml: {words.partition(':')[0]}" in ran.err or words in ran.err
+    assert words in ran.err
+
+
+def test_a_platform_that_was_left_leaves_no_files_behind(own: Path) -> None:
+    assert manyhost("render", "local").code == 0
+    folder = own / "build/local/tiny-r1"
+    (folder / "launch.json").write_text("{}")
+    assert manyhost("render", "local").code == 0
+    assert sorted(tree(folder)) == ["manifests.yaml", "plan.json", "topology.svg", "values.yaml"]

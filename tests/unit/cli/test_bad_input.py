@@ -168,7 +168,7 @@ SETTINGS = [
     ("model=gpt", "--set: model: unknown model 'gpt'"),
     ("chart={vllm: {}}", "--set: chart.vllm: names no value"),
     ("environment=locl", "--set: environment: unknown environment 'locl'\n  fix: did you mean local?"),
-    ("environment=local", "do not fit on the 8 GiB of local SSD"),
+    ("environment=local", "computes on GPUs, and a host has no GPUs"),
     ("network.interconnect=gib", "has no interconnect 'gib'"),
     # what cannot work
     ("parallelism.tensor=3", "128 attention heads cannot be divided by tensor 3"),
@@ -381,7 +381,7 @@ def test_a_name_that_is_too_long(out: Path) -> None:
 
 def test_a_nul_in_the_folder(out: Path) -> None:
     before = tree(out.parent)  # no program gets one from its command line, but a library does
-    with pytest.raises(Failed, match="cannot be written: .*embedded null"):
+    with pytest.raises(Failed, match=r"cannot be written: .*embedded null"):
         write_files(Path(f"{out}\0x"), {"values.yaml": b""})
     assert tree(out.parent) == before
 

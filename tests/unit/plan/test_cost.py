@@ -45,7 +45,7 @@ def test_an_environment_without_a_price_list() -> None:
     without = msgspec.structs.replace(A3MEGA, price=None)
     for mode in ("on-demand", "spot", "reservation"):
         assert cost(recipe(f"capacity.mode={mode}"), without, 2) == Cost(
-            usd_per_hour=None, usd_per_hour_by_rate={}, region="", date="", source=""
+            usd_per_hour=None, usd_per_hour_by_rate={}, region="", date="", source="", verified=True
         )
     shown = msgspec.structs.replace(plan(), cost=cost(recipe(), without, 2))
     assert dict(table.rows(shown))["price"].startswith("nobody publishes one for on-demand a3-megagpu-8g")

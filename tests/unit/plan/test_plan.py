@@ -130,7 +130,7 @@ def test_sources_of_the_weights(
         (("arguments.kv-cache-dtype=int8",), "use one of: auto, fp8, fp8_e4m3"),
         (("arguments.max-num-seqs=0",), "must be a whole number from 1"),
         (("arguments.max-num-seqs=true",), "must be a whole number from 1"),
-        (("environment=local",), "do not fit on the 8 GiB of local SSD"),
+        (("environment=local",), "computes on GPUs, and a host has no GPUs"),
     ],
 )
 def test_what_cannot_work_says_why(assignments: tuple[str, ...], words: str) -> None:
@@ -290,3 +290,27 @@ def test_the_table_says_what_someone_pays_for(recipe: str) -> None:
     assert {"recipe", "hosts", "parallelism", "engine", "weights", "cold start", "price"} <= set(labels)
     assert all("\n" not in text for text in labels.values())
     assert ("memory" in labels) == (p.gpus_per_host > 0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "assignments", "interconnect"),
+    [
+        ("a3ultra/deepseek-r1-671b", (), "none"),
+        ("a3ultra/deepseek-r1-671b", ("parallelism.pipeline=2",), "gib"),
+        ("a3ultra/deepseek-r1-671b", ("network.interconnect=gib",), "gib"),
+        ("a3ultra/deepseek-r1-671b-two-hosts", (), "gib"),
+        (RECIPE, (), "tcpxo"),
+    ],
+)
+def test_within_one_host_there_is_nothing_to_connect(
+    recipe: str, assignments: tuple[str, ...], interconnect: str
+) -> None:
+    assert plan(*assignments, recipe=recipe).interconnect.name == interconnect
+
+
+def test_an_engine_for_cpus_is_no_engine_for_gpus() -> None:
+    assert "computes on CPUs, and a host has 8 GPUs" in refused("engine.version=v0.32.0-cpu")
+
+
+def test_capacity_that_is_not_on_demand_is_a_matter_of_the_node_pool() -> None:
+    assert any("node_selector" in warning for warning in plan("capacity.mode=spot").warnings)

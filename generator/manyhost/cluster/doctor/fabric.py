@@ -48,7 +48,7 @@ def networks(sight: Sight) -> Finding | list[Finding]:
         findings.append(
             warned(
                 f"Device networks {', '.join(sorted(unused))} are not used by the pods; "
-                "an additional gVNIC takes a GPU's slot on this machine type",
+                "on A3 Mega an additional gVNIC takes a GPU's slot",
                 "kubectl get networks.networking.gke.io",
             )
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from manyhost.catalog.interconnect import Rdma
-from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
+from manyhost.cluster import gke
+from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped
 from manyhost.cluster.doctor.hosts import rooms
 
 _DOMAINS = "resource.nvidia.com/v1beta1"
@@ -13,8 +14,10 @@ _CLAIMS = "resource.k8s.io/v1"
 # Hosts of a sub-block are of one NVLink domain (GoogleCloudPlatform/cluster-toolkit, examples/gke-a4x).
 _SUBBLOCK = "cloud.google.com/gce-topology-subblock"
 _DRIVER = (
-    "helm install nvidia-dra-driver-gpu nvidia/nvidia-dra-driver-gpu --namespace nvidia-dra-driver-gpu "
-    "--create-namespace --set nvidiaDriverRoot=/home/kubernetes/bin/nvidia --set resources.gpus.enabled=false"
+    "helm upgrade --install nvidia-dra-driver-gpu nvidia-dra-driver-gpu "
+    "--repo https://helm.ngc.nvidia.com/nvidia --namespace nvidia-dra-driver-gpu --create-namespace "
+    "--set nvidiaDriverRoot=/home/kubernetes/bin/nvidia "
+    "--set resources.gpus.enabled=false --set kubeletPlugin.tolerations[0].operator=Exists"
 )
 
 
@@ -31,18 +34,27 @@ def nvlink_domain(sight: Sight) -> Finding | list[Finding]:
         findings.append(
             failed(
                 f"the cluster does not serve {_CLAIMS}: Kubernetes 1.34 or newer is needed",
-                "gcloud container clusters upgrade NAME --master",
+                f"gcloud container clusters upgrade {_cluster(sight)} --master",
             )
         )
     elif fabric.device_class and sight.find(_CLAIMS, "deviceclasses", fabric.device_class) is None:
         findings.append(
             failed(
                 f"DeviceClass {fabric.device_class} does not exist: the node pool has no managed DRANET",
-                "gcloud container node-pools create NAME --accelerator-network-profile=auto "
+                f"gcloud container node-pools list --cluster {_cluster(sight)}; make one with "
+                "--accelerator-network-profile=auto "
                 "--node-labels=cloud.google.com/gke-networking-dra-driver=true",
             )
         )
     return findings or _domain(sight)
+
+
+def _cluster(sight: Sight) -> str:
+    """The cluster as gcloud wants it named; the settings' or the context's words."""
+    site, found = sight.target.plan.settings.site, gke.parse(sight.connection.context)
+    name = found.cluster if found else site.cluster_name or sight.connection.context
+    location = found.location if found else site.cluster_region
+    return f"{name} --location {location}" if location else name
 
 
 def _domain(sight: Sight) -> Finding:
@@ -54,9 +66,9 @@ def _domain(sight: Sight) -> Finding:
     if sizes.total() < wanted:
         return skipped("there are not enough free hosts")
     if largest < wanted:
-        return warned(
+        return failed(
             f"no {wanted} free hosts carry the same {_SUBBLOCK}: "
-            "a group would have no NVLink between its hosts",
+            "the pods of a group ask for one NVLink domain",
             f"kubectl get nodes --label-columns {_SUBBLOCK}",
         )
     return passed(f"{largest} free hosts are of one NVLink domain")
