@@ -18,6 +18,7 @@ import msgspec
 from manyhost import cli, errors
 from manyhost.catalog import Catalog, resolve
 from manyhost.catalog.interconnect import Plugin, Rdma
+from manyhost.catalog.loader import ENGINES
 from manyhost.catalog.settings import VARIABLES, keys
 from manyhost.cli import COMMANDS
 from manyhost.output import Envelope, Event, EventLine, Notice
@@ -70,6 +71,28 @@ def committed_values() -> dict[Path, bytes]:
         rendered = renderer.render(resolve(renderer.catalog, name))
         files[ROOT / "recipes" / name / "values.yaml"] = rendered.values_text.encode()
     return files
+
+
+def chart_engines() -> dict[Path, bytes]:
+    """Return engines.yaml of the chart: the executors of each engine version, and a recipe for it."""
+    catalog = Catalog(ROOT)
+    recipes: dict[str, str] = {}
+    for name in catalog.recipes():
+        recipes.setdefault(catalog.recipe_document(name)["engine"]["version"], name)
+    lines = [
+        "# What starts the ranks on several hosts, by version of vLLM, and what of it the stock image has.",
+        "# Generated from values/engines/vllm and the recipes by `make generate`; the planner reads it too.",
+    ]
+    for version in catalog.names("engines/vllm"):
+        engine = catalog.engine(version)
+        entry = {
+            "executors": engine.executors,
+            "image": engine.image,
+            "imageExecutors": engine.stock_image_executors,
+            "recipe": recipes.get(version, ""),
+        }
+        lines.append(f"{json.dumps(version)}: {json.dumps(entry)}")
+    return {ROOT / "charts/llm-multihost" / ENGINES: ("\n".join(lines) + "\n").encode()}
 
 
 def common_templates() -> dict[Path, bytes]:
@@ -272,7 +295,8 @@ def kubernetes_schemas() -> dict[Path, bytes]:
 
 
 GENERATORS = (
-    common_templates,  # first: the others render the charts
+    common_templates,  # these two first: the others render the charts
+    chart_engines,
     committed_values,
     picture,
     settings_reference,

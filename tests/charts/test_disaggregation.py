@@ -173,7 +173,6 @@ def test_scaling_disruption_and_network_are_about_those_who_answer():
     ("key", "value", "words"),
     [
         ("model", {"tp_size": 8, "pp_size": 2}, "model.pp_size: KV caches"),
-        ("vllm.executor", "ray", "need mp"),
         ("vllm.serverArgs", {"kv-transfer-config": {}}, "vllm.serverArgs.kv-transfer-config: cannot stand"),
         ("vllm.serverArgs", {"kv-transfer-config.kv_role": "x"}, "cannot stand beside"),
         ("vllm.serverArgs", {"kv-offloading-size": 4}, "vllm.serverArgs.kv-offloading-size: cannot stand"),

@@ -24,7 +24,7 @@ CONFIGURATIONS = {
     "host network": merge(fabric("tcpxo"), nest("network.hostNetwork", True)),
     "buckets": {"volumes": {"gcsMounts": [{"bucketName": "weights"}]}},
     "cpu": {"host": {"gpus": 0, "networks": []}, "model": {"tp_size": 1}},
-    "ray": {"vllm": {"executor": "ray"}},
+    "ray": {"job": {"image": {"tag": "v0.7.3"}}, "vllm": {"executor": "ray"}},
     "rdma": {
         "network": {"interconnect": "roce"},
         "gpuPlatformSettings": {

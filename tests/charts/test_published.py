@@ -1,13 +1,14 @@
-"""The `helm install` lines of the published recipe keep working.
+"""The `helm install` lines of the published recipe keep working, with the values for its engine.
 
-AI-Hypercomputer/gpu-recipes: inference/a3mega/deepseek-r1-671b/vllm-serving-gke/README.md.
+AI-Hypercomputer/gpu-recipes: inference/a3mega/deepseek-r1-671b/vllm-serving-gke/README.md. The chart's
+own values are for an engine that starts several hosts by itself; v0.7.3 has only Ray.
 """
 
 import json
 
 import pytest
 
-from tests.helpers.helm import CHART, RenderError, engine_container, helm_binaries, pod, render
+from tests.helpers.helm import CHART, ROOT, RenderError, engine_container, helm_binaries, pod, render
 
 REPOSITORY = "us-central1-docker.pkg.dev/p/r/vllm-openai"
 NINE = ["default", *[f"vpc{i}" for i in range(1, 9)]]
@@ -17,8 +18,11 @@ BINARIES = sorted(helm_binaries()) or [
 ]
 
 
-def line(networks=(), cluster="c-1"):
-    options = ["-f", str(CHART / "values.yaml"), "--set", f"job.image.repository={REPOSITORY}"]
+VALUES = ROOT / "recipes/a3mega/deepseek-r1-671b-published/values.yaml"
+
+
+def line(networks=(), cluster="c-1", values=VALUES):
+    options = ["-f", str(values), "--set", f"job.image.repository={REPOSITORY}"]
     if cluster:
         options += ["--set", f"clusterName={cluster}"]
     options += ["--set", "job.image.tag=v0.7.3"]
@@ -38,6 +42,16 @@ def test_default_networks(engine):
     assert service["metadata"]["name"] == "jane-serving-deepseek-r1-model-svc"
     (bucket,) = (v for v in pod(objects)["spec"]["volumes"] if v["name"] == "gcs-0")
     assert bucket["csi"]["volumeAttributes"]["bucketName"] == "my_bucket.example"
+
+
+@pytest.mark.parametrize("engine", BINARIES)
+def test_the_charts_own_values_are_for_another_engine(engine):
+    """They would install mp with an engine that has only Ray: both hosts start, and never find each other."""
+    with pytest.raises(RenderError) as error:
+        render(engine=engine, options=line(values=CHART / "values.yaml"))
+    (message,) = (text for text in str(error.value).splitlines() if "vllm.executor" in text)
+    assert "vLLM v0.7.3 starts several hosts with ray, not with mp" in message
+    assert "-f recipes/a3mega/deepseek-r1-671b-published/values.yaml" in message
 
 
 @pytest.mark.parametrize("engine", BINARIES)
@@ -117,5 +131,6 @@ def test_the_published_values_file_is_refused_with_the_reasons():
     ]
     del published["targetPlatform"], published["gpuPlatformSettings"]["ncclBuildType"]
     published["job"]["image"] = {"repository": REPOSITORY, "tag": "v0.7.3"}
+    published["vllm"]["executor"] = "ray"
     published["volumes"]["gcsMounts"][0]["bucketName"] = "my-bucket"
     assert "--disable-log-requests" in engine_container(render(published))["args"]

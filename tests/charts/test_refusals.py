@@ -69,6 +69,36 @@ def test_reserved_engine_flags(flag, place):
 
 
 @pytest.mark.parametrize(
+    ("tag", "executor", "image", "words"),
+    [
+        (
+            "v0.7.3",
+            "mp",
+            "vllm/vllm-openai",
+            "vLLM v0.7.3 starts several hosts with ray, not with mp; add the",
+        ),
+        ("0.7.3-mine", "mp", "own/image", "vLLM v0.7.3 starts several hosts with ray, not with mp; add the"),
+        ("v0.7.3", "ray", "vllm/vllm-openai", ""),
+        (
+            "v0.26.0",
+            "ray",
+            "vllm/vllm-openai",
+            "ray is not in the image vllm/vllm-openai:v0.26.0; set it to mp",
+        ),
+        ("v0.26.0-cu129", "ray", "own/image", ""),
+        ("v0.19.0", "mp", "vllm/vllm-openai", ""),
+    ],
+)
+def test_an_engine_that_cannot_start_several_hosts_so(tag, executor, image, words):
+    values = {"job": {"image": {"tag": tag, "repository": image}}, "vllm": {"executor": executor}}
+    if not words:
+        render(values)
+        return
+    (line,) = problems(values)
+    assert line.startswith(f"vllm.executor: {words}")
+
+
+@pytest.mark.parametrize(
     ("values", "line"),
     [
         (nest("job.image.tag", ""), 'job.image.tag: "" does not pin a version'),

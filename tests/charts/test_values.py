@@ -154,7 +154,7 @@ MUTATIONS = {
     "volumes.extra[].readOnly": (False, EXTRA),
     "volumes.extra[].volume": ({"emptyDir": {}}, EXTRA),
     "vllm.replicaCount": (2, {}),
-    "vllm.executor": ("ray", {}),
+    "vllm.executor": ("ray", nest("job.image.repository", "other/image")),
     "vllm.command": (["python3", "-m", "vllm"], {}),
     "vllm.serverArgs": ({"max-model-len": 1}, {}),
     "vllm.env[].name": ("B", ENV),

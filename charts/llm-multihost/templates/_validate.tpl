@@ -8,6 +8,7 @@ What the schema cannot say. Each check prints one line for each problem, written
   (include "manyhost.check.refused" .)
   (include "manyhost.check.release" .)
   (include "manyhost.check.image" .)
+  (include "manyhost.check.executor" .)
   (include "manyhost.check.group" .)
   (include "manyhost.check.networks" .)
   (include "manyhost.check.serverArgs" .)
@@ -60,6 +61,23 @@ job.image.tag: {{ .tag | default "" | quote }} does not pin a version; set a tag
 {{- end }}
 {{- if and .digest (ne (len .digest) 71) }}
 job.image.digest: {{ .digest }} is not a whole digest; write sha256: and 64 hexadecimal digits
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* engines.yaml says what each version can start several hosts with; of other versions nothing is known. */}}
+{{- define "manyhost.check.executor" -}}
+{{- $engines := .Files.Get "engines.yaml" | fromYaml }}
+{{- $image := .Values.job.image }}
+{{- $executor := .Values.vllm.executor }}
+{{- $tag := $image.tag | default "" | trimPrefix "v" | printf "v%s" }}
+{{- $version := hasKey $engines $tag | ternary $tag (regexFind "^v[0-9]+\\.[0-9]+\\.[0-9]+" $tag) }}
+{{- if and (hasKey $engines $version) (not $image.digest) }}
+{{- $engine := get $engines $version }}
+{{- if not (has $executor $engine.executors) }}
+vllm.executor: vLLM {{ $version }} starts several hosts with {{ join " or " $engine.executors }}, not with {{ $executor }}; {{ if $engine.recipe }}add the values of a recipe for it (-f recipes/{{ $engine.recipe }}/values.yaml){{ else }}set it to {{ first $engine.executors }}{{ end }}
+{{- else if and (eq ($image.repository | default "") $engine.image) (not (has $executor $engine.imageExecutors)) }}
+vllm.executor: {{ $executor }} is not in the image {{ $image.repository }}:{{ $image.tag }}; set it to {{ join " or " $engine.imageExecutors }}, or name an image that has it (job.image.repository)
 {{- end }}
 {{- end }}
 {{- end }}

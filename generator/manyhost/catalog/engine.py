@@ -1,5 +1,7 @@
 """Engines at their versions (values/engines/)."""
 
+import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -52,3 +54,19 @@ class Engine(Struct, frozen=True):
     default_arguments: dict[str, Any]
     default_utilization: Amount
     compile_seconds: Positive
+
+
+def version_in(tag: str) -> str:
+    """Return the version that a tag begins with, written v1.2.3; empty when it looks like none."""
+    match = re.match(r"v?([0-9]+\.[0-9]+\.[0-9]+)", tag)
+    return f"v{match[1]}" if match else ""
+
+
+def known_version(tag: str, known: Collection[str]) -> str:
+    """Return the known version that an image with this tag holds; empty when none does.
+
+    Args:
+        tag: The whole version, or the version and more (v0.26.0-cu129).
+        known: Versions of the catalog.
+    """
+    return next((name for name in (tag, f"v{tag}", version_in(tag)) if name in known), "")

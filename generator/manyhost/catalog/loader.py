@@ -22,6 +22,7 @@ from manyhost.errors import InvalidInput, nearest
 
 LOCAL_FILE = "values/local.yaml"
 RESERVED = "reserved-flags.yaml"
+ENGINES = "engines.yaml"
 _HERE = Path()  # relative, so that errors name files as their owner does
 _PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
 HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
@@ -126,6 +127,16 @@ class Catalog:
                 flag: next(iter(WRITTEN.get(value, ())), "")
                 for flag, value in yaml_reader.read_mapping(path, where)["setBy"].items()
             }
+        kept: dict[str, str] = self._kept[key]
+        return kept
+
+    def engine_recipes(self) -> dict[str, str]:
+        """Return a recipe for each engine version that has one, as the chart names them too."""
+        key = ("engines", "recipes")
+        if key not in self._kept:
+            path, where = self.root / "charts/llm-multihost" / ENGINES, f"charts/llm-multihost/{ENGINES}"
+            entries = yaml_reader.read_mapping(path, where)
+            self._kept[key] = {version: entry["recipe"] for version, entry in entries.items()}
         kept: dict[str, str] = self._kept[key]
         return kept
 

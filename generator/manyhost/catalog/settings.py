@@ -65,6 +65,16 @@ class Resolved(msgspec.Struct, frozen=True):
                 return self.origins[candidate][-1][0]
         return "default"
 
+    def blamed(self, keys: Iterable[str]) -> str:
+        """Return the one of several keys that contradict each other that was set last, by the precedence."""
+        return max(keys, key=lambda key: _rank(self.origin(key)))
+
+
+def _rank(origin: str) -> int:
+    """Return how strong an origin is: a recipe and what lies below it are the weakest."""
+    stronger = (LOCAL_FILE, "environment variable ", "--set")
+    return next((rank for rank, start in enumerate(stronger, 1) if origin.startswith(start)), 0)
+
 
 def resolve(
     catalog: Catalog,

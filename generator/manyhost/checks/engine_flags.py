@@ -1,4 +1,4 @@
-"""Every argument of the engine exists in the pinned version and has a value of its type.
+"""The pinned engine has the executor, and every argument exists in it and has a value of its type.
 
 The tables are values/engines/vllm/<version>.flags.yaml (tools/extract_engine_flags.py).
 """
@@ -87,7 +87,20 @@ def check(context: Context) -> Iterator[Finding]:
     for pod in context.pods:
         for container in pod.containers:
             if launched(container):
+                yield from _check_executor(container, context.flags)
                 yield from _check_container(container, context.flags)
+
+
+def _check_executor(container: Container, table: FlagTable) -> Iterator[Finding]:
+    executor = container.value("MANYHOST_EXECUTOR")
+    if executor and table.executors and executor not in table.executors:
+        able = " or ".join(table.executors)
+        yield Finding(
+            "engine-executor",
+            f"{container.where}.env[MANYHOST_EXECUTOR]",
+            f"vLLM {table.version} starts several hosts with {able}, not with {executor}",
+            f"render a recipe for it, or set the executor to {able}",
+        )
 
 
 def _check_container(container: Container, table: FlagTable) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The flags of an engine version: plain data that the checks are given."""
+"""What is known of an engine version: plain data that the checks are given."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ class FlagTable(msgspec.Struct, frozen=True, dict=True):
     Attributes:
         version: The version the flags were taken from, for messages.
         flags: Name without dashes -> type, choices, negatable, negative, aliases, list, ...
+        executors: What can start its ranks on several hosts; empty when nobody says.
     """
 
     version: str
     flags: Mapping[str, Mapping[str, Any]]
+    executors: tuple[str, ...] = ()
 
     @cached_property
     def spellings(self) -> dict[str, tuple[str, bool]]:

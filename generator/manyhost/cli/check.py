@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manyhost.catalog import Catalog
+from manyhost.catalog import Catalog, Engine
+from manyhost.catalog.engine import known_version, version_in
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
 from manyhost.errors import Failed, InvalidInput
@@ -47,21 +48,29 @@ def command(files: tuple[Path, ...], version: str, environment: str, output: Pri
     findings: list[tuple[Path, checks.Finding]] = []
     for path in files:
         text, objects = _read(path)
-        engine = version or _image_tag(objects)
+        image, tag = _image(objects)
+        engine = version or known_version(tag, catalog.names("engines/vllm"))
         place = environment or _environment(objects)
-        known = engine in catalog.names("engines/vllm")
         allowed = _allowed(catalog, place, objects) if place else checks.Allowance("baseline")
         if version:
             catalog.engine(version)
         found = checks.run(
             objects,
-            flags=renderer.flag_table(catalog.engine(engine)) if known else None,
+            flags=renderer.flag_table(catalog.engine(engine)) if engine else None,
             environment_level=allowed,
             shell=shell_problems,
             shipped_scripts=renderer.shipped_scripts(),
             manifests_text=text,
         )
+        if version and (other := _other_version(tag, catalog.engine(version), image)):
+            found.insert(0, checks.Finding("engine-version", f"image {image}:{tag}", *other))
         findings += [(path, finding) for finding in found]
+        if tag and not engine:
+            output.warn(
+                f"flags and executor are not checked: nobody here knows which vLLM {tag[:80]!r} is",
+                where=str(path),
+                fix=f"manyhost check --engine VERSION; known: {', '.join(catalog.names('engines/vllm'))}",
+            )
     output.result(
         {
             "files": [str(path) for path in files],
@@ -134,9 +143,19 @@ def _allowed(catalog: Catalog, name: str, objects: list[dict[str, Any]]) -> Allo
     return allowance(security.either(found))
 
 
-def _image_tag(objects: list[dict[str, Any]]) -> str:
+def _other_version(tag: str, engine: Engine, image: str) -> tuple[str, str] | None:
+    """Say that a stock image is another version than was asked for; nobody knows that of one's own."""
+    found = version_in(tag)
+    if image.removeprefix("docker.io/") != engine.image or found in ("", version_in(engine.version)):
+        return None
+    return f"is vLLM {found}, not {engine.version}", "leave --engine out, or render for that version"
+
+
+def _image(objects: list[dict[str, Any]]) -> tuple[str, str]:
+    """Return the engine's image without tag, and its tag."""
     containers = _find(objects, "spec", "leaderWorkerTemplate", "workerTemplate", "spec", "containers")
     for container in containers if isinstance(containers, list) else []:
         if isinstance(container, dict) and container.get("name") == "vllm":
-            return str(container.get("image", "")).partition("@")[0].rpartition(":")[2]
-    return ""
+            name, _, tag = str(container.get("image", "")).partition("@")[0].rpartition(":")
+            return (name, tag) if "/" not in tag else ("", "")
+    return "", ""

@@ -16,6 +16,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         interconnect: How GPUs of different hosts talk.
         model: What is served.
         engine: What serves it.
+        recipes: A recipe for each engine version, empty where there is none.
         reserved: Engine flags that nobody may give, with the setting that does it ("" for the launcher).
     """
 
@@ -23,6 +24,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     interconnect: Interconnect
     model: Model
     engine: Engine
+    recipes: dict[str, str]
     reserved: dict[str, str]
 
 
@@ -56,5 +58,6 @@ def join(resolved: Resolved, catalog: Catalog) -> Facts:
         interconnect=catalog.interconnect(fabric),
         model=catalog.model(recipe.model),
         engine=catalog.engine(recipe.engine.version),
+        recipes=catalog.engine_recipes(),
         reserved=catalog.reserved_flags(),
     )

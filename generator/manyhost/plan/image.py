@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from manyhost.catalog import Engine, Recipe
-from manyhost.catalog.environment import Host
+from manyhost.catalog.engine import known_version, version_in
 from manyhost.errors import InvalidInput
+from manyhost.plan.facts import Facts
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,25 +39,29 @@ def image(recipe: Recipe, engine: Engine) -> Image:
     )
 
 
-def check(recipe: Recipe, engine: Engine, host: Host) -> None:
-    """Check that the image can start the executor, and was built for the hosts.
+def check(recipe: Recipe, facts: Facts) -> None:
+    """Check that the image is what the recipe says, can start its executor, and was built for the hosts.
 
     Raises:
         InvalidInput: Naming the key.
     """
+    executor, engine, host = recipe.engine.executor, facts.engine, facts.environment.host
     if (engine.device == "cuda") != (host.gpus > 0):
         device = "GPUs" if engine.device == "cuda" else "CPUs"
         raise InvalidInput(
             f"vLLM {engine.version} computes on {device}, and a host has {host.gpus or 'no'} GPUs",
             where="engine.version",
         )
-    executor = recipe.engine.executor
     if executor not in engine.executors:
+        able = facts.recipes.get(engine.version)
         raise InvalidInput(
-            f"vLLM {engine.version} has no multi-host executor {executor!r}",
-            where="engine.executor",
-            fix=f"use one of: {', '.join(engine.executors)}",
+            f"vLLM {engine.version} starts several hosts with {' or '.join(engine.executors)}, "
+            f"not with {executor}",
+            where="engine.executor and engine.version",
+            fix=f"set engine.executor to {engine.executors[0]}"
+            + (f", or use the recipe {able}" if able else ""),
         )
+    _check_tag(recipe, facts)
     if recipe.engine.image or recipe.site.artifact_registry:
         return  # nobody here knows what is in it
     if executor not in engine.stock_image_executors:
@@ -72,3 +77,19 @@ def check(recipe: Recipe, engine: Engine, host: Host) -> None:
             where="engine.version",
             fix="use a newer engine.version, or name an image of that architecture (engine.image)",
         )
+
+
+def _check_tag(recipe: Recipe, facts: Facts) -> None:
+    """Refuse the tag of another version: flags, memory and executors would be those of engine.version."""
+    tag, engine = recipe.engine.tag, facts.engine
+    version = version_in(tag)
+    if not version or version == version_in(engine.version) or recipe.engine.image:
+        return
+    other = known_version(tag, facts.recipes)
+    able = facts.recipes.get(other)
+    fix = f"set engine.version to {other} instead" if other else "name the image as well (engine.image)"
+    raise InvalidInput(
+        f"{tag[:80]} is not vLLM {engine.version}, which engine.version says",
+        where="engine.tag",
+        fix=fix + (f", or use the recipe {able}" if able else ""),
+    )

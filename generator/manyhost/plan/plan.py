@@ -88,13 +88,13 @@ def make_plan(resolved: Resolved, catalog: Catalog) -> Plan:
     try:
         return _make(resolved, facts)
     except InvalidInput as error:
-        key = error.where
+        key = resolved.blamed(error.where.split(" and "))
         raise InvalidInput(error.message, where=f"{_origin(resolved, key)}: {key}", fix=error.fix) from None
 
 
 def _make(resolved: Resolved, facts: Facts) -> Plan:
     recipe, host = resolved.recipe, facts.environment.host
-    image.check(recipe, facts.engine, host)
+    image.check(recipe, facts)
     arguments.check(recipe.arguments, facts.reserved, "arguments")
     roles.check(recipe, facts.interconnect, facts.engine)
     if recipe.context > facts.model.max_context_tokens:

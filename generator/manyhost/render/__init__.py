@@ -172,7 +172,9 @@ class Renderer:
     def flag_table(self, engine: Engine) -> checks.FlagTable:
         """Return the flags of an engine version as the checks want them."""
         if engine.version not in self._flags:
-            self._flags[engine.version] = checks.FlagTable(engine.version, self.catalog.flags(engine))
+            self._flags[engine.version] = checks.FlagTable(
+                engine.version, self.catalog.flags(engine), tuple(engine.executors)
+            )
         return self._flags[engine.version]
 
     def shipped_scripts(self) -> frozenset[str]:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from manyhost.catalog import Catalog, Recipe, resolve
+from manyhost.catalog import Catalog, Engine, Environment, Recipe, resolve
 from manyhost.errors import InvalidInput
-from manyhost.plan import image
+from manyhost.plan import image, make_plan
+from manyhost.plan.facts import Facts, join
 
 from tests.helpers.cli import RECIPE, ROOT
 
 CATALOG = Catalog(ROOT)
 ENGINE = CATALOG.engine("v0.26.0")
-HOST = CATALOG.environment("a3mega").host
-ARM = msgspec.structs.replace(HOST, machine_type="a4x-highgpu-4g", architecture="arm64")
+FACTS = join(resolve(CATALOG, RECIPE), CATALOG)
+A3MEGA, A4X = CATALOG.environment("a3mega"), CATALOG.environment("a4x")
 BOTH = msgspec.structs.replace(ENGINE, architectures=["amd64", "arm64"])
 INTEL = msgspec.structs.replace(ENGINE, architectures=["amd64"])
 DIGEST = f"sha256:{'a' * 64}"
+
+
+def facts(engine: Engine, environment: Environment) -> Facts:
+    return msgspec.structs.replace(FACTS, engine=engine, environment=environment)
 
 
 def recipe(*assignments: str, **variables: str) -> Recipe:
@@ -24,10 +29,10 @@ def recipe(*assignments: str, **variables: str) -> Recipe:
 
 
 def test_an_image_for_other_cpus_is_refused_before_a_host_pulls_it() -> None:
-    image.check(recipe(), INTEL, HOST)
-    image.check(recipe(), BOTH, ARM)
+    image.check(recipe(), facts(INTEL, A3MEGA))
+    image.check(recipe(), facts(BOTH, A4X))
     with pytest.raises(InvalidInput) as caught:
-        image.check(recipe(), INTEL, ARM)
+        image.check(recipe(), facts(INTEL, A4X))
     assert caught.value.where == "engine.version"
     assert caught.value.message == (
         "the stock image vllm/vllm-openai:v0.26.0 is built for amd64, a4x-highgpu-4g is arm64"
@@ -42,14 +47,13 @@ def test_an_image_for_other_cpus_is_refused_before_a_host_pulls_it() -> None:
 def test_nobody_knows_what_ones_own_image_is_built_for(
     assignments: tuple[str, ...], variables: dict[str, str]
 ) -> None:
-    image.check(recipe(*assignments, **variables), INTEL, ARM)
+    image.check(recipe(*assignments, **variables), facts(INTEL, A4X))
 
 
 @pytest.mark.parametrize("environment", CATALOG.names("environments"))
 def test_every_default_recipe_has_an_image_for_its_hosts(environment: str) -> None:
-    found = CATALOG.environment(environment)
-    chosen = resolve(CATALOG, CATALOG.recipe_name(environment)).recipe
-    image.check(chosen, CATALOG.engine(chosen.engine.version), found.host)
+    chosen = resolve(CATALOG, CATALOG.recipe_name(environment))
+    image.check(chosen.recipe, join(chosen, CATALOG))
 
 
 def test_a_digest_takes_the_place_of_the_tag() -> None:
@@ -57,3 +61,49 @@ def test_a_digest_takes_the_place_of_the_tag() -> None:
     assert str(found) == f"vllm/vllm-openai@{DIGEST}"
     assert found.tag == "v0.26.0"
     assert str(image.image(recipe(), ENGINE)) == "vllm/vllm-openai:v0.26.0"
+
+
+PUBLISHED = "a3mega/deepseek-r1-671b-published"
+
+
+@pytest.mark.parametrize(
+    ("assignments", "variables", "where", "words"),
+    [
+        ((), {"VLLM_VERSION": "v0.7.3"}, "environment variable VLLM_VERSION: engine.version", "not with mp"),
+        (
+            ("engine.version=v0.7.3",),
+            {},
+            "--set: engine.version",
+            "starts several hosts with ray, not with mp",
+        ),
+        (("engine.tag=v0.7.3",), {}, "--set: engine.tag", "v0.7.3 is not vLLM v0.26.0"),
+        (("engine.tag=0.7.3",), {}, "--set: engine.tag", "0.7.3 is not vLLM v0.26.0"),
+        (("engine.tag=v0.7.3",), {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r"}, "--set: engine.tag", "is not vLLM"),
+    ],
+)
+def test_another_engine_than_the_recipes_names_the_recipe_that_fits(
+    assignments: tuple[str, ...], variables: dict[str, str], where: str, words: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make_plan(resolve(CATALOG, RECIPE, assignments=assignments, variables=variables), CATALOG)
+    assert caught.value.where == where
+    assert words in caught.value.message
+    assert caught.value.fix.endswith(f"use the recipe {PUBLISHED}")
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ("engine.tag=v0.26.0-cu129",),
+        ("engine.tag=v0.26.0rc1",),
+        ("engine.tag=v0.27.1", "engine.image=o/vllm"),
+    ],
+)
+def test_a_build_of_the_same_version_and_ones_own_image_are_taken(assignments: tuple[str, ...]) -> None:
+    image.check(recipe(*assignments), FACTS)
+
+
+def test_a_version_that_nobody_knows_needs_an_image_of_its_own() -> None:
+    with pytest.raises(InvalidInput, match=r"v0\.19\.0 is not vLLM v0\.26\.0") as caught:
+        image.check(recipe("engine.tag=v0.19.0"), FACTS)
+    assert "engine.image" in caught.value.fix
