@@ -11,6 +11,13 @@ from msgspec import Meta
 
 from manyhost.catalog.struct import Name, Struct
 
+# Beyond these a number is a typing error, and Kubernetes' fields of 32 bits are not far.
+INT32 = 2**31 - 1
+DAY_SECONDS = 86_400
+GROUPS = 1_000
+RANKS = 4_096
+SEATS = 1_000_000
+
 
 class EngineChoice(Struct, frozen=True):
     """Which engine a recipe runs, and from which image."""
@@ -44,24 +51,35 @@ class Parallelism(Struct, frozen=True):
     """Sizes of the parallel groups; their product is the GPUs of one group."""
 
     tensor: Annotated[
-        int, Meta(ge=1, description="GPUs that share each layer (tensor parallelism); keep it inside a host.")
+        int,
+        Meta(
+            ge=1,
+            le=RANKS,
+            description="GPUs that share each layer (tensor parallelism); keep it inside a host.",
+        ),
     ]
-    pipeline: Annotated[int, Meta(ge=1, description="Pipeline stages; stages may lie on different hosts.")]
-    data: Annotated[int, Meta(ge=1, description="Data parallel replicas inside one host.")] = 1
+    pipeline: Annotated[
+        int, Meta(ge=1, le=RANKS, description="Pipeline stages; stages may lie on different hosts.")
+    ]
+    data: Annotated[int, Meta(ge=1, le=RANKS, description="Data parallel replicas inside one host.")] = 1
 
 
 class Traffic(Struct, frozen=True):
     """The requests a recipe is made for."""
 
-    input_tokens: Annotated[int, Meta(ge=1, description="Prompt tokens of a typical request.")]
-    output_tokens: Annotated[int, Meta(ge=1, description="Answer tokens of a typical request.")]
+    input_tokens: Annotated[int, Meta(ge=1, le=INT32, description="Prompt tokens of a typical request.")]
+    output_tokens: Annotated[int, Meta(ge=1, le=INT32, description="Answer tokens of a typical request.")]
 
 
 class Objectives(Struct, frozen=True):
     """What a user of the service may expect."""
 
-    ttft_ms: Annotated[int, Meta(ge=1, description="Time to first token, milliseconds.")]
-    tpot_ms: Annotated[int, Meta(ge=1, description="Time per output token, milliseconds.")]
+    ttft_ms: Annotated[
+        int, Meta(ge=1, le=DAY_SECONDS * 1000, description="Time to first token, milliseconds.")
+    ]
+    tpot_ms: Annotated[
+        int, Meta(ge=1, le=DAY_SECONDS * 1000, description="Time per output token, milliseconds.")
+    ]
 
 
 class Weights(Struct, frozen=True):
@@ -113,8 +131,12 @@ class HostMount(Struct, frozen=True):
 class RoleTuning(Struct, frozen=True):
     """What the groups of one role have of their own."""
 
-    tensor: Annotated[int, Meta(ge=0, description="Its tensor parallel size; 0 is parallelism.tensor.")] = 0
-    data: Annotated[int, Meta(ge=0, description="Its data parallel size; 0 is parallelism.data.")] = 0
+    tensor: Annotated[
+        int, Meta(ge=0, le=RANKS, description="Its tensor parallel size; 0 is parallelism.tensor.")
+    ] = 0
+    data: Annotated[
+        int, Meta(ge=0, le=RANKS, description="Its data parallel size; 0 is parallelism.data.")
+    ] = 0
     arguments: Annotated[
         dict[str, Any], Meta(description="Its engine flags, over those of all; null removes one.")
     ] = {}
@@ -127,6 +149,7 @@ class PrefillRole(RoleTuning, frozen=True):
         int,
         Meta(
             ge=0,
+            le=GROUPS,
             description="Groups that only read prompts and hand the KV cache on; `groups` then counts those "
             "that write the answers (decode). 0: every group does both.",
         ),
@@ -166,7 +189,9 @@ class Workload(Struct, frozen=True):
     """What is to be served: model, context, traffic, objectives. It knows no place."""
 
     model: Annotated[str, Meta(description="One of values/models.")]
-    context: Annotated[int, Meta(ge=1, description="Longest request in tokens, prompt and answer together.")]
+    context: Annotated[
+        int, Meta(ge=1, le=INT32, description="Longest request in tokens, prompt and answer together.")
+    ]
     traffic: Traffic
     objectives: Objectives
 
@@ -184,7 +209,7 @@ class Recipe(Workload, frozen=True):
     ]
     variables: Annotated[dict[str, str], Meta(description="Environment variables of the engine.")] = {}
     groups: Annotated[
-        int, Meta(ge=1, description="Groups of hosts that answer; each has the whole model.")
+        int, Meta(ge=1, le=GROUPS, description="Groups of hosts that answer; each has the whole model.")
     ] = 1
     utilization: Annotated[
         float,
@@ -205,16 +230,25 @@ class Recipe(Workload, frozen=True):
         Meta(description="Folder of the host for downloads that outlive the pods; a pod volume when empty."),
     ] = ""
     drain_seconds: Annotated[
-        int, Meta(ge=1, description="How long running requests may finish when a pod is stopped.")
+        int,
+        Meta(ge=1, le=DAY_SECONDS, description="How long running requests may finish when a pod is stopped."),
     ] = 300
     stall_seconds: Annotated[
-        int, Meta(ge=1, description="No token for this long, while requests run, counts as a stall.")
+        int,
+        Meta(
+            ge=1, le=DAY_SECONDS, description="No token for this long, while requests run, counts as a stall."
+        ),
     ] = 120
     start_attempts: Annotated[
         int, Meta(ge=1, le=10, description="Engine starts inside the pod before it holds and says why.")
     ] = 3
     startup_seconds: Annotated[
-        int, Meta(ge=0, description="Start budget of the engine; 0 takes the plan's cold-start estimate.")
+        int,
+        Meta(
+            ge=0,
+            le=DAY_SECONDS,
+            description="Start budget of the engine; 0 takes the plan's cold-start estimate.",
+        ),
     ] = 0
     roles: Roles = Roles()
     capacity: Capacity = Capacity()

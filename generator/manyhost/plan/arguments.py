@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from manyhost.catalog.engine import Engine
-from manyhost.catalog.recipe import Recipe
+from manyhost.catalog.recipe import SEATS, Recipe
 from manyhost.errors import InvalidInput
 
 # Flags that follow from a setting.
@@ -36,6 +36,8 @@ def check(arguments: Mapping[str, Any], reserved: Mapping[str, str], key: str) -
     seats = arguments.get("max-num-seqs", 1)
     if isinstance(seats, int) and (seats < 1 or seats is True):
         raise InvalidInput("must be a whole number from 1", where=f"{key}.max-num-seqs")
+    if isinstance(seats, int) and seats > SEATS:
+        raise InvalidInput(f"must be at most {SEATS}", where=f"{key}.max-num-seqs")
 
 
 def merged(recipe: Recipe, own: Mapping[str, Any], has_gpus: bool) -> dict[str, Any]:

@@ -102,6 +102,14 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
             f"{recipe.context} tokens is more than the model's {facts.model.max_context_tokens}",
             where="context",
         )
+    tokens = recipe.traffic
+    if tokens.input_tokens + tokens.output_tokens > recipe.context:
+        raise InvalidInput(
+            f"{tokens.input_tokens} + {tokens.output_tokens} tokens of a typical request are more than the "
+            f"context of {recipe.context}",
+            where="traffic.input_tokens and traffic.output_tokens and context",
+            fix="raise context, or set the traffic that you expect",
+        )
     names = networks.networks(recipe, host)
     source = weights.source(recipe, facts.model, host)
     found = roles.roles(recipe, facts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from posixpath import normpath
+
 import msgspec
 
 from manyhost.catalog import Model, Recipe
@@ -41,6 +43,8 @@ def source(recipe: Recipe, model: Model, host: Host) -> Source:
             f"{host.memory_gib} GiB of a host",
             where="model",
         )
+    if kind == "folder":
+        _check_mounted(recipe, path)
     if kind != "hub":
         return Source(kind=kind, path=path or f"/gcs/models/{model.hub_id}")
     if path:
@@ -53,3 +57,21 @@ def source(recipe: Recipe, model: Model, host: Host) -> Source:
             fix="stage them in a bucket or a folder",
         )
     return Source(kind=kind, path="")
+
+
+def _check_mounted(recipe: Recipe, path: str) -> None:
+    """Refuse a folder that no mount holds; of one's own image nobody here knows what is in it."""
+    volumes = recipe.chart.get("volumes", {})
+    mounts = [mount.mount_path for mount in recipe.host_mounts]
+    mounts += [mount["mountPath"] for mount in volumes.get("extra", [])]
+    mounts += ["/gcs"] if recipe.site.gcs_bucket else []
+    mounts += [volumes.get("ssdMountPath", "/ssd")] if recipe.ssd_host_path else []
+    folder = normpath(path)
+    if recipe.engine.image or any(f"{folder}/".startswith(f"{normpath(mount)}/") for mount in mounts):
+        return
+    raise InvalidInput(
+        f"no mount holds {path[:200]}",
+        where="weights.path",
+        fix="mount it: host_mounts=[{name: weights, host_path: FOLDER, mount_path: %s}], or chart.volumes.extra"
+        % folder[:200],
+    )

@@ -103,7 +103,7 @@ def test_images(assignments: tuple[str, ...], variables: dict[str, str], image: 
         ((), {"GCS_BUCKET": "b"}, "bucket", "/gcs/models/deepseek-ai/DeepSeek-R1"),
         (("weights.source=hub",), {"GCS_BUCKET": "b"}, "hub", ""),
         (("weights.path=/gcs/r1",), {"GCS_BUCKET": "b"}, "bucket", "/gcs/r1"),
-        (("weights.source=folder", "weights.path=/mnt/r1"), {}, "folder", "/mnt/r1"),
+        (("weights.source=folder", "weights.path=/gcs/r1"), {"GCS_BUCKET": "b"}, "folder", "/gcs/r1"),
     ],
 )
 def test_sources_of_the_weights(

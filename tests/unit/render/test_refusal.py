@@ -42,7 +42,6 @@ FACTS = {
         ("variables.HF_TOKEN=x", "variables", "HF_TOKEN would put a secret"),
         ("ssd_host_path=x", "ssd_host_path", "does not match pattern"),
         ('engine.command=[""]', "engine.command[0]", "does not match pattern"),
-        ("groups=100000000", "groups", "maximum"),
         (MOUNTS % ("b", "/b"), "host_mounts[1].host_path", "does not match pattern"),
         (MOUNTS % ("/b", "/x"), "host_mounts[1].mount_path", "the place of host_mounts[0].mount_path"),
         ("arguments.hf-token=x", "arguments.hf-token", "reserved"),

@@ -184,7 +184,6 @@ def test_check_of_what_was_rendered(tmp_path: Path) -> None:
 
 
 SCHEMA_REFUSES = [
-    "groups=10000000",
     "ssd_host_path=relative",
     "variables.1A=x",
     "arguments.=1",
