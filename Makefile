@@ -19,7 +19,9 @@ SEED ?= 1
 E2E ?=
 
 # The recipe that ENV, RECIPE and MODEL name, as the command line wants it.
-picked = $(ENV)$(if $(RECIPE),/$(RECIPE)) $(if $(MODEL),--model $(MODEL))
+# RECIPE alone may be <environment>/<recipe>.
+named = $(if $(findstring /,$(RECIPE)),$(RECIPE),$(ENV)$(if $(RECIPE),$(if $(ENV),/)$(RECIPE)))
+picked = $(named) $(if $(MODEL),--model $(MODEL))
 
 .PHONY: help
 help: ## Show the targets
@@ -54,7 +56,8 @@ tools: .tools/helm3 .tools/helm4 ## Unpack the Helm 3 and Helm 4 binaries that t
 # --- use ------------------------------------------------------------------------------------------
 .PHONY: render
 render: $(VENV)/.render ## Render a recipe: make render ENV=a3mega [RECIPE=...] [MODEL=...]
-	@test -n "$(ENV)" || { echo "manyhost: say which environment: make render ENV=a3mega" >&2; exit 2; }
+	@case "$(ENV):$(RECIPE)" in :*|*:$(ENV)/*|*:recipes/$(ENV)/*) ;; *:*/*) \
+	  echo "manyhost: ENV=$(ENV) and RECIPE=$(RECIPE) name two environments; leave one out" >&2; exit 2;; esac
 	@$(BIN)/manyhost render $(picked)
 
 .PHONY: check

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ManyhostError(Exception):
@@ -12,15 +12,19 @@ class ManyhostError(Exception):
         message: What is wrong, one sentence.
         where: The file, key or object it is about; may be empty.
         fix: What to do; may be empty.
+        more: What else is wrong, found in the same step.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, where: str = "", fix: str = "") -> None:
+    def __init__(
+        self, message: str, *, where: str = "", fix: str = "", more: Iterable[ManyhostError] = ()
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.where = where
         self.fix = fix
+        self.more = tuple(more)
 
     def __str__(self) -> str:
         """Return the sentence shown to the user: where, what, and on a second line the fix."""
@@ -61,6 +65,13 @@ class Interrupted(ManyhostError):
     """Interrupted (Ctrl-C or SIGTERM)."""
 
     exit_code = 130
+
+
+def first(errors: Sequence[InvalidInput]) -> InvalidInput:
+    """Return the first of some errors with the others as what else is wrong, each once."""
+    flat = [each for error in errors for each in (error, *error.more)]
+    found, *others = {str(error): error for error in flat}.values()
+    return InvalidInput(found.message, where=found.where, fix=found.fix, more=others)
 
 
 def sentence(message: str, where: str, fix: str) -> str:

@@ -106,6 +106,18 @@ def test_an_engine_that_cannot_start_several_hosts_so(tag, executor, image, word
         (nest("job.image.tag", "latest"), 'job.image.tag: "latest" does not pin a version'),
         (nest("job.image.repository", ""), "job.image.repository: no image is named"),
         (nest("job.image.repository", None), "job.image.repository: no image is named"),
+        (nest("job.image.tag", "nightly"), 'job.image.tag: "nightly" does not pin a version'),
+        (nest("job.image.tag", "nightly-x86_64"), 'job.image.tag: "nightly-x86_64" does not pin'),
+        (
+            nest("job.image.repository", "https://a.b/c"),
+            "job.image.repository: https://a.b/c is a web address",
+        ),
+        (nest("job.image.repository", "a/b:v1"), "job.image.repository: a/b:v1 ends with a tag"),
+        (nest("job.image.repository", "a/B"), "job.image.repository: a/B has upper case"),
+        (
+            nest("job.image.repository", "vllm-openai"),
+            "job.image.repository: vllm-openai alone is docker.io/lib",
+        ),
         (nest("job.image.digest", "sha256:ab"), "job.image.digest: sha256:ab is not a whole"),
         (nest("vllm.env", [{"name": "HF_TOKEN", "value": "x"}]), "vllm.env: HF_TOKEN would put"),
         (nest("vllm.env", [{"name": "LWS_GROUP_SIZE", "value": "1"}]), "vllm.env: LWS_GROUP_SIZE"),

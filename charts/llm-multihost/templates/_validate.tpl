@@ -55,8 +55,16 @@ release name: {{ $name | quote }} is no name for pods (lower-case letters, digit
 {{- with .Values.job.image }}
 {{- if not .repository }}
 job.image.repository: no image is named; set it, for example to vllm/vllm-openai
+{{- else if contains ":" (.repository | splitList "/" | last) }}
+job.image.repository: {{ .repository }} ends with a tag; write it without, and set job.image.tag
+{{- else if contains "://" .repository }}
+job.image.repository: {{ .repository }} is a web address; write it without https://
+{{- else if regexMatch "[A-Z]" (regexReplaceAll "^[^/]*[.:][^/]*/" .repository "") }}
+job.image.repository: {{ .repository }} has upper case, which no registry takes; write {{ lower .repository }}
+{{- else if not (contains "/" .repository) }}
+job.image.repository: {{ .repository }} alone is docker.io/library/{{ .repository }}; write the whole name, such as vllm/{{ .repository }}
 {{- end }}
-{{- if and (not .digest) (has (.tag | default "") (list "" "latest")) }}
+{{- if and (not .digest) (regexMatch "^((latest|nightly|main|master|edge|dev)(-(x86_64|aarch64|amd64|arm64))?)?$" (.tag | default "")) }}
 job.image.tag: {{ .tag | default "" | quote }} does not pin a version; set a tag such as v0.26.0, or job.image.digest
 {{- end }}
 {{- if and .digest (ne (len .digest) 71) }}

@@ -23,6 +23,7 @@ from manyhost.errors import InvalidInput, nearest
 LOCAL_FILE = "values/local.yaml"
 RESERVED = "reserved-flags.yaml"
 ENGINES = "engines.yaml"
+REGIONS = "values/regions.yaml"
 _HERE = Path()  # relative, so that errors name files as their owner does
 _PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
 HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
@@ -130,6 +131,16 @@ class Catalog:
         kept: dict[str, str] = self._kept[key]
         return kept
 
+    def regions(self) -> list[str]:
+        """Return the regions of Google Cloud."""
+        key = ("values", "regions")
+        if key not in self._kept:
+            path, where = self._find(REGIONS)
+            found = yaml_reader.convert(yaml_reader.read_mapping(path, where), dict[str, list[str]], where)
+            self._kept[key] = found["regions"]
+        kept: list[str] = self._kept[key]
+        return kept
+
     def engine_recipes(self) -> dict[str, str]:
         """Return a recipe for each engine version that has one, as the chart names them too."""
         key = ("engines", "recipes")
@@ -143,6 +154,30 @@ class Catalog:
     def settings_file(self) -> Path:
         """Return where a site's settings are: beside its own values or recipes, or else in the checkout."""
         return (_HERE if self.roots[0] == _PACKAGED else self.roots[0]) / LOCAL_FILE
+
+    def asked_for(self, text: str) -> tuple[str, str]:
+        """Return environment and recipe of RECIPE as people write it; an empty recipe is the default one.
+
+        Besides <environment> and <environment>/<recipe> that is a path that the shell has completed, and
+        the name of a recipe that only one environment has.
+
+        Raises:
+            InvalidInput: When several environments have a recipe of this name.
+        """
+        parts = text.removeprefix("./").rstrip("/").split("/")
+        if len(parts) > 1 and parts[-1] in ("recipe.yaml", "values.yaml"):
+            parts = parts[:-1]
+        name = "/".join(parts[1:] if parts[0] == "recipes" and len(parts) > 1 else parts)
+        environment, _, recipe = name.partition("/")
+        if recipe or environment in self.names("environments"):
+            return environment, recipe
+        found = [known for known in self.recipes() if known.endswith(f"/{name}")]
+        if len(found) > 1:
+            raise InvalidInput(
+                f"several environments have {name}", where="RECIPE", fix=f"choose one of: {', '.join(found)}"
+            )
+        environment, _, recipe = (found or [name])[0].partition("/")
+        return environment, recipe
 
     def recipe_name(self, environment: str, model: str = "", recipe: str = "") -> str:
         """Return the full name of the recipe that ENV, MODEL and RECIPE pick.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from manyhost.catalog.struct import Name, Struct
+from manyhost.catalog.struct import Name, Path, Struct
 
 # Beyond these a number is a typing error, and Kubernetes' fields of 32 bits are not far.
 INT32 = 2**31 - 1
@@ -123,8 +123,8 @@ class HostMount(Struct, frozen=True):
     """A folder of the host that the engine's container sees."""
 
     name: Name
-    host_path: str
-    mount_path: str
+    host_path: Path
+    mount_path: Path
     read_only: bool = True
 
 
@@ -227,7 +227,10 @@ class Recipe(Workload, frozen=True):
     ] = {}
     ssd_host_path: Annotated[
         str,
-        Meta(description="Folder of the host for downloads that outlive the pods; a pod volume when empty."),
+        Meta(
+            pattern=r"^(/.*)?$",
+            description="Folder of the host for downloads that outlive the pods; a pod volume when empty.",
+        ),
     ] = ""
     drain_seconds: Annotated[
         int,

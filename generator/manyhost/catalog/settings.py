@@ -10,15 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
-from manyhost.catalog import passthrough, yaml_reader
+from manyhost.catalog import mistakes, passthrough, yaml_reader
+from manyhost.catalog.keys import OPEN, Key, Layer, keys, known_keys
 from manyhost.catalog.loader import LOCAL_FILE, Catalog
 from manyhost.catalog.merge import merge
 from manyhost.catalog.recipe import Recipe
-from manyhost.errors import InvalidInput, WrongUsage, nearest
+from manyhost.errors import InvalidInput, WrongUsage, first, nearest
 
 # The names of the published recipe (AI-Hypercomputer/gpu-recipes, inference/a3mega/deepseek-r1-671b).
 VARIABLES = {
@@ -31,18 +32,9 @@ VARIABLES = {
     "VLLM_IMAGE": "engine.image",
     "VLLM_VERSION": "engine.version",
 }
-# Keys below these are names that people choose; they may contain dots (node labels) or dashes (flags).
-_OPEN = (
-    "arguments",
-    "roles.prefill.arguments",
-    "roles.decode.arguments",
-    "variables",
-    "node_selector",
-    "network.nccl",
-)
+__all__ = ["VARIABLES", "Key", "Origins", "Resolved", "keys", "known_keys", "resolve"]
 
 Origins = dict[str, list[tuple[str, Any]]]
-Layer = tuple[str, dict[str, Any]]
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -108,20 +100,43 @@ def resolve(
             yaml_reader.check_plain(value, f"environment variable {variable}")
             layers.append((f"environment variable {variable}", _nest(key, value)))
     layers += over
+    if unknown := mistakes.unknown(layers, catalog):
+        raise first(unknown)
     layers = _defaults(catalog, layers) + layers
 
     merged: dict[str, Any] = {}
     for _, layer in layers:
         merged = merge(merged, layer)
     _keep_removals(merged, layers)
-    try:
-        recipe = msgspec.convert(merged, Recipe)
-    except msgspec.ValidationError as error:
-        key, message = yaml_reader.explain(error)
-        raise _invalid(key, message, layers) from None
+    recipe = _converted(merged, layers)
     resolved = Resolved(name=name, recipe=recipe, origins=_origins(layers))
+    _check_placeholders(resolved)
     passthrough.check(recipe.chart, resolved.origin, catalog)
     return resolved
+
+
+def _check_placeholders(resolved: Resolved) -> None:
+    """Refuse <CLUSTER_NAME> and the like: commands of a documentation, pasted as they are."""
+    given = {f"site.{name}": value for name, value in msgspec.structs.asdict(resolved.recipe.site).items()}
+    given["engine.image"] = resolved.recipe.engine.image
+    for key, value in given.items():
+        if value.strip().startswith("<") and value.strip().endswith(">"):
+            origin = resolved.origin(key)
+            variable = origin.rpartition("environment variable ")[2]
+            fix = f"set what it stands for, or unset {variable}" if variable in VARIABLES else ""
+            raise InvalidInput(f"{value[:80]!r} is a placeholder", where=f"{origin}: {key}", fix=fix)
+
+
+def _converted(merged: dict[str, Any], layers: list[Layer]) -> Recipe:
+    """Return the recipe; InvalidInput with every value of a wrong type, in the words of who wrote it."""
+    try:
+        return msgspec.convert(merged, Recipe)
+    except msgspec.ValidationError as error:
+        if wrong := mistakes.wrong(layers):
+            raise first(wrong) from None
+        key, message = yaml_reader.explain(error)
+        plain = re.sub(r"\[[^\]]*\]", "", key)
+        raise InvalidInput(message, where=f"{_set_by(layers, plain)}: {key[:200]}") from None
 
 
 def _keep_removals(merged: dict[str, Any], layers: list[Layer]) -> None:
@@ -213,76 +228,6 @@ def _set_by(layers: list[Layer], key: str) -> str:
     return next((origin for origin, _ in layers if origin.startswith("recipes/")), layers[0][0])
 
 
-class Key(msgspec.Struct, frozen=True):
-    """One key that recipes and settings have in common.
-
-    Attributes:
-        name: Dotted.
-        description: What it means, one sentence.
-        default: Its default; NODEFAULT when every recipe must give it.
-    """
-
-    name: str
-    description: str
-    default: Any
-
-
-def keys() -> list[Key]:
-    """Return every key of a recipe, depth first (an open mapping is one key)."""
-    found: list[Key] = []
-
-    def walk(kind: type[msgspec.Struct], prefix: str) -> None:
-        for field in msgspec.structs.fields(kind):
-            name = f"{prefix}{field.name}"
-            if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-                walk(field.type, f"{name}.")
-                continue
-            meta = getattr(field.type, "__metadata__", (None,))[0]
-            default = field.default
-            if field.default_factory is not msgspec.NODEFAULT:
-                default = field.default_factory()
-            found.append(Key(name, getattr(meta, "description", "") or "", default))
-
-    walk(Recipe, "")
-    return found
-
-
-def known_keys() -> list[str]:
-    """Return the names of all keys and of the blocks that hold them."""
-    names = [key.name for key in keys()]
-    blocks = {name.rpartition(".")[0] for name in names} - {""}
-    return sorted({*names, *blocks})
-
-
-def _invalid(key: str, message: str, layers: list[Layer]) -> InvalidInput:
-    plain = re.sub(r"\[[^\]]*\]", "", key)
-    origin = _set_by(layers, plain)
-    fix = ""
-    if message == "unknown key":
-        fix = nearest(plain, known_keys()) if "." in plain else nearest(plain, _top_level())
-        if "token" in plain.lower():
-            fix = "secrets are never settings; create the Kubernetes Secret hf-secret instead"
-    if message.startswith(("expected str, got int", "expected str, got float", "expected str, got bool")):
-        fix = f"quote it: '{key}=\"...\"'" if origin == "--set" else "put the value in quotes"
-    if message.startswith("invalid enum value"):
-        fix = f"choose one of: {', '.join(_choices(plain))}"
-    if len(key) > 200:
-        key = f"{key[:80]}..."
-    return InvalidInput(message, where=f"{origin}: {key}", fix=fix[:300])
-
-
-def _choices(key: str) -> list[str]:
-    """Return the words that a key of a closed choice takes."""
-    kind: Any = Recipe
-    for part in key.split("."):
-        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
-    return list(get_args(getattr(kind, "__origin__", kind)) or get_args(kind))
-
-
-def _top_level() -> list[str]:
-    return [field.name for field in msgspec.structs.fields(Recipe)]
-
-
 def _assignment(catalog: Catalog, text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -296,7 +241,7 @@ def _assignment(catalog: Catalog, text: str) -> dict[str, Any]:
 
 def _nest(key: str, value: Any) -> dict[str, Any]:
     """Turn a dotted key into nested mappings; the name below an open mapping stays whole."""
-    prefix = next((p for p in _OPEN if key.startswith(f"{p}.")), None)
+    prefix = next((p for p in OPEN if key.startswith(f"{p}.")), None)
     parts = [*prefix.split("."), key[len(prefix) + 1 :]] if prefix else key.split(".")
     for part in reversed(parts):
         value = {part: value}

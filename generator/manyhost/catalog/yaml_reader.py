@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,4 +169,35 @@ def explain(error: msgspec.ValidationError) -> tuple[str, str]:
     if message.startswith("Object missing required field "):
         missing = message.removeprefix("Object missing required field ")
         return f"{key}.{missing}".lstrip("."), "required key is missing"
-    return key, message[0].lower() + message[1:]
+    return key, _plain(message[0].lower() + message[1:])
+
+
+def _plain(message: str) -> str:
+    """Return a sentence of the converter in words that need no Python."""
+    if message.startswith("invalid enum value "):
+        return f"{message.removeprefix('invalid enum value ')} is none of its words"
+    if " matching regex " in message:
+        expected = message.partition(" matching regex ")[2].strip("'")
+        return _SHAPES.get(expected, f"is not written as it must be: {expected}")
+    message = re.sub(r"^expected (\w+) of length (>=|<=) (\d+)", r"expected \1, length \2 \3", message)
+    words = re.sub(r"\b(?:int|str|float|bool|array|object|null)\b", lambda word: _WORDS[word[0]], message)
+    words = words.replace("got a number", "got a decimal number")
+    return re.sub(r" (>=|<=) ", lambda sign: f" {_SIGNS[sign[1]]} ", words)
+
+
+_WORDS = {
+    "int": "a whole number",
+    "str": "text",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "nothing",
+}
+_SIGNS = {">=": "of at least", "<=": "of at most"}
+_SHAPES = {
+    r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$": "is no name: at most 63 of a-z, 0-9, dots and dashes",
+    r"^/": "must be an absolute path",
+    r"^(/.*)?$": "must be an absolute path",
+    r"^(sha256:[0-9a-f]{64})?$": "must be sha256: and 64 hexadecimal digits",
+}

@@ -125,13 +125,14 @@ def _check_container(container: Container, table: FlagTable) -> Iterator[Finding
                 yield _unknown(where, argument.spelling, table)
             continue
         if name in RESERVED and not direct:
-            yield _finding(where, f"--{name} is set by the launch script", "remove it")
+            yield _finding(where, f"--{name} is set by the launch script", "remove it", argument.spelling)
         if name in seen and not flag.get("repeat"):
-            yield _finding(where, f"--{name} is given twice", "keep one of them")
+            yield _finding(where, f"--{name} is given twice", "keep one of them", argument.spelling)
         seen.add(name)
         message = _wrong(flag, argument.values, off)
         if message:
-            yield _finding(where, f"{argument.spelling} {message}", f"see vLLM {table.version}")
+            advice = f"see vLLM {table.version}"
+            yield _finding(where, f"{argument.spelling} {message}", advice, argument.spelling)
 
 
 def _wrong(flag: Mapping[str, Any], values: tuple[str, ...], off: bool) -> str:
@@ -198,14 +199,14 @@ _TYPES: dict[str, tuple[str, Callable[[str], bool]]] = {
 }
 
 
-def _finding(where: str, message: str, fix: str) -> Finding:
-    return Finding("engine-flag", where, message, fix)
+def _finding(where: str, message: str, fix: str, spelling: str = "") -> Finding:
+    return Finding("engine-flag", where, message, fix, flag=spelling.removeprefix("--"))
 
 
 def _unknown(where: str, spelling: str, table: FlagTable) -> Finding:
     positive = "--" + spelling.removeprefix("--no-")
     if spelling.startswith("--no-") and positive in table.spellings:
         message = f"{positive} cannot be switched off with {spelling}"
-        return _finding(where, f"{message} in vLLM {table.version}", "leave the flag out")
+        return _finding(where, f"{message} in vLLM {table.version}", "leave the flag out", spelling)
     hint = nearest(spelling.replace("_", "-"), table.spellings, "remove it")
-    return _finding(where, f"{spelling} is no flag of vLLM {table.version}", hint)
+    return _finding(where, f"{spelling} is no flag of vLLM {table.version}", hint, spelling)

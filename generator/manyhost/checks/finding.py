@@ -16,6 +16,7 @@ class Finding(msgspec.Struct, frozen=True):
         message: What is wrong, one sentence.
         fix: What to do, one sentence; may be empty.
         severity: An error stops the render, a warning is shown.
+        flag: The engine flag that it is about, as it was given and without dashes; empty for all else.
     """
 
     check: str
@@ -23,6 +24,7 @@ class Finding(msgspec.Struct, frozen=True):
     message: str
     fix: str = ""
     severity: Literal["error", "warning"] = "error"
+    flag: str = ""
 
     def __str__(self) -> str:
         """Return the line that users see."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RESULT = {
     "files": "the files that were checked",
-    "findings": "file, check, severity (error or warning), where, message and fix of each",
+    "findings": "file, check, severity (error or warning), where, message, fix and flag of each",
 }
 
 
@@ -80,9 +80,15 @@ def command(files: tuple[Path, ...], version: str, environment: str, output: Pri
         },
         (f"{path}: {finding.severity}: {finding}" for path, finding in findings),
     )
-    errors = sum(finding.severity == "error" for _, finding in findings)
+    errors = [
+        InvalidInput(finding.message, where=f"{path}: {finding.where}", fix=finding.fix)
+        for path, finding in findings
+        if finding.severity == "error"
+    ]
     if errors:
-        raise InvalidInput(f"{errors} error{'s' if errors > 1 else ''} found", where="check")
+        count = f"{len(errors)} error{'s' if len(errors) > 1 else ''} found"
+        # People have read them above.
+        raise InvalidInput(count, where="check", more=errors if output.as_json else ())
     output.text(f"{len(files)} file{'s' if len(files) > 1 else ''} checked: nothing wrong")
 
 

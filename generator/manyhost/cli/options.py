@@ -17,9 +17,17 @@ from manyhost.errors import InvalidInput
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class _Recipe(click.types.StringParamType):
+    """A text; who leaves it out is told what there is."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """Return the names of all recipes."""
+        return f"Choose one of: {', '.join(Catalog().recipes())}"
+
+
 def recipe_argument(function: F) -> F:
     """Add the argument RECIPE: an environment (its default recipe) or <environment>/<recipe>."""
-    return click.argument("recipe", metavar="RECIPE")(function)
+    return click.argument("recipe", metavar="RECIPE", type=_Recipe())(function)
 
 
 def settings_options(function: F) -> F:
@@ -53,7 +61,7 @@ def output_option(function: Callable[..., None]) -> Callable[..., None]:
 
 def pick(catalog: Catalog, recipe: str, model: str, assignments: tuple[str, ...]) -> Resolved:
     """Resolve RECIPE with values/local.yaml, the environment variables and --set."""
-    environment, _, name = recipe.partition("/")
+    environment, name = catalog.asked_for(recipe)
     return resolve(
         catalog,
         catalog.recipe_name(environment, model, name),

@@ -13,6 +13,8 @@ from manyhost.errors import ManyhostError, sentence
 if TYPE_CHECKING:
     from manyhost.output import Envelope, EventLine
 
+_SHOWN = 9  # of the errors after the first: people mend some and run it again
+
 
 class Printer:
     """What a command says, in the form that --output asks for.
@@ -94,6 +96,11 @@ class Printer:
             error.show()
         elif error:
             click.echo(f"manyhost: {error}", err=True)
+            others = _more(error)
+            for other in others[:_SHOWN]:
+                click.echo(f"manyhost: {other}", err=True)
+            if others[_SHOWN:]:
+                click.echo(f"manyhost: and {len(others) - _SHOWN} more; --output json lists all", err=True)
         return exit_code
 
     def _envelope(self, exit_code: int, error: ManyhostError | click.ClickException | None) -> None:
@@ -106,9 +113,13 @@ class Printer:
                 exit_code=exit_code,
                 result=self._result,
                 warnings=[Notice(*warning) for warning in self._warnings],
-                errors=[Notice(*_parts(error))] if error else [],
+                errors=[Notice(*_parts(each)) for each in (error, *_more(error)) if each],
             )
         )
+
+
+def _more(error: ManyhostError | click.ClickException | None) -> tuple[ManyhostError, ...]:
+    return error.more if isinstance(error, ManyhostError) else ()
 
 
 def _parts(error: ManyhostError | click.ClickException) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from manyhost.catalog import Environment, Recipe
+from manyhost.catalog.environment import Price
 
 # A reservation is billed as its machines are; what else has no rate in the list has no known price.
 _RATE_OF_MODE = {"reservation": "on-demand"}
@@ -30,20 +31,25 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     verified: bool
 
 
+def region(recipe: Recipe, price: Price) -> str:
+    """Return the region whose price counts: the cluster's, else Cloud Build's if it has one."""
+    build = "" if recipe.site.region == "global" else recipe.site.region
+    return recipe.site.cluster_region or build or price.default_region
+
+
 def cost(recipe: Recipe, environment: Environment, hosts: int) -> Cost:
     """Return what a number of hosts costs."""
     price = environment.price
     if price is None:
         return Cost(usd_per_hour=None, usd_per_hour_by_rate={}, region="", date="", source="", verified=True)
-    known = price.usd_per_host_hour
-    regions = (recipe.site.cluster_region, recipe.site.region, price.default_region)
-    region = next(name for name in regions if name in known)
-    rates: dict[str, float] = {rate: round(usd * hosts, 2) for rate, usd in known[region].items()}
+    place = region(recipe, price)
+    known = price.usd_per_host_hour.get(place, {})
+    rates: dict[str, float] = {rate: round(usd * hosts, 2) for rate, usd in known.items()}
     mode = recipe.capacity.mode
     return Cost(
         usd_per_hour=rates.get(_RATE_OF_MODE.get(mode, mode)),
         usd_per_hour_by_rate=rates,
-        region=region,
+        region=place,
         date=price.date,
         source=price.source,
         verified=price.verified,

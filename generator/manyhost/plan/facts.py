@@ -17,6 +17,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         model: What is served.
         engine: What serves it.
         recipes: A recipe for each engine version, empty where there is none.
+        regions: Regions of Google Cloud.
         reserved: Engine flags that nobody may give, with the setting that does it ("" for the launcher).
     """
 
@@ -25,6 +26,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     model: Model
     engine: Engine
     recipes: dict[str, str]
+    regions: list[str]
     reserved: dict[str, str]
 
 
@@ -59,5 +61,6 @@ def join(resolved: Resolved, catalog: Catalog) -> Facts:
         model=catalog.model(recipe.model),
         engine=catalog.engine(recipe.engine.version),
         recipes=catalog.engine_recipes(),
+        regions=catalog.regions(),
         reserved=catalog.reserved_flags(),
     )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from manyhost.catalog import Engine, Recipe
 from manyhost.catalog.engine import known_version, version_in
 from manyhost.errors import InvalidInput
 from manyhost.plan.facts import Facts
+
+# A host with its port, then the path (distribution/reference, regexp.go).
+_HOST = r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?"
+_PATH = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_HOST}{_PATH}(?:/{_PATH})*")
+# Tags that move: hosts that start on different days would run different engines.
+_MOVING = re.compile(r"(latest|nightly|main|master|edge|dev)(-(x86_64|aarch64|amd64|arm64))?")
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +70,7 @@ def check(recipe: Recipe, facts: Facts) -> None:
             fix=f"set engine.executor to {engine.executors[0]}"
             + (f", or use the recipe {able}" if able else ""),
         )
+    _check_reference(recipe)
     _check_tag(recipe, facts)
     if recipe.engine.image or recipe.site.artifact_registry:
         return  # nobody here knows what is in it
@@ -93,3 +103,53 @@ def _check_tag(recipe: Recipe, facts: Facts) -> None:
         where="engine.tag",
         fix=fix + (f", or use the recipe {able}" if able else ""),
     )
+
+
+def _check_reference(recipe: Recipe) -> None:
+    """Refuse what no runtime can pull, or what it would pull from somewhere else than was meant."""
+    name, registry = recipe.engine.image, recipe.site.artifact_registry
+    for key, given in (("engine.image", name), ("site.artifact_registry", registry.rstrip("/"))):
+        message, fix = _wrong_name(given, key)
+        if message:
+            raise InvalidInput(message, where=key, fix=fix)
+    if name and "/" not in name and not registry:
+        raise InvalidInput(
+            f"{name} alone is docker.io/library/{name}",
+            where="engine.image",
+            fix=f"write the whole name, such as vllm/{name}, or set ARTIFACT_REGISTRY",
+        )
+    if _MOVING.fullmatch(recipe.engine.tag) and not recipe.engine.digest:
+        raise InvalidInput(
+            f"{recipe.engine.tag} does not pin a version: hosts that start later would run another engine",
+            where="engine.tag",
+            fix="leave it out for the engine's own, set a tag such as v0.26.0, or set engine.digest",
+        )
+    if recipe.engine.tag.startswith("nightly") and not (recipe.engine.image or recipe.engine.digest):
+        raise InvalidInput(
+            f"{recipe.engine.tag[:80]} is none of the versions whose flags and memory are known",
+            where="engine.tag",
+            fix="leave it out, or name the image as well (engine.image): then it is yours to check",
+        )
+
+
+def _wrong_name(name: str, key: str) -> tuple[str, str]:
+    """Return what is wrong with the name of an image or a registry, and what to do."""
+    shown = name[:80]
+    registry = key == "site.artifact_registry"
+    right = bool(_NAME.fullmatch(f"{name}/x" if registry else name))
+    if not name or right:
+        return "", ""
+    if "://" in name:
+        return (
+            f"{shown!r} is a web address, not the name of an image",
+            f"write {name.partition('://')[2][:80]}",
+        )
+    last = name.rpartition("/")[2]
+    if not registry and ("@" in last or ":" in last):
+        at = "@" if "@" in last else ":"
+        plain, _, rest = name.rpartition(at)
+        where = "engine.digest" if at == "@" else "engine.tag"
+        return f"{shown!r} ends with a {where[7:]}", f"write {plain[:80]}, and {where}={rest[:80]}"
+    if _NAME.fullmatch(f"{name}/x".lower()):
+        return f"{shown!r} has upper case, which no registry takes", f"write {name.lower()[:80]}"
+    return f"{shown!r} is not written like the name of an image", "write it like vllm/vllm-openai"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from manyhost.catalog import Catalog, Engine, Environment, Interconnect, Model, Recipe, Resolved
 from manyhost.catalog.environment import RunPod
-from manyhost.errors import InvalidInput
-from manyhost.plan import arguments, cost, image, networks, roles, security, startup, weights
+from manyhost.errors import InvalidInput, ManyhostError, first
+from manyhost.plan import arguments, cost, image, networks, region, roles, security, startup, weights
 from manyhost.plan.facts import Facts, join
 from manyhost.plan.roles import Handover, Role
 
@@ -88,30 +90,40 @@ def make_plan(resolved: Resolved, catalog: Catalog) -> Plan:
     try:
         return _make(resolved, facts)
     except InvalidInput as error:
-        key = resolved.blamed(error.where.split(" and "))
-        raise InvalidInput(error.message, where=f"{_origin(resolved, key)}: {key}", fix=error.fix) from None
+        raise first([_named(resolved, each) for each in (error, *error.more)]) from None
+
+
+def _named(resolved: Resolved, error: ManyhostError) -> InvalidInput:
+    """Return an error of the plan with who set the key that it is about."""
+    key = resolved.blamed(error.where.split(" and "))
+    return InvalidInput(error.message, where=f"{_origin(resolved, key)}: {key}", fix=error.fix)
+
+
+def _each(*checks: Callable[[], object]) -> None:
+    """Make checks that do not need each other; raise what all of them find."""
+    errors = []
+    for check in checks:
+        try:
+            check()
+        except InvalidInput as error:
+            errors.append(error)
+    if errors:
+        raise first(errors)
 
 
 def _make(resolved: Resolved, facts: Facts) -> Plan:
     recipe, host = resolved.recipe, facts.environment.host
-    image.check(recipe, facts)
-    arguments.check(recipe.arguments, facts.reserved, "arguments")
-    roles.check(recipe, facts.interconnect, facts.engine)
-    if recipe.context > facts.model.max_context_tokens:
-        raise InvalidInput(
-            f"{recipe.context} tokens is more than the model's {facts.model.max_context_tokens}",
-            where="context",
-        )
-    tokens = recipe.traffic
-    if tokens.input_tokens + tokens.output_tokens > recipe.context:
-        raise InvalidInput(
-            f"{tokens.input_tokens} + {tokens.output_tokens} tokens of a typical request are more than the "
-            f"context of {recipe.context}",
-            where="traffic.input_tokens and traffic.output_tokens and context",
-            fix="raise context, or set the traffic that you expect",
-        )
+    _each(
+        lambda: image.check(recipe, facts),
+        lambda: region.check(recipe.site, facts),
+        lambda: arguments.check(recipe.arguments, facts.reserved, "arguments"),
+        lambda: roles.check(recipe, facts.interconnect, facts.engine),
+        lambda: _check_lengths(recipe, facts.model),
+        lambda: networks.networks(recipe, host),
+        lambda: weights.source(recipe, facts.model, facts.environment),
+    )
     names = networks.networks(recipe, host)
-    source = weights.source(recipe, facts.model, host)
+    source = weights.source(recipe, facts.model, facts.environment)
     found = roles.roles(recipe, facts)
     moved = roles.handover(recipe, facts, found)
     phases = startup.cold_start(facts.model, facts.engine, source.kind)
@@ -134,6 +146,22 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
         cost=cost.cost(recipe, facts.environment, sum(role.groups * role.hosts for role in found)),
         warnings=tuple(_warnings(recipe, facts, found, moved)),
     )
+
+
+def _check_lengths(recipe: Recipe, model: Model) -> None:
+    if recipe.context > model.max_context_tokens:
+        raise InvalidInput(
+            f"{recipe.context} tokens is more than the model's {model.max_context_tokens}",
+            where="context",
+        )
+    tokens = recipe.traffic
+    if tokens.input_tokens + tokens.output_tokens > recipe.context:
+        raise InvalidInput(
+            f"{tokens.input_tokens} + {tokens.output_tokens} tokens of a typical request are more than the "
+            f"context of {recipe.context}",
+            where="traffic.input_tokens and traffic.output_tokens and context",
+            fix="raise context, or set the traffic that you expect",
+        )
 
 
 def _allowed(recipe: Recipe, facts: Facts) -> security.Allowed:
@@ -169,11 +197,12 @@ def _warnings(recipe: Recipe, facts: Facts, found: tuple[Role, ...], moved: Hand
             f"handing over the KV cache of one request takes {moved.seconds:.1f} s over "
             f"{facts.interconnect.name}, more than the {recipe.objectives.ttft_ms} ms to the first token"
         )
-    if facts.environment.price and recipe.site.cluster_region not in (
-        "",
-        *facts.environment.price.usd_per_host_hour,
-    ):
-        warnings.append(f"no price is known for {recipe.site.cluster_region[:80]}; another region's is shown")
+    price = facts.environment.price
+    where = cost.region(recipe, price) if price else ""
+    if price and where not in price.usd_per_host_hour:
+        unknown = "" if where in facts.regions else ", which is no region that we know"
+        priced = ", ".join(price.usd_per_host_hour)
+        warnings.append(f"no price is known for {where[:80]}{unknown}; there is one for {priced}")
     return warnings
 
 

@@ -6,8 +6,8 @@ from posixpath import normpath
 
 import msgspec
 
-from manyhost.catalog import Model, Recipe
-from manyhost.catalog.environment import Host
+from manyhost.catalog import Environment, Model, Recipe
+from manyhost.catalog.environment import RunPod
 from manyhost.errors import InvalidInput
 from manyhost.plan.memory import GIB
 
@@ -24,13 +24,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     path: str
 
 
-def source(recipe: Recipe, model: Model, host: Host) -> Source:
+def source(recipe: Recipe, model: Model, environment: Environment) -> Source:
     """Return the source of the weights.
 
     Raises:
         InvalidInput: When it is not there, or a download is larger than the host's SSD.
     """
-    kind, path = recipe.weights.source, recipe.weights.path
+    kind, path, host = recipe.weights.source, recipe.weights.path, environment.host
     if kind == "auto":
         kind = "bucket" if recipe.site.gcs_bucket else "hub"
     if kind == "bucket" and not recipe.site.gcs_bucket:
@@ -43,7 +43,7 @@ def source(recipe: Recipe, model: Model, host: Host) -> Source:
             f"{host.memory_gib} GiB of a host",
             where="model",
         )
-    if kind == "folder":
+    if kind == "folder" and not isinstance(environment.platform, RunPod):
         _check_mounted(recipe, path)
     if kind != "hub":
         return Source(kind=kind, path=path or f"/gcs/models/{model.hub_id}")
@@ -72,6 +72,5 @@ def _check_mounted(recipe: Recipe, path: str) -> None:
     raise InvalidInput(
         f"no mount holds {path[:200]}",
         where="weights.path",
-        fix="mount it: host_mounts=[{name: weights, host_path: FOLDER, mount_path: %s}], or chart.volumes.extra"
-        % folder[:200],
+        fix="mount it with host_mounts or chart.volumes.extra, or set GCS_BUCKET for a folder below /gcs",
     )

@@ -14,8 +14,9 @@ from manyhost.catalog import Catalog, Engine, Resolved, resolve
 from manyhost.catalog.chart import Chart
 from manyhost.catalog.environment import RunPod
 from manyhost.catalog.passthrough import CHART
-from manyhost.errors import InvalidInput
+from manyhost.errors import InvalidInput, first
 from manyhost.plan import Plan, make_plan, table
+from manyhost.plan.arguments import DERIVED
 from manyhost.plan.security import Allowed
 from manyhost.render.helm import HelmEngine, InProcess, check_names
 from manyhost.render.launch import launch_json
@@ -116,10 +117,7 @@ class Renderer:
         findings = self.check(objects, plan)
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
-            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-            text = str(errors[0])
-            text = text if len(text) <= _ERROR_LIMIT else f"{text[:_ERROR_LIMIT]}..."
-            raise InvalidInput(f"{text}{more}", where=f"recipe {plan.recipe}")
+            raise first([_in_settings(finding, plan) for finding in errors])
         return Rendered(
             plan=plan,
             chart=self.chart,
@@ -183,6 +181,31 @@ class Renderer:
             files = (self.chart.path / "launcher").rglob("*")
             self._scripts = frozenset(path.read_text() for path in files if path.suffix in {".py", ".sh"})
         return self._scripts
+
+
+def _in_settings(finding: checks.Finding, plan: Plan) -> InvalidInput:
+    """Return a finding of the checks, with the setting behind it where it is about an engine flag."""
+    given = {
+        "arguments": plan.settings.arguments,
+        "roles.prefill.arguments": plan.settings.roles.prefill.arguments,
+        "roles.decode.arguments": plan.settings.roles.decode.arguments,
+    }
+    keys = [
+        f"{place}.{name}"
+        for place, arguments in given.items()
+        for name in arguments
+        if finding.flag and finding.flag in (name, f"no-{name}")
+    ]
+    if not keys and finding.flag in DERIVED:
+        keys = [DERIVED[finding.flag]]
+    if not keys:
+        return InvalidInput(_shortened(str(finding)), where=f"recipe {plan.recipe}")
+    where = " and ".join(f"{plan.origin(key)}: {key}" for key in keys)
+    return InvalidInput(_shortened(finding.message), where=where, fix=finding.fix)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _ERROR_LIMIT else f"{text[:_ERROR_LIMIT]}..."
 
 
 def allowance(allowed: Allowed) -> checks.Allowance:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from manyhost.catalog.written import WRITTEN
-from manyhost.errors import InvalidInput
+from manyhost.errors import InvalidInput, first
 
 SETTINGS = {value: settings for value, settings in WRITTEN.items() if settings}
 _PAIRS = ("network.ncclSettings", "vllm.env")  # lists of {name, value} there, maps in settings
@@ -46,16 +46,17 @@ def in_settings(refusal: ChartRefusal, values: dict[str, Any], origin: Callable[
         values: The Helm values that it refused.
         origin: Says where the value of a setting came from; "default" when nobody set it.
     """
-    first, *others = (_split(problem) for problem in refusal.problems)
-    more = ", ".join(dict.fromkeys(" and ".join(_names(key, values, origin)) or key for key, _ in others))
-    key, text = first
+    return first([_in_settings(*_split(problem), values, origin) for problem in refusal.problems])
+
+
+def _in_settings(key: str, text: str, values: dict[str, Any], origin: Callable[[str], str]) -> InvalidInput:
     text = re.sub(_MENTION, lambda match: " or ".join(_names(match[0], values, origin)), text)
     what, _, fix = text.partition("; ")
     names = _names(key, values, origin)
     if key not in _MAPS:  # their entries come from several places
         names = [f"{origin(name.partition('[')[0])}: {name}" for name in names]
     return InvalidInput(
-        f"{what} (and {len(others)} more: {more})" if others else what,
+        what,
         where=" and ".join(names) or (f"chart: {key}" if key else "chart"),
         fix=fix,
     )

@@ -96,7 +96,7 @@ TWICE = [{"network": "a", "gpus": [0]}, {"network": "b", "gpus": [0]}]
     ("change", "words"),
     [
         ({"price": {"default_region": "mars"}}, "price.default_region: is none of the regions"),
-        ({"price": {"date": "yesterday"}}, "price.date: expected str matching regex"),
+        ({"price": {"date": "yesterday"}}, "price.date: is not written as it must be"),
         (
             {"host": {"nics": TOO_MANY}},
             "host.nics[1].gpus: names GPU 9 of 8",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from manyhost.catalog import Catalog, Environment, Recipe, resolve
+from manyhost.errors import InvalidInput
 from manyhost.plan import Plan, make_plan, table
 from manyhost.plan.cost import Cost, cost
 
@@ -68,9 +69,45 @@ def test_all_hosts_count(environment: Environment, hosts: int, usd: float) -> No
     [
         ((), False),
         (("site.cluster_region=us-west4",), False),
+        (("site.region=global",), False),
         (("site.cluster_region=mars-north1",), True),
+        (("site.region=mars-north1",), True),
     ],
 )
 def test_a_region_without_a_price_is_said(assignments: tuple[str, ...], warned: bool) -> None:
     warnings = plan(*assignments).warnings
     assert any("no price is known for mars-north1" in text for text in warnings) is warned
+
+
+@pytest.mark.parametrize("region", ["mars-north1", "us-central1"])
+def test_another_regions_price_is_never_shown(region: str) -> None:
+    found = plan(f"site.cluster_region={region}")
+    assert (found.cost.usd_per_hour, found.cost.region) == (None, region)
+    (warning,) = (text for text in found.warnings if "price" in text)
+    assert ("no region that we know" in warning) is (region == "mars-north1")
+    assert "USD" not in dict(table.rows(found))["price"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message", "fix"),
+    [
+        ("CLUSTER_REGION", "us-east4-a", "'us-east4-a' is a zone", "write us-east4"),
+        ("CLUSTER_REGION", "US-EAST4", "'US-EAST4' is not written like a region", "write us-east4"),
+        ("CLUSTER_REGION", "US-East4-B", "'US-East4-B' is a zone", "write us-east4"),
+        ("REGION", "us-east4-a", "'us-east4-a' is a zone", "write us-east4"),
+        ("CLUSTER_REGION", "us_east4", "is not written like a region", "did you mean us-east4?"),
+        ("CLUSTER_REGION", "global", "is not written like a region", "write one such as us-east4"),
+        ("CLUSTER_REGION", "<CLUSTER_REGION>", "'<CLUSTER_REGION>' is a placeholder", "unset CLUSTER_REGION"),
+        ("CLUSTER_NAME", "<your-cluster>", "'<your-cluster>' is a placeholder", "unset CLUSTER_NAME"),
+    ],
+)
+def test_a_region_is_written_as_one(variable: str, value: str, message: str, fix: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make_plan(resolve(CATALOG, RECIPE, variables={variable: value}), CATALOG)
+    assert message in caught.value.message
+    assert caught.value.where.startswith(f"environment variable {variable}: site.")
+    assert fix in caught.value.fix
+
+
+def test_a_cluster_that_is_not_googles_has_regions_of_its_own() -> None:
+    make_plan(resolve(CATALOG, "kubernetes/qwen3-8b", variables={"CLUSTER_REGION": "Rack-7"}), CATALOG)

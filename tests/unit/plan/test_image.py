@@ -107,3 +107,48 @@ def test_a_version_that_nobody_knows_needs_an_image_of_its_own() -> None:
     with pytest.raises(InvalidInput, match=r"v0\.19\.0 is not vLLM v0\.26\.0") as caught:
         image.check(recipe("engine.tag=v0.19.0"), FACTS)
     assert "engine.image" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message", "fix"),
+    [
+        ("engine.image=https://hub.docker.com/r/vllm", "is a web address", "write hub.docker.com/r/vllm"),
+        ("engine.image=o/vllm:v1", "ends with a tag", "write o/vllm, and engine.tag=v1"),
+        ("engine.image=vllm:v1", "ends with a tag", "write vllm, and engine.tag=v1"),
+        (f"engine.image=o/vllm@{DIGEST}", "ends with a digest", f"engine.digest={DIGEST}"),
+        ("engine.image=vllm/VLLM-openai", "has upper case", "write vllm/vllm-openai"),
+        (
+            "engine.image=vllm-openai",
+            "vllm-openai alone is docker.io/library/vllm-openai",
+            "vllm/vllm-openai",
+        ),
+        ("engine.image=o//vllm", "is not written like the name of an image", "vllm/vllm-openai"),
+        ("site.artifact_registry=https://eu.pkg.dev/p/r", "is a web address", "write eu.pkg.dev/p/r"),
+        ("site.artifact_registry=eu.pkg.dev/P/r", "has upper case", "write eu.pkg.dev/p/r"),
+        ("engine.tag=latest", "does not pin a version", "v0.26.0"),
+        ("engine.tag=nightly", "does not pin a version", "v0.26.0"),
+        ("engine.tag=nightly-x86_64", "does not pin a version", "v0.26.0"),
+        ("engine.tag=nightly-0123abc", "is none of the versions whose flags", "engine.image"),
+    ],
+)
+def test_an_image_that_no_runtime_would_pull_as_meant(assignment: str, message: str, fix: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make_plan(resolve(CATALOG, RECIPE, assignments=[assignment]), CATALOG)
+    assert caught.value.where == f"--set: {assignment.partition('=')[0]}"
+    assert message in caught.value.message
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ("engine.image=localhost:5000/vllm",),
+        ("site.artifact_registry=localhost:5000",),
+        ("engine.image=Registry.example/a/b__c.d-e",),
+        ("engine.image=vllm-openai", "site.artifact_registry=eu.pkg.dev/p/r/"),
+        ("engine.image=o/vllm", "engine.tag=nightly-0123abc"),
+        ("engine.tag=nightly", f"engine.digest={DIGEST}"),
+    ],
+)
+def test_images_that_a_runtime_pulls(assignments: tuple[str, ...]) -> None:
+    image.check(recipe(*assignments), FACTS)
