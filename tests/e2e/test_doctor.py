@@ -126,7 +126,7 @@ FAULTS: dict[str, tuple[Callable[[Cluster], None], str, str, str]] = {
     ),
     "a gVNIC that takes a GPU's slot": (extra_device_network, "networks", "gvnic-1", "kubectl get networks"),
     "hosts cordoned": (cordon_all_but_one, "hosts", "cordoned", f"kubectl uncordon {OTHERS[0]}"),
-    "hosts tainted": (taint_all_but_one, "hosts", "taint broken=yes:NoSchedule is not tolerated", "kubectl taint"),
+    "hosts tainted": (taint_all_but_one, "hosts", "taint broken=yes:NoSchedule is not tolerated", "ask whoever set it"),
     "hosts with lost GPUs": (lose_gpus, "hosts", "7 of 7 nvidia.com/gpu free, 8 needed", ""),
     "hosts occupied": (occupy_all_but_one, "hosts", "used by default/busy-", ""),
     "hosts of another type": (lose_labels, "hosts", "no node carries", "manyhost discover"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -64,6 +67,7 @@ class Connection:
         self._configuration = configuration
         self.files = files
         self._auth = threading.Lock()  # an exec plugin refreshes the token in place
+        self._ahead = 0.0  # seconds that the API server's clock is ahead of this machine's
         self.context = context
         self.cluster = cluster
         self.namespace = namespace
@@ -72,6 +76,13 @@ class Connection:
     def client(self) -> Any:
         """The kubernetes.client.ApiClient, for what has no plain HTTP form (port-forward)."""
         return self._client
+
+    def now(self) -> float:
+        """The API server's clock, seconds since the epoch, as its last answer told it.
+
+        What the cluster has stamped is held against this and never against this machine's clock.
+        """
+        return time.time() + self._ahead
 
     def get(self, path: str, *, query: Mapping[str, Any] | None = None, metadata: bool = False) -> Object:
         """Return one object, or one list, as JSON.
@@ -239,6 +250,9 @@ class Connection:
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unreachable(error) from None
+        with contextlib.suppress(TypeError, ValueError):  # an answer without a date
+            date = parsedate_to_datetime(response.headers.get("Date"))
+            self._ahead = date.timestamp() - time.time()
         if response.status >= 400:
             raise self._refused(method, path, response.status, response.data)
         return response

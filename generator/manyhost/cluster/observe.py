@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +17,8 @@ from manyhost.cluster.phases import (
     event_problem,
     host_of,
     last_script_line,
+    late,
+    overdue,
     timestamp,
 )
 from manyhost.cluster.target import LWS, Place, size_of
@@ -99,7 +100,7 @@ class Observer:
             self._read_logs([pod for pod in pods if _talks(pod)])
         known: dict[tuple[str, int, int], Host] = {}
         for pod in pods:
-            host = host_of(pod, self._lines.get(pod["metadata"]["uid"]), time.time())
+            host = host_of(pod, self._lines.get(pod["metadata"]["uid"]), self._overdue(pod))
             known[host.role, host.group, host.host] = host
         wanted = {}
         total = 0
@@ -125,6 +126,14 @@ class Observer:
             hosts=tuple(known[key] for key in sorted(known)),
         )
 
+    def _overdue(self, pod: Object) -> Problem | None:
+        """Why a pod has not ended that should have; the node is asked, not guessed at."""
+        seconds = late(pod, self._connection.now())
+        if not seconds:
+            return None
+        node = (pod.get("spec") or {}).get("nodeName", "")
+        return overdue(pod, seconds, node_ready(self._connection, node) if node else "")
+
     def _sets(self, labels: str) -> list[Object]:
         """The LeaderWorkerSets of the release: one, or one for each role."""
         path = path_of(*LWS, self._namespace)
@@ -137,7 +146,7 @@ class Observer:
         """Explain the namespace's recent Warning events about this release's objects.
 
         Args:
-            since: Only events last seen at or after this time, seconds since the epoch.
+            since: Only events last seen at or after this time of the API server's clock.
         """
         path = path_of("v1", "events", self._namespace)
         found = []
@@ -185,6 +194,18 @@ class Observer:
         line = last_script_line(text.splitlines())
         if line:
             self._lines[uid] = line
+
+
+def node_ready(connection: Connection, name: str) -> str:
+    """Return a node's Ready condition: True, False or Unknown; "gone" without the node, empty when unread."""
+    try:
+        node = connection.find(path_of("v1", "nodes", "", name))
+    except Refused:
+        return ""  # people of one namespace may not read nodes
+    if node is None:
+        return "gone"
+    conditions = (node.get("status") or {}).get("conditions") or []
+    return next((str(item["status"]) for item in conditions if item["type"] == "Ready"), "Unknown")
 
 
 def _settled(sets: list[Object]) -> bool | None:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from manyhost.cluster.taints import advice
+
 Pod = dict[str, Any]
 Phase = Literal[
     "absent", "pending", "scheduled", "image", "sidecar", "weights", "load", "ready", "draining", "failed"
@@ -38,8 +40,9 @@ _SCRIPT_PHASES: dict[str, Phase] = {
     "end": "failed",
 }
 _LINE = re.compile(r"^(?:(?P<time>\S+Z) )?manyhost phase=(?P<phase>[a-z]+) (?P<rest>.*)$")
+_TAINT = re.compile(r"untolerated taint(?:\(s\))? \{([^:}]+)")
 _PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
-_CLOCK_SECONDS = 10.0  # clocks of the API server and of this machine may differ
+_CLOCK_SECONDS = 10.0  # a kubelet tells the end of a pod some seconds after it
 _IMAGE_ERRORS = {
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable",
     "ImageInspectError",
@@ -67,7 +70,7 @@ class Problem(msgspec.Struct, frozen=True):
     """Why a host does not come up.
 
     Attributes:
-        kind: unschedulable, image, config, crash, held, denied, network, volume or lost.
+        kind: unschedulable, image, config, crash, held, denied, network, volume, lost, ending or finalizer.
         message: One sentence.
         fix: What to do about it.
         patience: Seconds after which waiting is pointless; None when it may still cure itself.
@@ -130,13 +133,13 @@ def last_script_line(lines: Iterable[str]) -> ScriptLine | None:
     return last
 
 
-def host_of(pod: Pod, line: ScriptLine | None = None, now: float = 0.0) -> Host:
+def host_of(pod: Pod, line: ScriptLine | None = None, overdue: Problem | None = None) -> Host:
     """Return how far a pod is.
 
     Args:
         pod: The pod object.
         line: The last phase line of its engine container, when the log was read.
-        now: Seconds since the epoch, to see that a pod does not end; 0.0 leaves that out.
+        overdue: Why it does not end, when it should have.
     """
     labels = pod["metadata"].get("labels") or {}
     status = pod.get("status") or {}
@@ -156,7 +159,7 @@ def host_of(pod: Pod, line: ScriptLine | None = None, now: float = 0.0) -> Host:
         detail=detail,
         restarts=sum(int(item.get("restartCount", 0)) for item in [*containers, *inits]),
         revision=labels.get(REVISION, ""),
-        problem=_overdue(pod, now) if ending else _problem(pod, containers, inits, line),
+        problem=overdue if ending else _problem(pod, containers, inits, line),
     )
 
 
@@ -241,21 +244,80 @@ def _problem(
     return None
 
 
-def _overdue(pod: Pod, now: float) -> Problem | None:
-    """A pod that has not ended at the end of its grace period: its node hears nothing.
+def late(pod: Pod, now: float) -> float:
+    """Return for how many seconds a pod should have ended; 0.0 for one that need not have.
+
+    Args:
+        pod: The pod object.
+        now: The API server's clock: the pod's times are its.
+    """
+    due = timestamp(pod["metadata"].get("deletionTimestamp") or "")
+    return max(0.0, now - due) if due and now > due + _CLOCK_SECONDS else 0.0
+
+
+def overdue(pod: Pod, seconds: float, node_ready: str) -> Problem:
+    """Explain a pod that has not ended at the end of its grace period.
 
     The group cannot be made anew until it has, because its leader waits for it.
+
+    Args:
+        pod: The pod object.
+        seconds: How long ago it should have ended.
+        node_ready: The node's Ready condition; "gone" when there is no such node, empty when nobody may look.
     """
-    due = timestamp(pod["metadata"]["deletionTimestamp"])
-    if not now or now < due + _CLOCK_SECONDS:
-        return None
+    name = pod["metadata"]["name"]
     node = (pod.get("spec") or {}).get("nodeName", "")
+    text = f"{name} should have ended {seconds:.0f} s ago"
+    finalizers = pod["metadata"].get("finalizers")
+    if finalizers:
+        return held_by(f"{text}, but", "pod", pod["metadata"])
+    if not node or node_ready == "True":
+        return Problem(
+            "ending", f"{text} and has not{f', though node {node} is ready' if node else ''}",
+            f"{describe_pod(pod['metadata'])} says what it waits for", None,
+        )  # fmt: skip
+    if node_ready:
+        state = "does not exist any more" if node_ready == "gone" else "does not answer"
+        return Problem(
+            "lost", f"{text}: node {node} {state}",
+            f"bring the node back; if its machine is gone for good: kubectl delete node {node}"
+            if node_ready != "gone"
+            else "the cluster removes its pods within some minutes",
+            None,
+        )  # fmt: skip
     return Problem(
-        "lost",
-        f"{pod['metadata']['name']} should have ended {now - due:.0f} s ago: node {node} does not answer",
-        f"bring the node back; if it is gone for good: kubectl delete node {node}",
+        "ending", f"{text} and has not; whether node {node} answers could not be read",
+        f"kubectl get node {node} (run by somebody who may)", None,
+    )  # fmt: skip
+
+
+def held_by(text: str, kind: str, metadata: dict[str, Any]) -> Problem:
+    """Explain an object that is being removed and kept by finalizers.
+
+    Args:
+        text: How the sentence begins.
+        kind: The object's kind.
+        metadata: The object's.
+    """
+    names = ", ".join(metadata["finalizers"])
+    one = len(metadata["finalizers"]) == 1
+    return Problem(
+        "finalizer",
+        f"{text} {'finalizer' if one else 'finalizers'} {names} {'keeps' if one else 'keep'} it",
+        f"find out who set {'it' if one else 'them'} and why it is not taken off; only then, by hand: "
+        f"kubectl patch {kind.lower()} {metadata['name']}{_in(metadata)} --type merge "
+        '-p \'{"metadata":{"finalizers":null}}\'',
         None,
     )
+
+
+def describe_pod(metadata: dict[str, Any]) -> str:
+    """Return the command that shows a pod with its events."""
+    return f"kubectl describe pod {metadata['name']}{_in(metadata)}"
+
+
+def _in(metadata: dict[str, Any]) -> str:
+    return f" --namespace {metadata['namespace']}" if metadata.get("namespace") else ""
 
 
 def _container_problem(pod: str, item: dict[str, Any]) -> Problem | None:
@@ -296,8 +358,14 @@ def unschedulable(pod: str, message: str) -> Problem:
     fix = "kubectl describe nodes; free the hosts or add some"
     if "Insufficient nvidia.com/gpu" in reasons:
         fix = "free GPUs or add hosts: manyhost doctor lists what every host has left"
+    elif "were unschedulable" in reasons:
+        fix = (
+            "kubectl uncordon the hosts that kubectl get nodes shows as SchedulingDisabled, unless somebody "
+        )
+        fix += "drains them on purpose"
     elif "untolerated taint" in reasons:
-        fix = "remove the taint, or add a toleration to the environment's file"
+        keys = dict.fromkeys(_TAINT.findall(reasons))
+        fix = "; ".join(advice(key) for key in keys) or fix
     elif "node affinity/selector" in reasons:
         fix = "no host carries the labels that the recipe selects: manyhost discover finds the right ones"
     elif "Insufficient" in reasons:

@@ -19,7 +19,12 @@ _EVENTS_EVERY = 5.0
 _SCHEDULER_SECONDS = 3.0  # a pod may be unschedulable for a moment while another one leaves
 _RECREATIONS = 3  # of one group without it ever having been ready: it will not get better
 _CONTROLLER_SECONDS = 5.0  # LWS before v0.9 does not say whether it has seen a change
-_VARYING = {"unschedulable", "lost"}  # their sentences carry counts and times: said once
+_VARYING = {
+    "unschedulable",
+    "lost",
+    "ending",
+    "finalizer",
+}  # their sentences carry counts and times: said once
 _DENIED_SECONDS = 30.0  # an API server that has just come back knows no permissions yet
 
 
@@ -72,7 +77,7 @@ class Wait:
         self._timeout = timeout
         self._report = report
         self._begin = time.monotonic()
-        self._wall = time.time()
+        self._wall = connection.now()
         self._known: dict[str, Host] = {}
         self._problems: dict[tuple[str, str], tuple[float, Problem]] = {}
         self._recreations: dict[tuple[str, int], int] = {}
@@ -236,7 +241,8 @@ class Wait:
         if problem:
             kind = (
                 NotReady
-                if problem.kind in {"unschedulable", "quota", "network", "volume", "lost"}
+                if problem.kind
+                in {"unschedulable", "quota", "network", "volume", "lost", "ending", "finalizer"}
                 else Failed
             )
             return kind(

@@ -10,12 +10,14 @@ import msgspec
 
 from manyhost.catalog.chart import KINDS
 from manyhost.cluster.connection import Connection, Missing, path_of
-from manyhost.cluster.phases import NAME
+from manyhost.cluster.observe import node_ready
+from manyhost.cluster.phases import NAME, Problem, describe_pod, held_by, late, overdue
 from manyhost.cluster.release import Releases, Revision, newest
 from manyhost.cluster.target import Place
 from manyhost.errors import Failed, InvalidInput
 
 _LOOK_SECONDS = 0.5
+_COLLECTOR = {"foregroundDeletion", "orphan"}  # finalizers of Kubernetes' own garbage collector
 # What controllers make for a release; it goes with its owner, some time after it.
 MADE: dict[str, tuple[str, str]] = {
     "StatefulSet": ("apps/v1", "statefulsets"),
@@ -147,27 +149,53 @@ def teardown(
     for name in found.sets:
         for _, path, _ in _find(connection, place.namespace, MADE["StatefulSet"], f"{NAME}={name}"):
             connection.delete(path, foreground=True)
-    said = ""
+    said, named = "", set[str]()
     while not (left := inventory(connection, place, sets=found.sets)).empty:
         count = len(left.pods)
         waiting = f"{count} pod{'s' * (count != 1)} to end" if count else "what belonged to them to go"
         if waiting != said:
             report(f"waiting for {waiting}")
             said = waiting
+        kept = _obstacles(connection, left)
+        for problem in kept:
+            if problem.message.split(" ago")[-1] not in named:
+                named.add(problem.message.split(" ago")[-1])
+                report(f"{problem.message}\n  fix: {problem.fix}")
         if time.monotonic() > end:
-            raise _still_there(left, timeout)
+            raise _still_there(left, timeout, kept)
         time.sleep(_LOOK_SECONDS)
 
 
-def _still_there(left: Inventory, timeout: float) -> Failed:
+def _obstacles(connection: Connection, left: Inventory) -> list[Problem]:
+    """Say what keeps objects that should have gone: somebody's finalizer, or a node that does not answer."""
+    found = []
+    now = connection.now()
+    for name in left.pods:
+        pod = connection.find(path_of("v1", "pods", left.namespace, name))
+        seconds = late(pod, now) if pod else 0.0
+        if pod and seconds:
+            node = (pod.get("spec") or {}).get("nodeName", "")
+            found.append(overdue(pod, seconds, node_ready(connection, node) if node else ""))
+    for item in [*left.items, *left.made]:
+        metadata = (connection.find(item.path, metadata=True) or {}).get("metadata") or {}
+        theirs = [name for name in metadata.get("finalizers") or () if name not in _COLLECTOR]
+        if metadata.get("deletionTimestamp") and theirs:
+            found.append(held_by(f"{item.kind} {item.name} is deleted, but", item.kind, metadata))
+    return found
+
+
+def _still_there(left: Inventory, timeout: float, kept: list[Problem]) -> Failed:
     names = [f"pod {name}" for name in left.pods]
     names += [f"{item.kind} {item.name}" for item in [*left.items, *left.made]]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return Failed(
-        f"still there after {timeout:.0f} s: {', '.join(names[:5]) or 'the Helm record'}{more}",
-        where=f"release {left.release}",
-        fix="run teardown again with a longer --timeout",
-    )
+    text = f"still there after {timeout:.0f} s: {', '.join(names[:5]) or 'the Helm record'}{more}"
+    if kept:
+        return Failed(f"{text}; {kept[0].message}", where=f"release {left.release}", fix=kept[0].fix)
+    fix = "run teardown again: it goes on waiting"
+    if left.pods:
+        metadata = {"name": left.pods[0], "namespace": left.namespace}
+        fix = f"{describe_pod(metadata)} says what it waits for; {fix}"
+    return Failed(text, where=f"release {left.release}", fix=fix)
 
 
 def _find(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import http.server
 import json
 import threading
@@ -108,6 +109,17 @@ def test_a_busy_server_is_asked_again(server: Any, kubeconfig: Any) -> None:
     kubeconfig(address)
     assert connect().get("/version") == {"fine": True}
     assert len(asked) == 3
+
+
+def test_the_clock_is_the_servers(server: Any, kubeconfig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laptop whose clock is ten minutes off does not take running pods for overdue."""
+    address, _ = server(lambda _: (200, {}))
+    kubeconfig(address)
+    date = email.utils.formatdate(time.time() - 600, usegmt=True)
+    monkeypatch.setattr("http.server.BaseHTTPRequestHandler.date_time_string", lambda *_: date)
+    connection = connect()
+    connection.get("/version")
+    assert abs(connection.now() - (time.time() - 600)) < 2
 
 
 def test_nobody_there(kubeconfig: Any) -> None:

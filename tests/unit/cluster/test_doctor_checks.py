@@ -233,6 +233,87 @@ def test_quota_on_limits(serve: Serve, examined: Examine) -> None:
     assert (result.status, "1200 are needed" in result.why) == ("fail", True)
 
 
+# ------------------------------------------------------------------ hosts
+
+
+def a_node(name: str, *taints: str, cordoned: bool = False, ready: str = "True") -> dict[str, Any]:
+    """A node with room for anything; taints as key=value."""
+    found = [
+        {"key": key, "value": value, "effect": "NoSchedule"}
+        for key, _, value in (taint.partition("=") for taint in taints)
+    ]
+    if cordoned:
+        found.append({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"})
+    room = {"cpu": "64", "memory": "512Gi", "pods": "110", "ephemeral-storage": "9Ti"}
+    return {
+        "metadata": {"name": name, "labels": {}},
+        "spec": {"unschedulable": cordoned, "taints": found},
+        "status": {"allocatable": room, "conditions": [{"type": "Ready", "status": ready}]},
+    }
+
+
+def lists(**items: list[Any]) -> Callable[[str, str, Any], Reply]:
+    """An API server whose collections are these; others are empty."""
+
+    def answer(method: str, path: str, headers: Any) -> Reply:
+        return 200, {}, {"metadata": {}, "items": items.get(path.partition("?")[0].rpartition("/")[2], [])}
+
+    return answer
+
+
+def a_local_target(*assignments: str) -> Target:
+    return from_rendered(build("local/tiny-r1", assignments=["host_mounts=[]", *assignments]))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first", "fix"),
+    [
+        # GPU hosts that are none of this recipe's business outnumber the cordoned ones that are.
+        (
+            [*(a_node(f"gpu-{n}", "nvidia.com/gpu=present") for n in range(4)), a_node("cpu", cordoned=True)],
+            ": cpu: cordoned;", "kubectl uncordon cpu (",
+        ),
+        ([a_node("gpu", "nvidia.com/gpu=present")], "taint nvidia.com/gpu=present", "leave nvidia.com/gpu"),
+        ([a_node("their", "dedicated=them")], "taint dedicated=them", "dedicated is somebody's"),
+        ([a_node("n", "dedicated=them", cordoned=True)], "and it is cordoned", "ask whoever set it"),
+        ([a_node("n", "node.kubernetes.io/disk-pressure")], "disk-pressure", "goes by itself"),
+    ],
+)  # fmt: skip
+def test_hosts_that_are_closed(
+    nodes: list[Any], first: str, fix: str, serve: Serve, examined: Examine
+) -> None:
+    """The cordon is named first, and nobody is told to take a taint off that is somebody's."""
+    result = examined("hosts", a_local_target(), f"http://{serve(lists(nodes=nodes))}")
+    assert result.status == "fail"
+    assert first in result.why
+    assert fix in result.fix
+    assert "kubectl taint" not in result.fix
+    assert result.fix.startswith("kubectl uncordon") is ("cpu" in first)
+
+
+@pytest.mark.parametrize(
+    ("mounts", "level", "status"),
+    [(False, "restricted", "pass"), (True, "privileged", "pass"), (True, "baseline", "fail")],
+)
+def test_pod_security_of_the_pods_that_are_made(
+    mounts: bool, level: str, status: str, serve: Serve, examined: Examine
+) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": level}
+
+    def answer(method: str, path: str, headers: Any) -> Reply:
+        return 200, {}, {"metadata": {"name": "default", "labels": labels}}
+
+    target = from_rendered(build("local/tiny-r1")) if mounts else a_local_target()
+    if not mounts:  # an environment that would allow more than its pods need
+        allowed = msgspec.structs.replace(target.plan.allowed, level="privileged")
+        target = msgspec.structs.replace(target, plan=msgspec.structs.replace(target.plan, allowed=allowed))
+    result = examined("namespace", target, f"http://{serve(answer)}")
+    assert result.status == status
+    if status == "fail":
+        assert "need privileged for hostPath volume host-engine" in result.why
+        assert "kubectl label namespace default" not in result.fix
+
+
 def with_queue(name: str) -> Target:
     target = a_target()
     return msgspec.structs.replace(target, effective={**target.effective, "queue": name})

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from manyhost.cluster.phases import event_problem, host_of, last_script_line, script_line
+from manyhost.cluster.phases import event_problem, host_of, last_script_line, late, overdue, script_line
 
 LABELS = {
     "leaderworkerset.sigs.k8s.io/group-index": "1",
@@ -106,6 +106,32 @@ def test_a_pod_on_its_way_out_has_no_problem() -> None:
 
 
 @pytest.mark.parametrize(
+    ("node_ready", "finalizers", "words", "deletes_node"),
+    [
+        ("True", ["example.com/hold"], "finalizer example.com/hold keeps it", False),
+        ("True", [], "has not, though node host-1 is ready", False),
+        ("Unknown", [], "node host-1 does not answer", True),
+        ("False", [], "node host-1 does not answer", True),
+        ("gone", [], "node host-1 does not exist any more", False),
+        ("", [], "could not be read", False),
+    ],
+)
+def test_a_pod_that_does_not_end_names_what_keeps_it(
+    node_ready: str, finalizers: list[str], words: str, deletes_node: bool
+) -> None:
+    """Nobody is told to delete the node of a pod that somebody's finalizer keeps."""
+    found = pod({}, deletionTimestamp="2026-01-01T00:00:00Z", finalizers=finalizers, namespace="ns")
+    seconds = late(found, 1767225600.0 + 60)
+    problem = overdue(found, seconds, node_ready)
+    assert "should have ended 60 s ago" in problem.message
+    assert words in problem.message
+    assert ("delete node" in problem.fix) is deletes_node
+    if finalizers:
+        assert "kubectl patch pod r1-1-2 --namespace ns" in problem.fix
+    assert late(found, 1767225600.0 + 5) == 0.0
+
+
+@pytest.mark.parametrize(
     ("status", "kind", "words", "fix"),
     [
         (
@@ -116,7 +142,18 @@ def test_a_pod_on_its_way_out_has_no_problem() -> None:
         (
             {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
               "message": "0/4 nodes are available: 4 node(s) had untolerated taint {a: b}."}]},
-            "unschedulable", "untolerated taint", "toleration",
+            "unschedulable", "untolerated taint", "ask whoever set it",
+        ),
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+              "message": "0/4 nodes are available: 2 node(s) had untolerated taint {nvidia.com/gpu: present}, "
+              "2 node(s) were unschedulable."}]},
+            "unschedulable", "were unschedulable", "kubectl uncordon",
+        ),
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+              "message": "0/4 nodes are available: 4 node(s) had untolerated taint {nvidia.com/gpu: present}."}]},
+            "unschedulable", "untolerated taint", "leave nvidia.com/gpu",
         ),
         (
             {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",

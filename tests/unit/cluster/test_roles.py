@@ -51,6 +51,9 @@ class Api:
     def __init__(self, **objects: list[dict[str, Any]]) -> None:
         self.objects = objects
 
+    def now(self) -> float:
+        return 0.0
+
     def pages(self, path: str, *_: Any, labels: str = "", **__: Any) -> Iterator[dict[str, Any]]:
         kind = path.rpartition("/")[2]
         if kind in {"leaderworkersets", "pods"}:

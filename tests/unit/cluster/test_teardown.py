@@ -19,6 +19,7 @@ PLACE = Place(Catalog(ROOT).chart("llm-multihost"), "n", "r")
 CHART = {"app.kubernetes.io/instance": "r", "app.kubernetes.io/name": "llm-multihost"}
 SET = {"leaderworkerset.sigs.k8s.io/name": "r"}
 LWS = path_of("leaderworkerset.x-k8s.io/v1", "leaderworkersets", "n", "r")
+NOW = 1767225600.0
 OWNED = {
     path_of("apps/v1", "statefulsets", "n", "r"): SET,
     path_of("apps/v1", "controllerrevisions", "n", "r-1"): SET,
@@ -36,19 +37,32 @@ class Api:
     Attributes:
         stuck: Objects that never go.
         foreground: What was deleted so that it waits for what it owns.
+        details: More of the metadata of some objects, and whole pods and nodes.
     """
 
     def __init__(self) -> None:
         self.objects = {LWS: CHART, **OWNED, **STRANGE}
         self.stuck: set[str] = set()
         self.foreground: list[str] = []
+        self.details: dict[str, dict[str, Any]] = {}
+
+    def now(self) -> float:
+        return NOW
+
+    def find(self, path: str, *, metadata: bool = False) -> dict[str, Any] | None:
+        name = path.rpartition("/")[2]
+        found = self.details.get(path, {})
+        if path not in self.objects and not found:
+            return None
+        return {**found, "metadata": {"name": name, "namespace": "n", **found.get("metadata", {})}}
 
     def pages(
         self, path: str, kind: Any, *, labels: str = "", metadata: bool = False
     ) -> Iterator[dict[str, Any]]:
         if path.endswith("/pods") and LWS in self.foreground:
             going = next((item for item in OWNED if item in self.objects and item not in self.stuck), LWS)
-            self.objects.pop(going, None)
+            if going not in self.stuck:
+                self.objects.pop(going, None)
         wanted = dict(item.split("=") for item in labels.split(","))
         for item, own in list(self.objects.items()):
             if item.rpartition("/")[0] == path and wanted.items() <= own.items():
@@ -90,6 +104,42 @@ def test_what_does_not_go_is_named(path: str, api: Api) -> None:
         remove(api, 0.05)
     assert path.rpartition("/")[2] in error.value.message
     assert error.value.exit_code == 1
+
+
+@pytest.mark.parametrize("ready", ["True", "Unknown"])
+def test_what_keeps_it_is_named(ready: str, api: Api) -> None:
+    """A finalizer, by name; a node is given up for lost only when the cluster says so."""
+    pod = path_of("v1", "pods", "n", "r-0")
+    api.stuck = {pod}
+    finalizers = ["example.com/hold"] if ready == "True" else []
+    metadata = {"deletionTimestamp": "2025-12-31T23:50:00Z", "finalizers": finalizers}
+    api.details[pod] = {"metadata": metadata, "spec": {"nodeName": "host-1"}}
+    node = path_of("v1", "nodes", "", "host-1")
+    api.details[node] = {"status": {"conditions": [{"type": "Ready", "status": ready}]}}
+    with pytest.raises(Failed) as error:
+        remove(api, 0.05)
+    if ready == "True":
+        assert "finalizer example.com/hold keeps it" in error.value.message
+        assert "node" not in error.value.fix
+    else:
+        assert "node host-1 does not answer" in error.value.message
+        assert "kubectl delete node host-1" in error.value.fix
+
+
+def test_the_finalizer_of_a_set_is_named_while_it_is_waited_for(api: Api) -> None:
+    api.stuck = {LWS}
+    collector = {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["foregroundDeletion"]}
+    api.details[LWS] = {"metadata": collector}
+    with pytest.raises(Failed, match="still there after") as error:
+        remove(api, 0.05)
+    assert "finalizer" not in error.value.message
+    api.details[LWS]["metadata"]["finalizers"] = ["example.com/hold"]
+    said: list[str] = []
+    found = inventory(cast("Connection", api), PLACE)
+    with pytest.raises(Failed, match=r"example\.com/hold keeps it") as error:
+        teardown(cast("Connection", api), PLACE, found, timeout=0.05, report=said.append)
+    assert "kubectl patch leaderworkerset r --namespace n" in error.value.fix
+    assert sum("example.com/hold" in line for line in said) == 1
 
 
 def test_leftovers_alone_are_not_nothing(api: Api) -> None:

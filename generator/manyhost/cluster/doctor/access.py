@@ -7,12 +7,16 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 from manyhost.catalog.chart import KINDS
+from manyhost.checks import pod_security
+from manyhost.checks.allowance import Level
+from manyhost.checks.objects import Context
 from manyhost.cluster.connection import Missing, Object, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.cluster.teardown import MADE
 
 # Native sidecars are on by default since it: kubernetes.io, "Sidecar Containers".
 _OLDEST = (1, 29)
+_SHOWN = 3  # departures from a Pod Security level named in a message
 _REVIEW = path_of("authorization.k8s.io/v1", "selfsubjectaccessreviews")
 
 
@@ -89,13 +93,20 @@ def namespace(sight: Sight) -> Finding:
     if (found.get("status") or {}).get("phase") == "Terminating":
         return failed(f"namespace {name} is being deleted", "use another --namespace")
     enforced = (found["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce", "privileged")
-    order = ("restricted", "baseline", "privileged")
-    level = sight.target.plan.allowed.level
+    order: tuple[Level, ...] = ("restricted", "baseline", "privileged")
+    # What the pods are, not what their environment would allow them.
+    pods = Context(sight.target.objects).pods
+    level = max((pod_security.level(pod) for pod in pods), key=order.index, default="restricted")
     if enforced in order and order.index(level) > order.index(enforced):
+        needs = list(dict.fromkeys(what for pod in pods for what in pod_security.violations(pod)))
+        shown = ", ".join(needs[:_SHOWN]) + (
+            f" and {len(needs) - _SHOWN} more" if len(needs) > _SHOWN else ""
+        )
         return failed(
             f"namespace {name} enforces the Pod Security level {enforced}; "
-            f"pods of {sight.target.plan.environment.name} need {level}",
-            f"kubectl label namespace {name} pod-security.kubernetes.io/enforce={level} --overwrite",
+            f"the pods of {sight.target.recipe} need {level}{f' for {shown}' if shown else ''}",
+            "use a namespace of their own: kubectl create namespace NAME && kubectl label namespace NAME "
+            f"pod-security.kubernetes.io/enforce={level}; labelling {name} would allow it to all its pods",
         )
     return passed(f"namespace {name} admits {level} pods")
 

@@ -10,10 +10,12 @@ import msgspec
 from manyhost.cluster.connection import path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
 from manyhost.cluster.quantity import parse, show
+from manyhost.cluster.taints import advice
 from manyhost.cluster.target import Place
 
 Amounts = dict[str, float]
 _SHOWN = 4  # hosts named in a message
+_KINDS = ("cordoned", "not ready", "full", "taint")  # why a host is closed, the easiest to cure first
 
 
 # Only what is looked at is decoded: a thousand nodes and five thousand pods stay small.
@@ -141,8 +143,7 @@ def hosts(sight: Sight) -> Finding:
     needs = f"{wanted} hosts are needed ({target.groups} group{'s' * (target.groups != 1)})"
     if free >= wanted:
         return passed(f"{needs}, {free} are free")
-    common = Counter(_kind(reason) for _, reason in blocked)
-    blocked.sort(key=lambda item: -common[_kind(item[1])])
+    blocked.sort(key=lambda item: _KINDS.index(_kind(item[1])))
     shown = "; ".join(f"{name}: {reason}" for name, reason in blocked[:_SHOWN])
     more = f"; and {len(blocked) - _SHOWN} more" if len(blocked) > _SHOWN else ""
     return failed(
@@ -241,14 +242,16 @@ def _closed(node: _Node, spec: dict[str, Any]) -> str:
     ready = next((c.status for c in node.status.conditions or () if c.type == "Ready"), "Unknown")
     if ready != "True":
         return "not ready"
+    # A cordon is a taint too, and one that is named last: lifting it alone would not open the others.
+    cordon = ", and it is cordoned" if node.spec.unschedulable else ""
+    for taint in node.spec.taints or ():
+        if taint.effect == "PreferNoSchedule" or taint.key == "node.kubernetes.io/unschedulable":
+            continue
+        if not any(_tolerates(t, taint) for t in spec.get("tolerations") or []):
+            value = f"={taint.value}" if taint.value else ""
+            return f"taint {taint.key}{value}:{taint.effect} is not tolerated{cordon}"
     if node.spec.unschedulable:
         return "cordoned"
-    for taint in node.spec.taints or ():
-        if taint.effect != "PreferNoSchedule" and not any(
-            _tolerates(t, taint) for t in spec.get("tolerations") or []
-        ):
-            value = f"={taint.value}" if taint.value else ""
-            return f"taint {taint.key}{value}:{taint.effect} is not tolerated"
     if not _affine(node.metadata.labels or {}, spec):
         return "not among the target nodes"
     return ""
@@ -314,20 +317,24 @@ class _NodeLabels(msgspec.Struct):
 
 
 def _fix(blocked: list[tuple[str, str]], machine: str) -> str:
-    """The cure of what blocks most hosts."""
+    """What cures each kind of obstacle, the ones that one command cures first."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for name, reason in blocked:
         kinds.setdefault(_kind(reason), []).append((name, reason))
-    worst = max(kinds, key=lambda kind: len(kinds[kind]), default="")
-    names = " ".join(name for name, _ in kinds.get(worst, [])[:_SHOWN])
-    if worst == "cordoned":
-        return f"kubectl uncordon {names}"
-    if worst == "taint":
-        return f"kubectl taint nodes {names} {kinds[worst][0][1].split()[1]}-"
-    if worst == "not ready":
-        return f"kubectl describe node {names}"
-    return f"free the hosts, or add nodes of {machine} to the node pool"
+    found = []
+    for kind in _KINDS:
+        names = " ".join(name for name, _ in kinds.get(kind, [])[:_SHOWN])
+        if names and kind == "cordoned":
+            found.append(f"kubectl uncordon {names} (unless somebody drains them on purpose)")
+        elif names and kind == "not ready":
+            found.append(f"kubectl describe node {names}")
+        elif names and kind == "full":
+            found.append(f"free the hosts, or add nodes of {machine} to the node pool")
+        elif names and kind == "taint":
+            keys = dict.fromkeys(reason.split()[1].partition(":")[0] for _, reason in kinds[kind])
+            found += [advice(key.partition("=")[0]) for key in keys]
+    return "; ".join(found) or f"add nodes of {machine} to the node pool"
 
 
 def _kind(reason: str) -> str:
-    return next((kind for kind in ("cordoned", "taint", "not ready") if reason.startswith(kind)), "full")
+    return next((kind for kind in _KINDS if reason.startswith(kind)), "full")
