@@ -14,7 +14,10 @@ from manyhost.cli.session import Wanted, open_target, place_options
 if TYPE_CHECKING:
     from manyhost.cluster.doctor import Result
 
-RESULT = {"checks": "check, status (pass, warn, fail or skip), why and fix of each"}
+RESULT = {
+    "checks": "check, status (pass, warn, fail or skip), why and fix of each",
+    "verdict": "one line: whether it would work",
+}
 
 
 @click.command(name="doctor")
@@ -32,15 +35,16 @@ def command(
 
     Example: manyhost doctor a3mega --namespace serving
     """
-    from manyhost.cluster.doctor import examine
+    from manyhost.cluster.doctor import examine, verdict
     from manyhost.errors import NotReady
 
     connection, target = open_target(wanted)
     results = examine(connection, target, skip=skip)
-    output.result({"checks": results}, _lines(results))
-    wrong = sum(result.status == "fail" for result in results)
+    said = verdict(wanted.recipe, results)
+    wrong = any(result.status == "fail" for result in results)
+    output.result({"checks": results, "verdict": said}, [*_lines(results), *([] if wrong else [said])])
     if wrong:
-        raise NotReady(f"{wrong} check{'s' * (wrong != 1)} failed", where=f"recipe {target.recipe}")
+        raise NotReady(said)
 
 
 def _lines(results: list[Result]) -> Iterator[str]:

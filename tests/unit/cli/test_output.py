@@ -229,10 +229,25 @@ def test_doctor(cluster: pytest.MonkeyPatch) -> None:
     ran = manyhost("doctor", "local", *JSON)
     assert ran.code == 4
     assert [item["status"] for item in ran.output.result["checks"]] == ["pass", "fail"]
-    assert ran.output.envelope["errors"][0]["message"] == "1 check failed"
+    verdict = "local would not work: 1 of 2 checks failed (quota)"
+    assert ran.output.envelope["errors"][0]["message"] == ran.output.result["verdict"] == verdict
     text = manyhost("doctor", "local")
     assert "fail  quota                  too few\n" in text.out
-    assert text.err == "manyhost: recipe local/x: 1 check failed\n"
+    assert text.err == f"manyhost: {verdict}\n"
+
+
+@pytest.mark.parametrize(
+    ("why", "verdict"),
+    [
+        ("not fast", "local would work: 2 checks, 1 warning"),
+        ("could not look: no", "local would work, as far as could be seen: 2 checks, 1 warning"),
+    ],
+)
+def test_doctor_ends_with_its_verdict(why: str, verdict: str, cluster: pytest.MonkeyPatch) -> None:
+    results = [Result("api", "pass", "fine"), Result("hosts", "warn", why), Result("bucket", "skip", "none")]
+    replace(cluster, "doctor", examine=results)
+    ran = manyhost("doctor", "local")
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, verdict)
 
 
 @pytest.mark.parametrize("installed", [True, False])

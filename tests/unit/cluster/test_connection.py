@@ -214,3 +214,35 @@ def test_no_command_shows_a_traceback(
     said = capsys.readouterr()
     assert "cannot be reached" in said.out + said.err
     assert "Traceback" not in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "words"),
+    [
+        (401, "Unauthorized", "does not accept the credentials of context here"),
+        (403, 'User "system:serviceaccount:n:gone" cannot create resource', "cannot create resource"),
+    ],
+)
+def test_doctor_with_credentials_that_are_refused(
+    status: int, message: str, words: str, server: Any, kubeconfig: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """One failure, nothing else, and no exit code 0: nothing of the cluster was seen."""
+    from manyhost import cli
+
+    (tmp_path / "local.yaml").write_text("")
+    monkeypatch.setenv("MANYHOST_LOCAL", str(tmp_path / "local.yaml"))
+
+    def answer(path: str) -> tuple[int, Any]:
+        if status == 403 and path == "/version":
+            return 200, {"gitVersion": "v1.35.0"}
+        return status, {"message": message}
+
+    address, _ = server(answer)
+    kubeconfig(address)
+    assert cli.run(["doctor", "local"]) == 4
+    said = capsys.readouterr()
+    (line,) = [text for text in said.out.splitlines() if not text.startswith(" ")]
+    assert line.startswith("fail  api")
+    assert words in line
+    assert said.err == "manyhost: local would not work: 1 of 1 check failed (api)\n"

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from manyhost.cluster.connection import Connection
 from manyhost.cluster.doctor import access, fabric, gib_imex, hosts, lws, names, quota, registry, storage
-from manyhost.cluster.doctor.check import CHECKS, Check, Result, Sight, run
+from manyhost.cluster.doctor.check import CHECKS, Check, Result, Sight, run, verdict
 from manyhost.cluster.target import Target
 from manyhost.errors import InvalidInput, NotReady
 
-__all__ = ["CHECKS", "Check", "Result", "examine", "require"]
+__all__ = ["CHECKS", "Check", "Result", "examine", "require", "verdict"]
 
 _MODULES = (
     access,

@@ -10,7 +10,7 @@ from manyhost.catalog.chart import KINDS
 from manyhost.checks import pod_security
 from manyhost.checks.allowance import Level
 from manyhost.checks.objects import Context
-from manyhost.cluster.connection import Missing, Object, path_of
+from manyhost.cluster.connection import Forbidden, Missing, Object, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.cluster.teardown import MADE
 
@@ -23,8 +23,11 @@ _REVIEW = path_of("authorization.k8s.io/v1", "selfsubjectaccessreviews")
 @check("api", "Does the Kubernetes API answer, with these credentials?", needs=(), cheap=True)
 def api(sight: Sight) -> Finding:
     """One request that every authenticated user may make."""
-    version = _version(sight)
-    sight.connection.create(_REVIEW, _review("get", "", "pods", sight.target.namespace))
+    try:
+        version = _version(sight)
+        sight.connection.create(_REVIEW, _review("get", "", "pods", sight.target.namespace))
+    except Forbidden as error:  # nothing else could be looked at: that is no warning
+        return failed(error.message, error.fix)
     return passed(f"Kubernetes {version} answers as context {sight.connection.context}")
 
 

@@ -15,6 +15,7 @@ from manyhost.errors import ManyhostError
 
 Status = Literal["pass", "warn", "fail", "skip"]
 _WORKERS = 6
+UNSEEN = "could not look: "
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -149,6 +150,20 @@ def run(sight: Sight, checks: Iterable[Check]) -> list[Result]:
         return [result for future in futures.values() for result in future.result()]
 
 
+def verdict(recipe: str, results: Iterable[Result]) -> str:
+    """Say in one line whether the recipe would work."""
+    made = [result for result in results if result.status != "skip"]
+    count = len({result.check for result in made})
+    checks = f"{count} check{'s' * (count != 1)}"
+    wrong = list(dict.fromkeys(result.check for result in made if result.status == "fail"))
+    if wrong:
+        return f"{recipe} would not work: {len(wrong)} of {checks} failed ({', '.join(wrong)})"
+    warnings = [result for result in made if result.status == "warn"]
+    unseen = any(result.why.startswith(UNSEEN) for result in warnings)
+    said = f"{len(warnings)} warning{'s' * (len(warnings) != 1)}"
+    return f"{recipe} would work{', as far as could be seen' * unseen}: {checks}, {said}"
+
+
 def _run(item: Check, sight: Sight, needed: dict[str, Future[list[Result]]]) -> list[Result]:
     for name, future in needed.items():
         if any(result.status == "fail" for result in future.result()):
@@ -156,7 +171,8 @@ def _run(item: Check, sight: Sight, needed: dict[str, Future[list[Result]]]) -> 
     try:
         found = item.run(sight)
     except Forbidden as error:
-        found = warned(f"could not look: {error.message}", error.fix)
+        look = failed if error.status == 401 else warned  # nobody's login ends in "all is well"
+        found = look(f"{UNSEEN}{error.message}", error.fix)
     except ManyhostError as error:
         found = failed(error.message, error.fix or "run it again")
     findings = found if isinstance(found, list) else [found]

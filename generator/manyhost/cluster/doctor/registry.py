@@ -16,7 +16,7 @@ _TYPES = (
 )
 
 
-@check("image", "Does the engine's image exist in its registry?", needs=())
+@check("image", "Does the engine's image exist in its registry?")
 def image(sight: Sight) -> Finding:
     """A HEAD request for the manifest (OCI distribution specification)."""
     import urllib3

@@ -25,7 +25,7 @@ def gcs_driver(sight: Sight) -> Finding:
     return passed(f"{_DRIVER} is there")
 
 
-@check("bucket", "Does the bucket exist, near the cluster?", needs=())
+@check("bucket", "Does the bucket exist, near the cluster?")
 def bucket(sight: Sight) -> Finding | list[Finding]:
     """Existence and location of every mounted bucket."""
     if not _mounts(sight):
