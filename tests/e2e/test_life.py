@@ -143,6 +143,46 @@ def test_two_groups(place: Place, image: tuple[str, str], namespace: str) -> Non
     run("teardown", "local", *here, "--yes").ok()
 
 
+def test_what_was_changed_in_the_cluster_is_shown_and_put_back(
+    place: Place, image: tuple[str, str], namespace: str
+) -> None:
+    """Deleted or edited behind our back, while Helm's record stays the same."""
+    here = ["--namespace", namespace, *standin(image)]
+
+    def drifted() -> list[tuple[str, str]]:
+        found = run("status", "local", *here, "--output", "json").output.result["drift"]
+        return sorted((change["action"], change["kind"]) for change in found)
+
+    def deploy() -> Any:
+        done = run("deploy", "local", *here, "--timeout", "120", "--output", "json").ok().output.result
+        assert all(change["drift"] for change in done["proposal"]["changes"])
+        return done["proposal"]
+
+    run("deploy", "local", *here, "--timeout", "120").ok()
+    assert drifted() == []
+    place.kube("delete", "service", "tiny-r1-svc", "-n", namespace)
+    place.kube("scale", "lws", "tiny-r1", "-n", namespace, "--replicas=2")
+    assert drifted() == [("create", "Service"), ("update", "LeaderWorkerSet")]
+    said = run("status", "local", *here).ok().out
+    assert "Service tiny-r1-svc was deleted since it was deployed" in said
+    assert "spec.replicas: 2 in the cluster, 1 deployed" in said
+    shown = run("deploy", "local", *here, "--dry-run").ok().out
+    assert "update LeaderWorkerSet tiny-r1: changed in the cluster" in shown
+    assert deploy()["action"] == "upgrade"
+    assert drifted() == []
+    assert len(place.get("service", "tiny-r1-svc", "-n", namespace)["spec"]["ports"])
+    assert place.get("lws", "tiny-r1", "-n", namespace)["spec"]["replicas"] == 1
+
+    place.kube("delete", "lws,configmap", "-l", "app.kubernetes.io/instance=tiny-r1", "-n", namespace)
+    gone = run("status", "local", *here)
+    assert gone.code == 4
+    assert "LeaderWorkerSet tiny-r1 was deleted" in gone.err
+    assert {change["kind"] for change in deploy()["changes"]} == {"ConfigMap", "LeaderWorkerSet"}
+    assert drifted() == []
+    assert deploy()["action"] == "nothing"
+    run("teardown", "local", *here, "--yes").ok()
+
+
 def test_scale_up_and_down(place: Place, image: tuple[str, str], namespace: str) -> None:
     """groups=2 adds a group that serves, and groups=1 takes it away; the first group never notices.
 

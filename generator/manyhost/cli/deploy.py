@@ -85,9 +85,11 @@ def _lines(proposal: Proposal, *, full: bool) -> Iterator[str]:
         f" (revision {proposal.revision} is there)" if proposal.revision else ""
     )
     for change in proposal.changes:
-        yield f"  {change.action} {change.kind} {change.name}"
+        why = f": {'deleted' if change.action == 'create' else 'changed'} in the cluster" * change.drift
+        yield f"  {change.action} {change.kind} {change.name}{why}"
         if full and change.action == "update":
-            yield "\n".join(f"    {line}" for line in change.diff.splitlines()[2:])
+            lines = change.diff.splitlines()
+            yield "\n".join(f"    {line}" for line in (lines if change.drift else lines[2:]))
 
 
 def _reporter(output: Printer) -> Any:

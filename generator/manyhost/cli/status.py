@@ -26,6 +26,7 @@ RESULT = {
     "hosts": "role, group, host, pod, uid, node, address, phase, detail, restarts, problem, ... of each",
     "service": "name of the Service",
     "endpoints": "addresses behind the Service that take requests",
+    "drift": "objects that were deleted (create) or changed (update, with diff) since their deployment",
 }
 
 
@@ -49,7 +50,10 @@ def command(
     output.result(found, _lines(found) if found.installed else ())
     if not found.installed:
         raise NotReady(
-            f"release {release} is not installed in namespace {namespace}",
+            f"LeaderWorkerSet {release} was deleted from namespace {namespace}; Helm has revision "
+            f"{found.revision} ({found.helm})"
+            if found.revision
+            else f"release {release} is not installed in namespace {namespace}",
             fix=f"manyhost deploy {wanted.recipe}",
         )
 
@@ -71,4 +75,10 @@ def _lines(found: Status) -> Iterator[str]:
         yield f"  {problem.message}"
         if problem.fix:
             yield f"    fix: {problem.fix}"
+    for change in found.drift:
+        what = "was deleted" if change.action == "create" else "was changed"
+        yield f"  {change.kind} {change.name} {what} since it was deployed"
+        yield from (f"    {line}" for line in change.diff.splitlines())
+    if found.drift:
+        yield "    fix: manyhost deploy brings it back"
     yield f"endpoints of {found.service}: {', '.join(found.endpoints) or 'none'}"

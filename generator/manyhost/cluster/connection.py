@@ -150,6 +150,12 @@ class Connection:
         query = {"fieldManager": "manyhost", "force": "true"}
         return self._write("PATCH", path, body, dry_run, "application/apply-patch+yaml", query)
 
+    def merge(self, path: str, patch: Object) -> Object:
+        """Change some fields of an object (JSON merge patch)."""
+        return self._write(
+            "PATCH", path, patch, False, "application/merge-patch+json", {"fieldManager": "manyhost"}
+        )
+
     def replace(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
         """Replace an object."""
         return self._write("PUT", path, body, dry_run)

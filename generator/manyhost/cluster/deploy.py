@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from manyhost.cluster.connection import Connection, path_of
+from manyhost.cluster.drift import drift, heal
 from manyhost.cluster.observe import Observer
 from manyhost.cluster.release import Change, Releases, changes, newest, rehearse
 from manyhost.cluster.rollout import Report, Wait
@@ -76,6 +77,10 @@ def propose(connection: Connection, target: Target) -> Proposal:
     rehearse(connection, target)
     found = changes(live, target.objects)
     settled = current is not None and current.status == "deployed"
+    if settled:
+        new = {(change.kind, change.name) for change in found}
+        same = [item for item in target.objects if (item["kind"], item["metadata"]["name"]) not in new]
+        found += drift(connection, target.namespace, same)
     action = "install" if not current else "nothing" if settled and not found else "upgrade"
     return Proposal(
         release=target.release,
@@ -96,7 +101,11 @@ def apply(connection: Connection, target: Target, proposal: Proposal) -> int:
     if proposal.action == "nothing":
         return proposal.revision
     releases = Releases(connection, target.namespace)
-    return releases.install(target) if proposal.action == "install" else releases.upgrade(target)
+    if proposal.action == "install":
+        return releases.install(target)
+    revision = releases.upgrade(target)
+    heal(connection, target.namespace, target.objects)
+    return revision
 
 
 def deploy(

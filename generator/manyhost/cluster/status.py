@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from manyhost.cluster.connection import Connection, Missing, path_of
+from manyhost.cluster.drift import drift
 from manyhost.cluster.observe import Observer
 from manyhost.cluster.phases import Host
-from manyhost.cluster.release import newest
+from manyhost.cluster.release import Change, deployed, newest
 from manyhost.cluster.target import Place
 
 
@@ -28,6 +29,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         hosts: Every host.
         service: Name of the Service.
         endpoints: Addresses behind the Service that take requests.
+        drift: Objects that were deleted or changed in the cluster since they were deployed.
     """
 
     release: str
@@ -41,6 +43,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[Host, ...] = ()
     service: str = ""
     endpoints: list[str] = []
+    drift: list[Change] = []
 
     @property
     def ready(self) -> bool:
@@ -71,6 +74,9 @@ def status(connection: Connection, place: Place) -> Status:
         ready_groups=sum(ready.values()),
         updated_groups=look.updated_groups,
         hosts=look.hosts,
+        drift=drift(connection, place.namespace, deployed(connection, place, revision))
+        if revision and revision.status == "deployed"
+        else [],
         service=f"{place.release}-svc" if look.exists else "",
         endpoints=_endpoints(connection, place.namespace, f"{place.release}-svc") if look.exists else [],
     )
