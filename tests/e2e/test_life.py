@@ -183,6 +183,40 @@ def test_what_was_changed_in_the_cluster_is_shown_and_put_back(
     run("teardown", "local", *here, "--yes").ok()
 
 
+def test_what_is_on_its_way_out_is_neither_free_nor_ready(
+    place: Place, image: tuple[str, str], namespace: str
+) -> None:
+    """A finalizer keeps the LeaderWorkerSet; then one keeps a pod of a set that has gone."""
+    here = ["--namespace", namespace, *standin(image)]
+    hold = '{"metadata":{"finalizers":["example.com/hold"]}}'
+    free = '{"metadata":{"finalizers":null}}'
+    run("deploy", "local", *here, "--timeout", "120").ok()
+    place.kube("patch", "lws", "tiny-r1", "-n", namespace, "--type=merge", "-p", hold)
+    place.kube("delete", "lws", "tiny-r1", "-n", namespace, "--wait=false")
+    begin = time.monotonic()
+    for command in (("doctor",), ("deploy",), ("status",)):
+        said = run(*command, "local", *here, *(["--skip", "image"] if command == ("doctor",) else []))
+        assert said.code == 4, said
+        assert "is being removed" in said.out + said.err
+        assert "finalizer example.com/hold keeps it" in said.out + said.err
+    left = run("teardown", "local", *here, "--yes", "--timeout", "15")
+    assert left.code == 1
+    assert "finalizer example.com/hold keeps it" in left.err
+    assert time.monotonic() - begin < 40
+    place.kube("patch", "lws", "tiny-r1", "-n", namespace, "--type=merge", "-p", free)
+    run("teardown", "local", *here, "--yes", "--timeout", "60").ok()
+
+    run("deploy", "local", *here, "--timeout", "120").ok()
+    place.kube("patch", "pod", "tiny-r1-0-1", "-n", namespace, "--type=merge", "-p", hold)
+    place.kube("delete", "lws", "tiny-r1", "-n", namespace, "--cascade=background")
+    doctor = run("doctor", "local", *here, "--skip", "image")
+    assert doctor.code == 4
+    assert "of an earlier tiny-r1 are still there" in doctor.out
+    assert "is free" not in doctor.out
+    place.kube("patch", "pod", "tiny-r1-0-1", "-n", namespace, "--type=merge", "-p", free)
+    run("teardown", "local", *here, "--yes", "--timeout", "60").ok()
+
+
 def test_scale_up_and_down(place: Place, image: tuple[str, str], namespace: str) -> None:
     """groups=2 adds a group that serves, and groups=1 takes it away; the first group never notices.
 

@@ -26,6 +26,7 @@ RESULT = {
     "hosts": "role, group, host, pod, uid, node, address, phase, detail, restarts, problem, ... of each",
     "service": "name of the Service",
     "endpoints": "addresses behind the Service that take requests",
+    "removal": "what removes it, when it is on its way out; null otherwise",
     "drift": "objects that were deleted (create) or changed (update, with diff) since their deployment",
 }
 
@@ -56,6 +57,8 @@ def command(
             else f"release {release} is not installed in namespace {namespace}",
             fix=f"manyhost deploy {wanted.recipe}",
         )
+    if found.removal:
+        raise NotReady(found.removal.message, where=f"release {release}", fix=found.removal.fix)
 
 
 def _lines(found: Status) -> Iterator[str]:

@@ -19,6 +19,7 @@ from manyhost.cluster.phases import (
     last_script_line,
     late,
     overdue,
+    removal,
     timestamp,
 )
 from manyhost.cluster.target import LWS, Place, size_of
@@ -40,6 +41,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         wanted: Groups wanted, by role.
         settled: Whether the controller has seen the newest specification; None when its version does not say.
         hosts: Every host that should exist or does, by role, group and host.
+        removal: Who removes it, when a LeaderWorkerSet of it is on its way out.
     """
 
     exists: bool
@@ -50,12 +52,14 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     wanted: dict[str, int] = {}
     settled: bool | None = None
     hosts: tuple[Host, ...] = ()
+    removal: Problem | None = None
 
     @property
     def complete(self) -> bool:
         """Whether all groups run the newest template and every host is ready."""
         return (
             self.exists
+            and not self.removal
             and self.settled is not False
             and self.ready_groups == self.updated_groups == self.replicas
             and len(self.hosts) == self.size
@@ -124,6 +128,7 @@ class Observer:
             wanted=wanted,
             settled=_settled(sets),
             hosts=tuple(known[key] for key in sorted(known)),
+            removal=next(filter(None, (removal("LeaderWorkerSet", item["metadata"]) for item in sets)), None),
         )
 
     def _overdue(self, pod: Object) -> Problem | None:

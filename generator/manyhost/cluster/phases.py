@@ -42,6 +42,7 @@ _SCRIPT_PHASES: dict[str, Phase] = {
 _LINE = re.compile(r"^(?:(?P<time>\S+Z) )?manyhost phase=(?P<phase>[a-z]+) (?P<rest>.*)$")
 _TAINT = re.compile(r"untolerated taint(?:\(s\))? \{([^:}]+)")
 _PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
+_COLLECTOR = {"foregroundDeletion", "orphan"}  # finalizers of Kubernetes' own garbage collector
 _CLOCK_SECONDS = 10.0  # a kubelet tells the end of a pod some seconds after it
 _IMAGE_ERRORS = {
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable",
@@ -309,6 +310,23 @@ def held_by(text: str, kind: str, metadata: dict[str, Any]) -> Problem:
         '-p \'{"metadata":{"finalizers":null}}\'',
         None,
     )
+
+
+def removal(kind: str, metadata: dict[str, Any]) -> Problem | None:
+    """Explain an object that is on its way out; None for one that stays.
+
+    Args:
+        kind: The object's kind.
+        metadata: The object's.
+    """
+    since = metadata.get("deletionTimestamp")
+    if not since:
+        return None
+    text = f"{kind} {metadata['name']} is being removed since {since}"
+    theirs = [name for name in metadata.get("finalizers") or () if name not in _COLLECTOR]
+    if theirs:
+        return held_by(f"{text}, but", kind, {**metadata, "finalizers": theirs})
+    return Problem("ending", text, "wait until manyhost teardown finds nothing left, then deploy again", None)
 
 
 def describe_pod(metadata: dict[str, Any]) -> str:

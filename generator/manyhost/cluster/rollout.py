@@ -10,6 +10,7 @@ import msgspec
 from manyhost.cluster.connection import Connection, Forbidden, Refused, Unreachable
 from manyhost.cluster.observe import Look, Observer
 from manyhost.cluster.phases import Host, Problem
+from manyhost.cluster.release import newest
 from manyhost.cluster.target import Place
 from manyhost.errors import Failed, NotReady
 
@@ -73,6 +74,8 @@ class Wait:
 
     def __init__(self, connection: Connection, place: Place, *, timeout: float, report: Report) -> None:
         self._observer = Observer(connection, place)
+        self._connection = connection
+        self._place = place
         self._release = place.release
         self._timeout = timeout
         self._report = report
@@ -99,6 +102,8 @@ class Wait:
         while True:
             seen = self._look()
             if seen is not None:
+                if seen.removal or (look.exists and not seen.exists):
+                    raise self._removed(seen)
                 look = seen
                 self._follow(look)
                 if self._done(look):
@@ -139,6 +144,21 @@ class Wait:
             self._denied_at = self._seconds() if self._denied_at is None else self._denied_at
             return self._seen and self._seconds() - self._denied_at < _DENIED_SECONDS
         return error.status >= 500 or error.status == 429
+
+    def _removed(self, look: Look) -> Failed:
+        """The release is taken away from under the wait: say by whom, as far as the cluster knows."""
+        found = newest(self._connection, self._place)
+        if found is None or found.status.startswith("uninstall"):
+            who = "a teardown or helm uninstall"
+        else:
+            who = f"somebody's kubectl delete (Helm still has revision {found.revision}, {found.status})"
+        text = look.removal.message if look.removal else f"its LeaderWorkerSet {self._release} has gone"
+        fix = look.removal.fix if look.removal else ""
+        return Failed(
+            f"{text}: removed by {who} while this waited for it",
+            where=f"release {self._release}",
+            fix=fix or "deploy again when that is done",
+        )
 
     def _done(self, look: Look) -> bool:
         if not look.complete:

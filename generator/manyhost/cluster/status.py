@@ -9,7 +9,7 @@ import msgspec
 from manyhost.cluster.connection import Connection, Missing, path_of
 from manyhost.cluster.drift import drift
 from manyhost.cluster.observe import Observer
-from manyhost.cluster.phases import Host
+from manyhost.cluster.phases import Host, Problem
 from manyhost.cluster.release import Change, deployed, newest
 from manyhost.cluster.target import Place
 
@@ -29,6 +29,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         hosts: Every host.
         service: Name of the Service.
         endpoints: Addresses behind the Service that take requests.
+        removal: Who removes it, when it is on its way out.
         drift: Objects that were deleted or changed in the cluster since they were deployed.
     """
 
@@ -43,12 +44,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[Host, ...] = ()
     service: str = ""
     endpoints: list[str] = []
+    removal: Problem | None = None
     drift: list[Change] = []
 
     @property
     def ready(self) -> bool:
         """Whether every group answers."""
-        return self.installed and self.groups > 0 and self.ready_groups == self.groups
+        return self.installed and not self.removal and self.groups > 0 and self.ready_groups == self.groups
 
 
 def status(connection: Connection, place: Place) -> Status:
@@ -74,6 +76,7 @@ def status(connection: Connection, place: Place) -> Status:
         ready_groups=sum(ready.values()),
         updated_groups=look.updated_groups,
         hosts=look.hosts,
+        removal=look.removal,
         drift=drift(connection, place.namespace, deployed(connection, place, revision))
         if revision and revision.status == "deployed"
         else [],

@@ -11,13 +11,12 @@ import msgspec
 from manyhost.catalog.chart import KINDS
 from manyhost.cluster.connection import Connection, Missing, path_of
 from manyhost.cluster.observe import node_ready
-from manyhost.cluster.phases import NAME, Problem, describe_pod, held_by, late, overdue
+from manyhost.cluster.phases import NAME, Problem, describe_pod, late, overdue, removal
 from manyhost.cluster.release import Releases, Revision, newest
 from manyhost.cluster.target import Place
 from manyhost.errors import Failed, InvalidInput
 
 _LOOK_SECONDS = 0.5
-_COLLECTOR = {"foregroundDeletion", "orphan"}  # finalizers of Kubernetes' own garbage collector
 # What controllers make for a release; it goes with its owner, some time after it.
 MADE: dict[str, tuple[str, str]] = {
     "StatefulSet": ("apps/v1", "statefulsets"),
@@ -151,6 +150,13 @@ def teardown(
             connection.delete(path, foreground=True)
     said, named = "", set[str]()
     while not (left := inventory(connection, place, sets=found.sets)).empty:
+        if left.revision:
+            raise Failed(
+                f"somebody deploys it again while it is being removed: Helm has revision "
+                f"{left.revision.revision} ({left.revision.status}) now",
+                where=f"release {left.release}",
+                fix="agree on which of the two you want; teardown again removes the new one too",
+            )
         count = len(left.pods)
         waiting = f"{count} pod{'s' * (count != 1)} to end" if count else "what belonged to them to go"
         if waiting != said:
@@ -178,9 +184,9 @@ def _obstacles(connection: Connection, left: Inventory) -> list[Problem]:
             found.append(overdue(pod, seconds, node_ready(connection, node) if node else ""))
     for item in [*left.items, *left.made]:
         metadata = (connection.find(item.path, metadata=True) or {}).get("metadata") or {}
-        theirs = [name for name in metadata.get("finalizers") or () if name not in _COLLECTOR]
-        if metadata.get("deletionTimestamp") and theirs:
-            found.append(held_by(f"{item.kind} {item.name} is deleted, but", item.kind, metadata))
+        problem = removal(item.kind, metadata) if metadata else None
+        if problem and problem.kind == "finalizer":
+            found.append(problem)
     return found
 
 

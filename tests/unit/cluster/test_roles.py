@@ -18,6 +18,7 @@ from manyhost.cluster.observe import Look, Observer
 from manyhost.cluster.rollout import Event, Wait
 from manyhost.cluster.status import status
 from manyhost.cluster.target import Place, Target, from_rendered
+from manyhost.errors import Failed
 from manyhost.render import Renderer
 
 from tests.helpers.cli import ROOT
@@ -132,6 +133,46 @@ def test_a_lost_prefill_group_is_not_the_decode_groups_loss(monkeypatch: pytest.
     lines = [line(event) for event in events]
     assert any("prefill group 0 host 0 (r-prefill-0 on n)" in text for text in lines)
     assert any("prefill group 0 starts anew" in text for text in lines)
+
+
+def ending(found: Api, *finalizers: str) -> None:
+    metadata = {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": list(finalizers), "namespace": "n"}
+    found.objects["leaderworkersets"][0]["metadata"] |= metadata
+
+
+@pytest.mark.parametrize("revision", [None, "3"])
+def test_a_wait_for_what_is_being_removed_ends_at_once(revision: str | None) -> None:
+    """It says who, as far as the cluster knows, and what keeps it."""
+    found = api(prefill_ready=True)
+    ending(found, "foregroundDeletion", "example.com/hold")
+    if revision:
+        labels = {"version": revision, "status": "deployed"}
+        found.objects["secrets"] = [{"metadata": {"name": "s", "labels": labels}}]
+    assert not look(found).complete
+    with pytest.raises(Failed) as error:
+        Wait(cast("Connection", found), PLACE, timeout=4740, report=lambda _: None).run()
+    text = error.value.message
+    assert "LeaderWorkerSet r is being removed since 2026-01-01T00:00:00Z" in text
+    assert "finalizer example.com/hold keeps it" in text
+    assert "foregroundDeletion" not in text
+    assert ("kubectl delete (Helm still has revision 3, deployed)" in text) is bool(revision)
+    assert ("a teardown or helm uninstall" in text) is not bool(revision)
+    assert "kubectl patch leaderworkerset r --namespace n" in error.value.fix
+
+
+def test_a_wait_for_what_has_gone_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = api(prefill_ready=False)
+    monkeypatch.setattr(rollout.time, "sleep", lambda _: found.objects.pop("leaderworkersets", None))
+    with pytest.raises(Failed, match="its LeaderWorkerSet r has gone: removed by a teardown"):
+        Wait(cast("Connection", found), PLACE, timeout=4740, report=lambda _: None).run()
+
+
+def test_status_of_what_is_being_removed_is_not_ready() -> None:
+    found = api(prefill_ready=True)
+    ending(found)
+    said = status(cast("Connection", found), PLACE)
+    assert said.removal is not None
+    assert not said.ready
 
 
 def target(*assignments: str) -> Target:

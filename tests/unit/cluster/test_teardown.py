@@ -9,6 +9,7 @@ import pytest
 from manyhost.catalog import Catalog
 from manyhost.cluster import teardown as module
 from manyhost.cluster.connection import Connection, path_of
+from manyhost.cluster.release import Revision
 from manyhost.cluster.target import Place
 from manyhost.cluster.teardown import inventory, teardown
 from manyhost.errors import Failed
@@ -140,6 +141,18 @@ def test_the_finalizer_of_a_set_is_named_while_it_is_waited_for(api: Api) -> Non
         teardown(cast("Connection", api), PLACE, found, timeout=0.05, report=said.append)
     assert "kubectl patch leaderworkerset r --namespace n" in error.value.fix
     assert sum("example.com/hold" in line for line in said) == 1
+
+
+def test_a_deployment_that_crosses_it_ends_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both would wait for each other; this one says who came in between."""
+    connection = cast("Connection", api)
+    found = inventory(connection, PLACE)
+    again = Revision("r", 1, "pending-install")
+    monkeypatch.setattr(module, "newest", lambda *_: again)
+    monkeypatch.setattr(module.Releases, "__init__", lambda *_: None)
+    monkeypatch.setattr(module.Releases, "chart", lambda *_: "llm-multihost")
+    with pytest.raises(Failed, match=r"deploys it again .* revision 1 \(pending-install\)"):
+        teardown(connection, PLACE, found, timeout=600, report=lambda _: None)
 
 
 def test_leftovers_alone_are_not_nothing(api: Api) -> None:

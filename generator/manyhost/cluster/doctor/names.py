@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from manyhost.cluster.connection import path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
+from manyhost.cluster.phases import NAME, removal
 from manyhost.cluster.release import Releases, newest
-from manyhost.cluster.target import kind_of
+from manyhost.cluster.target import LWS, kind_of
 
 
 @check(
@@ -49,6 +50,10 @@ def conflicts(sight: Sight) -> Finding | list[Finding]:
         found = sight.connection.find(path_of(version, plural, target.namespace, name), metadata=True)
         if found is None:
             continue
+        ending = removal(item["kind"], {**found["metadata"], "namespace": target.namespace})
+        if ending:
+            wrong.append(failed(ending.message, ending.fix))
+            continue
         owner = (found["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", "")
         if owner != target.release:
             whose = f"release {owner}" if owner else "no release"
@@ -59,7 +64,30 @@ def conflicts(sight: Sight) -> Finding | list[Finding]:
                     f"choose another --release, or: {remove}",
                 )
             )
-    return wrong or passed(f"all {len(target.objects)} names are free or its own")
+    return wrong or _leftovers(sight) or passed(f"all {len(target.objects)} names are free or its own")
+
+
+def _leftovers(sight: Sight) -> list[Finding]:
+    """What controllers made for an earlier LeaderWorkerSet of these names, which itself has gone."""
+    target = sight.target
+    wrong = []
+    for item, _ in target.sets:
+        name = item["metadata"]["name"]
+        if sight.connection.find(path_of(*LWS, target.namespace, name), metadata=True):
+            continue
+        for kind, plural in (("apps/v1", "statefulsets"), ("v1", "pods")):
+            found = sight.list(kind, plural, target.namespace, labels=f"{NAME}={name}", metadata=True)
+            if found:
+                names = ", ".join(one["metadata"]["name"] for one in found[:2])
+                wrong.append(
+                    failed(
+                        f"{len(found)} {plural} of an earlier {name} are still there: {names}",
+                        f"manyhost teardown {target.recipe} --release {target.release} "
+                        f"--namespace {target.namespace} waits for them and says what keeps them",
+                    )
+                )
+                break
+    return wrong
 
 
 @check("hf-secret", "Is the Hugging Face token there, when it is needed?", needs=("api", "namespace"))
