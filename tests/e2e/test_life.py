@@ -217,6 +217,29 @@ def test_what_is_on_its_way_out_is_neither_free_nor_ready(
     run("teardown", "local", *here, "--yes", "--timeout", "60").ok()
 
 
+def test_pods_that_are_not_made_and_logs_that_end(
+    place: Place, image: tuple[str, str], namespace: str
+) -> None:
+    """A quota refuses a pod of a group that starts anew: status and the followed log say so."""
+    here = ["--namespace", namespace, *standin(image)]
+    run("deploy", "local", *here, "--timeout", "120").ok()
+    process = start("logs", "local", *here, "--follow", "--host", "1", kubeconfig=place.kubeconfig)
+    time.sleep(2)
+    place.kube("create", "quota", "tight", "-n", namespace, "--hard=pods=1")
+    place.kube("delete", "pod", "tiny-r1-0", "-n", namespace, "--wait=false")
+    _, err = finish(process, 60)
+    assert "has ended" in err or "has been removed" in err
+
+    said = until(
+        "status says why",
+        lambda: next((s for s in [run("status", "local", *here)] if "exceeded quota: tight" in s.out), None),
+    )
+    assert said.code == 4
+    assert f"kubectl describe quota --namespace {namespace}" in said.out
+    place.kube("delete", "quota", "tight", "-n", namespace)
+    run("teardown", "local", *here, "--yes").ok()
+
+
 def test_scale_up_and_down(place: Place, image: tuple[str, str], namespace: str) -> None:
     """groups=2 adds a group that serves, and groups=1 takes it away; the first group never notices.
 

@@ -40,11 +40,12 @@ def command(
 
     Example: manyhost logs a3mega --host 1 --follow
     """
-    from manyhost.cluster.logs import logs, pod_name
+    from manyhost.cluster.logs import logs, pod_name, uid_of, why_ended
 
     connection, place = open_place(wanted)
     namespace, release = place.namespace, place.release
     pod = pod_name(f"{release}-prefill" if prefill else release, group, host)
+    uid = uid_of(connection, namespace, pod) if follow else ""
     pieces = logs(
         connection,
         namespace,
@@ -58,12 +59,15 @@ def command(
         for piece in pieces:
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
-        return
-    count = 0
-    for line in lines(pieces):
-        output.event("log", line)
-        count += 1
-    output.result({"pod": pod, "container": container, "lines": count})
+    else:
+        count = 0
+        for line in lines(pieces):
+            output.event("log", line)
+            count += 1
+        output.result({"pod": pod, "container": container, "lines": count})
+    if follow:
+        ended = why_ended(connection, namespace, pod, uid, container)
+        output.warn(ended, fix="the same command again follows what runs now; manyhost status says how it is")
 
 
 def lines(pieces: Iterator[bytes]) -> Iterator[str]:

@@ -26,6 +26,7 @@ RESULT = {
     "hosts": "role, group, host, pod, uid, node, address, phase, detail, restarts, problem, ... of each",
     "service": "name of the Service",
     "endpoints": "addresses behind the Service that take requests",
+    "problems": "what events say of hosts that are not there or not ready: kind, message, fix",
     "removal": "what removes it, when it is on its way out; null otherwise",
     "drift": "objects that were deleted (create) or changed (update, with diff) since their deployment",
 }
@@ -42,7 +43,7 @@ def command(
 
     Example: manyhost status a3mega
     """
-    from manyhost.cluster.status import status
+    from manyhost.cluster.status import NOT_MADE, status
     from manyhost.errors import NotReady
 
     connection, place = open_place(wanted)
@@ -55,10 +56,14 @@ def command(
             f"{found.revision} ({found.helm})"
             if found.revision
             else f"release {release} is not installed in namespace {namespace}",
-            fix=f"manyhost deploy {wanted.recipe}",
+            fix="manyhost deploy RECIPE",
         )
     if found.removal:
         raise NotReady(found.removal.message, where=f"release {release}", fix=found.removal.fix)
+    absent = [host.pod for host in found.hosts if host.phase == "absent"]
+    why = next((problem for problem in found.problems if problem.kind in NOT_MADE), None)
+    if absent and why:
+        raise NotReady(why.message, where=f"release {release}", fix=why.fix)
 
 
 def _lines(found: Status) -> Iterator[str]:
@@ -74,7 +79,8 @@ def _lines(found: Status) -> Iterator[str]:
         yield (
             f"  {where}  {host.member:<6}  {host.phase:<9}  {host.pod}  {host.node or '-'}{restarts}{detail}"
         )
-    for problem in dict.fromkeys(host.problem for host in found.hosts if host.problem):
+    problems = [host.problem for host in found.hosts if host.problem]
+    for problem in dict.fromkeys([*problems, *found.problems]):
         yield f"  {problem.message}"
         if problem.fix:
             yield f"    fix: {problem.fix}"

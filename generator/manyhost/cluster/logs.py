@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +10,43 @@ from manyhost.cluster.connection import Connection, Missing, Refused, path_of
 from manyhost.cluster.phases import ENGINE_CONTAINER
 from manyhost.errors import NotReady
 
+_LOOKS = 6  # a second apart
+
 
 def pod_name(release: str, group: int, host: int) -> str:
     """The pod of a host: the LeaderWorkerSet controller names them so."""
     return f"{release}-{group}-{host}" if host else f"{release}-{group}"
+
+
+def why_ended(connection: Connection, namespace: str, pod: str, uid: str, container: str) -> str:
+    """Say why a log that was followed has come to its end.
+
+    Args:
+        connection: The cluster.
+        namespace: The pod's namespace.
+        pod: Its name.
+        uid: Its uid when the log began.
+        container: The container.
+    """
+    for _ in range(_LOOKS):  # the node tells the end of a container a moment after its log has ended
+        found = connection.find(path_of("v1", "pods", namespace, pod))
+        if found is None:
+            return f"pod {pod} has been removed"
+        if found["metadata"]["uid"] != uid or found["metadata"].get("deletionTimestamp"):
+            return f"pod {pod} has ended and its group is made anew: the log of the new one is another"
+        for item in (found.get("status") or {}).get("containerStatuses") or ():
+            states = [(item.get(key) or {}).get("terminated") for key in ("state", "lastState")]
+            ended = next((state for state in states if state), None)
+            if item["name"] == container and ended:
+                return f"container {container} of {pod} has ended with code {ended.get('exitCode')}"
+        time.sleep(1)
+    return f"the cluster has ended the log of {pod}"
+
+
+def uid_of(connection: Connection, namespace: str, pod: str) -> str:
+    """The uid of a pod; empty when there is none."""
+    found = connection.find(path_of("v1", "pods", namespace, pod), metadata=True)
+    return str(found["metadata"]["uid"]) if found else ""
 
 
 def logs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -42,6 +43,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         settled: Whether the controller has seen the newest specification; None when its version does not say.
         hosts: Every host that should exist or does, by role, group and host.
         removal: Who removes it, when a LeaderWorkerSet of it is on its way out.
+        created: When its youngest LeaderWorkerSet was made, by the API server's clock.
     """
 
     exists: bool
@@ -53,6 +55,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     settled: bool | None = None
     hosts: tuple[Host, ...] = ()
     removal: Problem | None = None
+    created: float = 0.0
 
     @property
     def complete(self) -> bool:
@@ -80,6 +83,8 @@ class Observer:
         self._namespace = place.namespace
         self._release = place.release
         self._labels = place.selector
+        # Its sets, their StatefulSets and pods: r, r-prefill, r-0, r-0-1; not those of a release r-x.
+        self._ours = re.compile(rf"{re.escape(place.release)}(-prefill)?(-\d+){{0,2}}")
         self._lines: dict[str, ScriptLine] = {}  # by pod uid
         self._read: set[str] = set()
 
@@ -128,6 +133,7 @@ class Observer:
             wanted=wanted,
             settled=_settled(sets),
             hosts=tuple(known[key] for key in sorted(known)),
+            created=max(timestamp(item["metadata"].get("creationTimestamp", "")) for item in sets),
             removal=next(filter(None, (removal("LeaderWorkerSet", item["metadata"]) for item in sets)), None),
         )
 
@@ -156,8 +162,7 @@ class Observer:
         path = path_of("v1", "events", self._namespace)
         found = []
         for event in self._connection.pages(path, dict[str, Any], fields="type=Warning"):
-            name = (event.get("involvedObject") or {}).get("name", "")
-            if name != self._release and not name.startswith(f"{self._release}-"):
+            if not self._ours.fullmatch((event.get("involvedObject") or {}).get("name", "")):
                 continue
             last = event.get("lastTimestamp") or event.get("eventTime") or ""
             if timestamp(last) + 1 < since:  # timestamps have whole seconds

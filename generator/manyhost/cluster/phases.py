@@ -41,6 +41,8 @@ _SCRIPT_PHASES: dict[str, Phase] = {
 }
 _LINE = re.compile(r"^(?:(?P<time>\S+Z) )?manyhost phase=(?P<phase>[a-z]+) (?P<rest>.*)$")
 _TAINT = re.compile(r"untolerated taint(?:\(s\))? \{([^:}]+)")
+# kubernetes/plugin/pkg/admission/limitranger: "maximum memory usage per Container is 1Gi, but ..."
+_LIMIT_RANGE = re.compile(r"(maximum|minimum) \S+ usage per |max limit to request ratio")
 _PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
 _COLLECTOR = {"foregroundDeletion", "orphan"}  # finalizers of Kubernetes' own garbage collector
 _CLOCK_SECONDS = 10.0  # a kubelet tells the end of a pod some seconds after it
@@ -71,7 +73,8 @@ class Problem(msgspec.Struct, frozen=True):
     """Why a host does not come up.
 
     Attributes:
-        kind: unschedulable, image, config, crash, held, denied, network, volume, lost, ending or finalizer.
+        kind: unschedulable, image, config, crash, evicted, held, lost, ending or finalizer; of events
+            denied, quota, limits, create, update, network or volume.
         message: One sentence.
         fix: What to do about it.
         patience: Seconds after which waiting is pointless; None when it may still cure itself.
@@ -86,7 +89,8 @@ class Problem(msgspec.Struct, frozen=True):
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """One host (pod) of a group.
 
-    `role` is prefill or decode where these are apart, and empty where each group does both.
+    `role` is prefill or decode where these are apart, and empty where each group does both. `last_words` say
+    why it has ended or is about to.
     """
 
     role: str = ""
@@ -101,6 +105,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     revision: str = ""
     problem: Problem | None = None
+    last_words: str = ""
 
     @property
     def member(self) -> str:
@@ -161,6 +166,7 @@ def host_of(pod: Pod, line: ScriptLine | None = None, overdue: Problem | None = 
         restarts=sum(int(item.get("restartCount", 0)) for item in [*containers, *inits]),
         revision=labels.get(REVISION, ""),
         problem=overdue if ending else _problem(pod, containers, inits, line),
+        last_words=_last_words(pod, containers, line),
     )
 
 
@@ -221,14 +227,14 @@ def _problem(
     pod: Pod, containers: list[dict[str, Any]], inits: list[dict[str, Any]], line: ScriptLine | None
 ) -> Problem | None:
     name = pod["metadata"]["name"]
-    status = pod.get("status") or {}
     scheduled = _condition(pod, "PodScheduled") or {}
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
         return unschedulable(name, scheduled.get("message", ""))
-    if status.get("reason") in {"NodeLost", "NodeAffinity", "UnexpectedAdmissionError", "Evicted"}:
-        return Problem("lost", f"{name}: {status['reason']}: {status.get('message', '')}", "", None)
+    evicted = _evicted(pod)
+    if evicted:
+        return Problem("evicted", f"{name} {evicted}", describe_pod(pod["metadata"]), None)
     for item in [*inits, *containers]:
-        problem = _container_problem(name, item)
+        problem = _container_problem(pod["metadata"], item)
         if problem:
             return problem
     if line and line.phase == "held":
@@ -243,6 +249,45 @@ def _problem(
         node = (pod.get("spec") or {}).get("nodeName", "")
         return Problem("lost", f"{name}: node {node} does not answer", f"kubectl describe node {node}", None)
     return None
+
+
+def _evicted(pod: Pod) -> str:
+    """Who has taken the pod's place away; empty when nobody has."""
+    status = pod.get("status") or {}
+    target = _condition(pod, "DisruptionTarget") or {}
+    if target.get("status") == "True":
+        return f"was evicted ({target.get('reason', '')}): {_short(target.get('message', ''))}"
+    if status.get("phase") == "Failed" and status.get("reason"):
+        return f"was evicted ({status['reason']}): {_short(status.get('message', ''))}"
+    return ""
+
+
+def _last_words(pod: Pod, containers: list[dict[str, Any]], line: ScriptLine | None) -> str:
+    name = pod["metadata"]["name"]
+    evicted = _evicted(pod)
+    if evicted:
+        return f"{name} {evicted}"
+    for item in containers:
+        ended = (item.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            return _ended(name, item["name"], ended)
+    if line and line.reason and line.phase in {"attempt", "held", "end"}:
+        return f"{name}: {line.reason}{_killed(line.reason)}"
+    return ""
+
+
+def _ended(pod: str, container: str, ended: dict[str, Any]) -> str:
+    text = _short(ended.get("message", ""))
+    code, why = ended.get("exitCode"), ended.get("reason", "Error")
+    said = f"{pod}: container {container} ended with code {code} ({why}){f': {text}' if text else ''}"
+    return said + _killed(f"{text} {why if code != 137 else 'OOMKilled'}")
+
+
+def _killed(text: str) -> str:
+    """What signal 9 means, as good as always; the kernel leaves no other word in the pod."""
+    if "OOMKilled" in text or "(signal 9)" in text:
+        return "; killed by signal 9: out of memory, unless somebody did it"
+    return ""
 
 
 def late(pod: Pod, now: float) -> float:
@@ -338,7 +383,8 @@ def _in(metadata: dict[str, Any]) -> str:
     return f" --namespace {metadata['namespace']}" if metadata.get("namespace") else ""
 
 
-def _container_problem(pod: str, item: dict[str, Any]) -> Problem | None:
+def _container_problem(metadata: dict[str, Any], item: dict[str, Any]) -> Problem | None:
+    pod = metadata["name"]
     state = item.get("state") or {}
     waiting = state.get("waiting") or {}
     reason, message = waiting.get("reason", ""), _short(waiting.get("message", ""))
@@ -353,18 +399,16 @@ def _container_problem(pod: str, item: dict[str, Any]) -> Problem | None:
     if reason in _CONFIG_ERRORS:
         return Problem(
             "config", f"{pod}: container {item['name']} cannot be created: {message or reason}",
-            f"kubectl describe pod {pod}", 60,
+            describe_pod(metadata), 60,
         )  # fmt: skip
     ended = state.get("terminated") or (item.get("lastState") or {}).get("terminated") or {}
     crashed = ended.get("exitCode", 0) != 0 and ("terminated" in state or reason == "CrashLoopBackOff")
     if crashed:
-        why = ended.get("reason", "Error")
-        code = ended.get("exitCode")
-        text = _short(ended.get("message", ""))
+        former = "" if "terminated" in state else " --previous"
         return Problem(
             "crash",
-            f"{pod}: container {item['name']} ended with code {code} ({why}){f': {text}' if text else ''}",
-            f"kubectl logs {pod} -c {item['name']} --previous",
+            _ended(pod, item["name"], ended),
+            f"kubectl logs {pod} -c {item['name']}{_in(metadata)}{former}",
             None,
         )
     return None
@@ -391,32 +435,50 @@ def unschedulable(pod: str, message: str) -> Problem:
     return Problem("unschedulable", f"{pod} fits no host: {reasons}", fix, None)
 
 
-def event_problem(event: dict[str, Any]) -> Problem | None:
-    """Explain a Warning event that no pod status shows: denied pods, volumes, pod network."""
+def event_problem(event: dict[str, Any]) -> Problem | None:  # noqa: PLR0911  one return a reason
+    """Explain a Warning event that no pod status shows: pods not made, volumes, pod network, evictions."""
     reason, message = event.get("reason", ""), _short(event.get("message", ""))
-    name = (event.get("involvedObject") or {}).get("name", "")
+    subject = event.get("involvedObject") or {}
+    name = subject.get("name", "")
+    where = f" --namespace {subject['namespace']}" if subject.get("namespace") else ""
+    describe = f"kubectl describe {subject.get('kind', 'pod').lower()} {name}{where}"
     if reason in {"FailedCreate", "FailedCreatePodSandBox"} and "network" in message.lower():
         return Problem(
             "network", f"{name}: the pod network is not set up: {message}",
             "manyhost doctor names the networks that are missing", None,
         )  # fmt: skip
     if reason == "FailedCreate":
-        denied = "denied" in message or "webhook" in message
-        return Problem(
-            "denied" if denied else "quota" if "quota" in message else "create",
-            f"{name}: the pod is not created: {message}",
-            "correct what the admission rule names"
-            if denied
-            else "raise the quota or free something"
-            if "quota" in message
-            else f"kubectl describe {name}",
-            60,
-        )
+        kind, fix = _refused(message, where)
+        what = "" if subject.get("kind") == "LeaderWorkerSet" else "the pod is not created: "
+        return Problem(kind, f"{name}: {what}{message}", fix or describe, 60)
+    if reason == "FailedUpdate":
+        return Problem("update", f"{name}: the change is not carried out: {message}", describe, 60)
     if reason in {"FailedMount", "FailedAttachVolume", "FailedMapVolume"}:
-        return Problem("volume", f"{name}: {message}", f"kubectl describe pod {name}", None)
+        return Problem("volume", f"{name}: {message}", describe, None)
     if reason == "FailedCreatePodSandBox":
-        return Problem("network", f"{name}: {message}", f"kubectl describe pod {name}", None)
+        return Problem("network", f"{name}: {message}", describe, None)
+    if reason in {"Evicted", "Preempted"}:
+        return Problem("evicted", f"{name} was evicted: {message}", describe, None)
     return None
+
+
+def _refused(message: str, where: str) -> tuple[str, str]:
+    """The kind of a refusal to create a pod, and what to do; empty when only the object itself may tell."""
+    if "exceeded quota" in message or "failed quota" in message:
+        return "quota", f"kubectl describe quota{where}; raise it or free something"
+    if _LIMIT_RANGE.search(message):
+        return "limits", f"kubectl describe limitrange{where}; raise it, or ask for less in the recipe"
+    if "violates PodSecurity" in message:
+        return "denied", "manyhost doctor says which level the pods need"
+    if "failed calling webhook" in message:
+        return (
+            "denied",
+            "the webhook does not answer: kubectl get mutatingwebhookconfigurations,"
+            "validatingwebhookconfigurations names its service",
+        )
+    if "denied" in message:
+        return "denied", "correct what the admission rule names"
+    return "create", ""
 
 
 def timestamp(text: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from manyhost.cluster.connection import Connection, Missing, Object, Refused, Unreachable, path_of
+from manyhost.cluster.connection import Connection, Forbidden, Missing, Object, Refused, Unreachable, path_of
 from manyhost.cluster.target import Place, Target, kind_of
 from manyhost.errors import InvalidInput, ManyhostError, NotReady, RemoteError
 from manyhost.render import parse_manifests
@@ -32,6 +32,10 @@ class Revision(msgspec.Struct, frozen=True):
     name: str
     revision: int
     status: str
+
+
+class Unread(Forbidden):
+    """The user may not read the Secrets that hold Helm's records."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -57,7 +61,15 @@ def newest(connection: Connection, place: Place) -> Revision | None:
     path = path_of("v1", "secrets", place.namespace)
     wanted = f"{_OWNER},name={place.release}"
     found = []
-    for item in connection.pages(path, dict[str, Any], labels=wanted, metadata=True):
+    try:
+        secrets = list(connection.pages(path, dict[str, Any], labels=wanted, metadata=True))
+    except Forbidden as error:
+        if error.status == 401:
+            raise
+        raise Unread(
+            f"you may not read Helm's records: {error.message}", status=error.status, fix=error.fix
+        ) from None
+    for item in secrets:
         labels = item["metadata"].get("labels") or {}
         if labels.get("version", "").isdigit():
             found.append(Revision(place.release, int(labels["version"]), labels.get("status", "")))

@@ -20,12 +20,10 @@ _EVENTS_EVERY = 5.0
 _SCHEDULER_SECONDS = 3.0  # a pod may be unschedulable for a moment while another one leaves
 _RECREATIONS = 3  # of one group without it ever having been ready: it will not get better
 _CONTROLLER_SECONDS = 5.0  # LWS before v0.9 does not say whether it has seen a change
-_VARYING = {
-    "unschedulable",
-    "lost",
-    "ending",
-    "finalizer",
-}  # their sentences carry counts and times: said once
+# Their sentences carry counts and times: said once.
+_VARYING = {"unschedulable", "lost", "ending", "finalizer"}
+# What the cluster lacks; other problems are of what was asked for.
+_CLUSTER = _VARYING | {"quota", "limits", "evicted", "network", "volume"}
 _DENIED_SECONDS = 30.0  # an API server that has just come back knows no permissions yet
 
 
@@ -84,6 +82,7 @@ class Wait:
         self._known: dict[str, Host] = {}
         self._problems: dict[tuple[str, str], tuple[float, Problem]] = {}
         self._recreations: dict[tuple[str, int], int] = {}
+        self._causes: dict[tuple[str, int], str] = {}  # why a group last ended
         self._warnings: list[Problem] = []
         self._lost = False
         self._seen = False
@@ -181,17 +180,24 @@ class Wait:
                 self._moved = self._seconds()
                 if host.phase != "absent":
                     self._say("phase", host, phase=host.phase, text=host.detail)
+        for host in look.hosts:
+            if host.last_words:
+                self._causes[host.place] = host.last_words
         for group, before in anew.items():
             if before.revision != self._known[before.pod].revision:
                 self._forget(group)  # the roll-out itself, no failure
                 continue
             self._recreations[group] = self._recreations.get(group, 0) + 1
-            cause = next((p for (_, name), (_, p) in self._problems.items() if name == before.pod), None)
-            self._say("recreated", before, text=cause.message if cause else "the group was made anew")
+            names = {host.pod for host in self._known.values() if host.place == group}
+            cause = next((p.message for (_, name), (_, p) in self._problems.items() if name in names), "")
+            cause = self._causes.get(group) or cause
+            self._causes[group] = cause
+            self._say("recreated", before, text=cause or "the group was made anew")
             self._forget(group)
         for group in {host.place for host in look.hosts}:
             if all(host.phase == "ready" for host in look.hosts if host.place == group):
                 self._recreations.pop(group, None)
+                self._causes.pop(group, None)
 
     def _forget(self, group: tuple[str, int]) -> None:
         names = {host.pod for host in self._known.values() if host.place == group}
@@ -241,10 +247,10 @@ class Wait:
         for (role, group), times in self._recreations.items():
             name = f"{role} group {group}".strip()
             if times >= _RECREATIONS:
-                cause = next((p for _, p in self._problems.values() if p.kind == "crash"), None)
+                cause = self._causes.get((role, group), "")
                 raise Failed(
                     f"{name} was made anew {times} times without becoming ready"
-                    f"{f': {cause.message}' if cause else ''}",
+                    f"{f': {cause}' if cause else ''}",
                     where=f"release {self._release}",
                     fix=f"manyhost logs shows the engine's last words; {name}, --previous",
                 )
@@ -259,12 +265,7 @@ class Wait:
             return NotReady(f"its LeaderWorkerSet does not exist after {self._timeout:.0f} s", where=where)
         problem = next((p for _, p in self._problems.values() if p is not _SILENT), None)
         if problem:
-            kind = (
-                NotReady
-                if problem.kind
-                in {"unschedulable", "quota", "network", "volume", "lost", "ending", "finalizer"}
-                else Failed
-            )
+            kind = NotReady if problem.kind in _CLUSTER else Failed
             return kind(
                 f"not ready after {self._timeout:.0f} s: {problem.message}", where=where, fix=problem.fix
             )

@@ -6,12 +6,16 @@ from typing import Any
 
 import msgspec
 
-from manyhost.cluster.connection import Connection, Missing, path_of
+from manyhost.cluster.connection import Connection, Missing, Refused, path_of
 from manyhost.cluster.drift import drift
-from manyhost.cluster.observe import Observer
+from manyhost.cluster.observe import Look, Observer
 from manyhost.cluster.phases import Host, Problem
-from manyhost.cluster.release import Change, deployed, newest
+from manyhost.cluster.release import Change, Unread, deployed, newest
 from manyhost.cluster.target import Place
+
+# Kubernetes tries again to make a pod after 17 minutes at the latest, and says so again.
+_EVENT_SECONDS = 1200.0
+NOT_MADE = {"denied", "quota", "limits", "create"}  # problems of pods that are not made
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +33,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         hosts: Every host.
         service: Name of the Service.
         endpoints: Addresses behind the Service that take requests.
+        problems: What events say of hosts that are not there, or not ready.
         removal: Who removes it, when it is on its way out.
         drift: Objects that were deleted or changed in the cluster since they were deployed.
     """
@@ -44,6 +49,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[Host, ...] = ()
     service: str = ""
     endpoints: list[str] = []
+    problems: tuple[Problem, ...] = ()
     removal: Problem | None = None
     drift: list[Change] = []
 
@@ -60,8 +66,12 @@ def status(connection: Connection, place: Place) -> Status:
         Unreachable: No answer.
         Refused: No permission, or another refusal.
     """
-    look = Observer(connection, place).look()
-    revision = newest(connection, place)
+    observer = Observer(connection, place)
+    look = observer.look()
+    try:
+        revision, hidden = newest(connection, place), False
+    except Unread:  # a reader of the namespace sees the groups all the same
+        revision, hidden = None, True
     ready = {host.place: True for host in look.hosts if host.group < look.wanted.get(host.role, 0)}
     for host in look.hosts:
         if host.phase != "ready" and host.place in ready:
@@ -71,11 +81,12 @@ def status(connection: Connection, place: Place) -> Status:
         namespace=place.namespace,
         installed=look.exists,
         revision=revision.revision if revision else 0,
-        helm=revision.status if revision else "",
+        helm="may not be read" if hidden else revision.status if revision else "",
         groups=look.replicas,
         ready_groups=sum(ready.values()),
         updated_groups=look.updated_groups,
         hosts=look.hosts,
+        problems=_problems(observer, look, connection.now()),
         removal=look.removal,
         drift=drift(connection, place.namespace, deployed(connection, place, revision))
         if revision and revision.status == "deployed"
@@ -83,6 +94,18 @@ def status(connection: Connection, place: Place) -> Status:
         service=f"{place.release}-svc" if look.exists else "",
         endpoints=_endpoints(connection, place.namespace, f"{place.release}-svc") if look.exists else [],
     )
+
+
+def _problems(observer: Observer, look: Look, now: float) -> tuple[Problem, ...]:
+    """What events say, as long as it may still hold: pods that are not made are the absent ones."""
+    if look.complete or not look.exists:
+        return ()
+    absent = any(host.phase == "absent" for host in look.hosts)
+    try:
+        found = observer.events(max(look.created, now - _EVENT_SECONDS))
+    except Refused:
+        return ()  # events are one explanation, which not every reader may have
+    return tuple(dict.fromkeys(p for p in found if absent or p.kind not in NOT_MADE))
 
 
 def _endpoints(connection: Connection, namespace: str, service: str) -> list[str]:

@@ -170,12 +170,25 @@ def test_a_pod_that_does_not_end_names_what_keeps_it(
         ),
         (
             {"containerStatuses": [engine(terminated={"exitCode": 137, "reason": "OOMKilled"})]},
-            "crash", "ended with code 137 (OOMKilled)", "--previous",
+            "crash", "ended with code 137 (OOMKilled); killed by signal 9: out of memory", "kubectl logs r1-1-2 -c vllm",
         ),
         (
             {"containerStatuses": [{**engine(waiting={"reason": "CrashLoopBackOff"}),
               "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}}}]},
             "crash", "ended with code 2", "--previous",
+        ),
+        (
+            {"containerStatuses": [engine(terminated={"exitCode": 1, "message": "rank 1: died (signal 9)"})]},
+            "crash", "rank 1: died (signal 9); killed by signal 9: out of memory", "kubectl logs",
+        ),
+        (
+            {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."},
+            "evicted", "was evicted (Evicted): The node was low on resource: memory.", "kubectl describe pod r1-1-2",
+        ),
+        (
+            {**RUNNING, "conditions": [{"type": "DisruptionTarget", "status": "True",
+              "reason": "PreemptionByScheduler", "message": "preempted by a pod of priority 9"}]},
+            "evicted", "was evicted (PreemptionByScheduler): preempted by a pod", "kubectl describe pod",
         ),
         (
             {**RUNNING, "conditions": [{"type": "Ready", "status": "Unknown"}]},
@@ -190,6 +203,16 @@ def test_problem(status: dict[str, Any], kind: str, words: str, fix: str) -> Non
     assert words in problem.message
     assert "\n" not in problem.message
     assert fix in problem.fix
+
+
+def test_the_last_words_of_a_pod_on_its_way_out_are_kept() -> None:
+    """The group is made anew within a second: this is all that will ever tell why."""
+    ended = engine(terminated={"exitCode": 1, "reason": "Error", "message": "rank 1: gone (signal 9)"})
+    host = host_of(pod({"containerStatuses": [ended]}, deletionTimestamp="2026-01-01T00:00:00Z"))
+    assert "rank 1: gone (signal 9)" in host.last_words
+    line = script_line('manyhost phase=attempt member=leader rank=0 seconds=3 reason="rank 1: x (signal 9)"')
+    assert "out of memory" in host_of(pod(RUNNING), line).last_words
+    assert host_of(pod(RUNNING)).last_words == ""
 
 
 def test_a_clean_end_is_no_crash() -> None:
@@ -210,10 +233,22 @@ def test_held_has_no_patience() -> None:
         ("FailedCreate", 'create Pod x failed: admission webhook "v" denied the request: no', "denied"),
         ("FailedCreate", "create Pod x failed: exceeded quota: q, requested: pods=1", "quota"),
         ("FailedCreatePodSandBox", 'failed to set up pod network: network "vpc3" not found', "network"),
+        (
+            "FailedCreate",
+            'pods "x" is forbidden: maximum memory usage per Container is 1Gi, but limit is 9Gi',
+            "limits",
+        ),
+        ("FailedCreate", 'failed calling webhook "w": connection refused', "denied"),
+        ("FailedCreate", 'pods "x" is forbidden: violates PodSecurity "restricted:latest"', "denied"),
+        ("FailedUpdate", "Failed to update leader statefulset r1: conflict", "update"),
+        ("Evicted", "The node was low on resource: memory", "evicted"),
         ("FailedMount", "MountVolume.SetUp failed for volume gcs-0: driver not found", "volume"),
         ("BackOff", "Back-off pulling image", ""),
     ],
 )
 def test_events(reason: str, message: str, kind: str) -> None:
-    problem = event_problem({"reason": reason, "message": message, "involvedObject": {"name": "r1-0"}})
+    subject = {"kind": "StatefulSet", "name": "r1-0", "namespace": "ns"}
+    problem = event_problem({"reason": reason, "message": message, "involvedObject": subject})
     assert (problem.kind if problem else "") == kind
+    if problem and "kubectl" in problem.fix and "webhook" not in problem.fix:
+        assert "--namespace ns" in problem.fix

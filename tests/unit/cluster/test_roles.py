@@ -12,7 +12,7 @@ from manyhost.catalog.passthrough import CHART
 from manyhost.cli.progress import line
 from manyhost.cluster import rollout
 from manyhost.cluster.chat import _port
-from manyhost.cluster.connection import Connection
+from manyhost.cluster.connection import Connection, Forbidden
 from manyhost.cluster.doctor.hosts import requests_of
 from manyhost.cluster.observe import Look, Observer
 from manyhost.cluster.rollout import Event, Wait
@@ -133,6 +133,57 @@ def test_a_lost_prefill_group_is_not_the_decode_groups_loss(monkeypatch: pytest.
     lines = [line(event) for event in events]
     assert any("prefill group 0 host 0 (r-prefill-0 on n)" in text for text in lines)
     assert any("prefill group 0 starts anew" in text for text in lines)
+
+
+def test_a_reader_without_secrets_gets_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = api(prefill_ready=True)
+    pages = found.pages
+
+    def refuse(path: str, *_: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        if path.endswith("/secrets"):
+            raise Forbidden("secrets is forbidden", status=403)
+        return pages(path, **options)
+
+    monkeypatch.setattr(found, "pages", refuse)
+    said = status(cast("Connection", found), PLACE)
+    assert (said.ready, said.revision, said.helm) == (True, 0, "may not be read")
+
+
+def test_status_says_why_pods_are_not_made() -> None:
+    """The events know; those of a release whose name begins alike are not ours."""
+    found = api(prefill_ready=True)
+    found.objects["pods"].pop(0)
+    found.objects["leaderworkersets"][0]["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    text = "create Pod r-0 in StatefulSet r failed error: exceeded quota: tight, requested: pods=1"
+    events = [
+        {"reason": "FailedCreate", "message": text, "lastTimestamp": "2026-01-01T00:10:00Z",
+         "involvedObject": {"kind": "StatefulSet", "name": name, "namespace": "n"}}
+        for name in ("r", "r-other")
+    ]  # fmt: skip
+    found.objects["events"] = events
+    (problem,) = status(cast("Connection", found), PLACE).problems
+    assert (problem.kind, problem.message) == ("quota", f"r: the pod is not created: {text}")
+    found.objects["pods"].insert(0, pod("r-0", "decode", "a", ready=False))  # it is there after all
+    assert status(cast("Connection", found), PLACE).problems == ()
+
+
+def test_a_group_that_was_made_anew_three_times_carries_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = api(prefill_ready=False)
+    ended = {"exitCode": 1, "reason": "Error", "message": "rank 0: CUDA error (exit 1)"}
+    numbers = iter(range(100))
+
+    def next_life(_: float) -> None:
+        number = next(numbers)
+        again = pod("r-prefill-0", "prefill", f"life-{number // 2}", ready=False)
+        if number % 2:
+            again["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            again["status"]["containerStatuses"] = [{"name": "vllm", "state": {"terminated": ended}}]
+        found.objects["pods"][1] = again
+
+    monkeypatch.setattr(rollout.time, "sleep", next_life)
+    monkeypatch.setattr(Observer, "_read_logs", lambda *_: None)
+    with pytest.raises(Failed, match=r"made anew 3 times .* rank 0: CUDA error"):
+        Wait(cast("Connection", found), PLACE, timeout=60, report=lambda _: None).run()
 
 
 def ending(found: Api, *finalizers: str) -> None:
