@@ -10,6 +10,7 @@ import click
 
 from manyhost.catalog import Catalog, Environment, Resolved
 from manyhost.cli.options import pick, recipe_argument, settings_options
+from manyhost.errors import ManyhostError
 
 if TYPE_CHECKING:
     from manyhost.cluster.connection import Connection
@@ -37,6 +38,12 @@ class Wanted(NamedTuple):
     namespace: str
     context: str
 
+    @property
+    def again(self) -> str:
+        """RECIPE and the options, as another command on the same release takes them."""
+        given = {"--release": self.release, "--namespace": self.namespace, "--context": self.context}
+        return " ".join([self.recipe, *(f"{name} {value}" for name, value in given.items() if value)])
+
 
 def place_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add RECIPE and the options that say what of it and where; the command receives one Wanted, first."""
@@ -44,7 +51,11 @@ def place_options(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(**given: Any) -> None:
         wanted = Wanted(**{name: given.pop(name) for name in Wanted._fields})
-        function(wanted, **given)
+        try:
+            function(wanted, **given)
+        except ManyhostError as error:  # the library does not know what the command was given
+            error.fix = error.fix.replace("RECIPE", wanted.again)
+            raise
 
     texts = {
         "--context": "kubeconfig context; the current one by default.",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from manyhost.cluster.connection import Connection, Unreachable, path_of
+from manyhost.cluster.connection import Connection, Forbidden, Unreachable, path_of
 from manyhost.cluster.phases import NAME, WORKER, is_ready
 from manyhost.errors import Failed, NotReady, RemoteError
 
@@ -68,7 +68,16 @@ def tunnel(connection: Connection, namespace: str, leader: Leader) -> Iterator[h
         )
     except (ApiException, OSError) as error:
         reason = " ".join(str(getattr(error, "reason", "") or error).split())[:200]
-        raise Unreachable(f"no tunnel to {leader.pod}: {reason}", fix="manyhost status RECIPE") from None
+        if getattr(error, "status", 0) == 403 or "403 Forbidden" in reason:
+            raise Forbidden(
+                f"you may not open a tunnel to {leader.pod} (create pods/portforward)",
+                status=403,
+                fix=f"kubectl auth can-i create pods/portforward --namespace {namespace}",
+            ) from None
+        raise Unreachable(
+            f"no tunnel to {leader.pod}: {reason}",
+            fix=f"kubectl get pod {leader.pod} --namespace {namespace}",
+        ) from None
     http_connection = http.client.HTTPConnection(leader.pod, leader.port)
     socket = forward.socket(leader.port)
     socket.setblocking(True)

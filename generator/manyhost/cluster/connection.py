@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -99,7 +100,9 @@ class Connection:
             Unreachable: No answer.
         """
         accept = _METADATA.format(kind="PartialObjectMetadata") if metadata else "application/json"
-        found: Object = msgspec.json.decode(self._request("GET", path, query=query, accept=accept))
+        found: Object = self._decode(
+            msgspec.json.Decoder(), self._request("GET", path, query=query, accept=accept)
+        )
         return found
 
     def find(self, path: str, *, metadata: bool = False) -> Object | None:
@@ -135,7 +138,7 @@ class Connection:
             "limit": PAGE,
         }
         while True:
-            page = decoder.decode(self._request("GET", path, query=query, accept=accept))
+            page = self._decode(decoder, self._request("GET", path, query=query, accept=accept))
             yield from page.items or ()
             if not page.metadata.next:
                 return
@@ -202,8 +205,18 @@ class Connection:
     ) -> Object:
         query = {**(query or {}), "dryRun": "All" if dry_run else None}
         data = self._request(method, path, query=query, body=msgspec.json.encode(body), kind=kind)
-        answer: Object = msgspec.json.decode(data)
+        answer: Object = self._decode(msgspec.json.Decoder(), data)
         return answer
+
+    def _decode(self, decoder: Any, data: bytes) -> Any:
+        try:
+            return decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Unreachable(
+                f"what answers at {self._configuration.host} is no Kubernetes API: {_page(data)}",
+                fix="look for a proxy or a login page in between: kubectl cluster-info --context "
+                + self.context,
+            ) from None
 
     def _request(self, method: str, path: str, **options: Any) -> bytes:
         data: bytes = self._open(method, path, **options).data
@@ -303,7 +316,7 @@ class Connection:
         try:
             message = str(msgspec.json.decode(body)["message"])
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
-            message = body.decode(errors="replace")
+            message = _page(body)
         message = _line(message) or f"{method} {path} failed with HTTP status {status}"
         if status == 401:
             return Forbidden(
@@ -367,14 +380,22 @@ def connect(context: str = "") -> Connection:
     configuration = type.__call__(Configuration)  # not the process-wide default
     try:
         reader: Any = kube_config  # the module has no types
-        contexts, current = reader.list_kube_config_contexts(config_file=files)
-        known = {item["name"]: item for item in contexts or ()}
-        chosen = known.get(context) if context else current
+        # Not list_kube_config_contexts: it fails when the current context, which nobody may want, is none.
+        config = reader.KubeConfigMerger(files).config
+        known = {item["name"]: item.value for item in config["contexts"].value or ()} if config else {}
+        current = (config.safe_get("current-context") or "") if config else ""
+        chosen = known.get(context or current)
         if chosen is None:
+            names = ", ".join(sorted(known)) or "none"
+            missing = (
+                f"there is no context {context or current!r}"
+                if context or current
+                else "no context is chosen"
+            )
             raise NotReady(
-                f"there is no context {context!r}; it has {', '.join(sorted(known)) or 'none'}",
+                f"{missing}; it has {names}",
                 where=files,
-                fix="kubectl config get-contexts",
+                fix="kubectl config use-context NAME, or --context NAME" if known else "kubectl config view",
             )
         reader.load_kube_config(config_file=files, context=chosen["name"], client_configuration=configuration)
     except (
@@ -418,10 +439,9 @@ def check_cluster(connection: Connection, name: str, project: str = "") -> None:
     seen = [connection.context, connection.cluster]
     for entry in seen:
         found = gke.parse(entry)
-        if found:
-            if found.cluster == name and (not project or found.project == project):
-                return
-        elif entry == name:
+        if found and found.cluster == name and (not project or found.project == project):
+            return
+        if entry == name:  # the name of another tool's context, or GKE's in full
             return
     raise NotReady(
         f"the settings mean cluster {name}, the current context is {connection.context}",
@@ -429,6 +449,15 @@ def check_cluster(connection: Connection, name: str, project: str = "") -> None:
         fix=f"gcloud container clusters get-credentials {name} --region REGION"
         f"{f' --project {project}' if project else ''}, or kubectl config use-context CONTEXT",
     )
+
+
+def _page(body: bytes) -> str:
+    """The first line of a page that is no answer of the API; of HTML its title."""
+    text = body.decode(errors="replace")
+    title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    if "<html" in text.lower():
+        return f"an HTML page ({_line(title[1]) if title else 'without a title'})"
+    return _line(text)
 
 
 def _line(text: object) -> str:

@@ -395,6 +395,26 @@ def test_logs(cluster: pytest.MonkeyPatch) -> None:
     assert manyhost("logs", "local", *JSON).output.envelope["exit_code"] == 4
 
 
+def test_a_fix_names_the_release_that_the_command_was_given(cluster: pytest.MonkeyPatch) -> None:
+    def none(*_: Any, **__: Any) -> Iterator[bytes]:
+        raise NotReady("there is no pod r-0", fix="manyhost status RECIPE")
+
+    replace(cluster, "logs", logs=none)
+    given = ("--release", "r", "--namespace", "n", "--context", "c")
+    assert (
+        "fix: manyhost status local --release r --namespace n --context c"
+        in manyhost("logs", "local", *given).err
+    )
+
+
+def test_a_log_that_is_followed_says_why_it_ends(cluster: pytest.MonkeyPatch) -> None:
+    replace(cluster, "logs", logs=lambda *_, **__: iter([b"one\n"]), uid_of="u", why_ended="r-0 is made anew")
+    assert "warning: r-0 is made anew\n" in manyhost("logs", "local", "--follow").err
+    (warning,) = manyhost("logs", "local", "--follow", *JSON).output.envelope["warnings"]
+    assert warning["message"] == "r-0 is made anew"
+    assert manyhost("logs", "local").err == ""
+
+
 def test_chat(cluster: pytest.MonkeyPatch) -> None:
     pieces = [Piece("reasoning", "hm"), Piece("answer", "9"), Piece("answer", ".9"), Piece("end", "length")]
     replace(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manyhost.cluster.chat import Leader, tunnel
 from manyhost.cluster.connection import (
     Forbidden,
     Missing,
@@ -122,6 +123,45 @@ def test_the_clock_is_the_servers(server: Any, kubeconfig: Any, monkeypatch: pyt
     assert abs(connection.now() - (time.time() - 600)) < 2
 
 
+@pytest.mark.parametrize("current", ["", "gone"])
+def test_a_context_of_one_s_own_needs_no_current_one(
+    current: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_kubeconfig(tmp_path / "config", "http://127.0.0.1:9")
+    path.write_text(path.read_text().replace('"current-context": "here"', f'"current-context": "{current}"'))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    assert connect("here").context == "here"
+    with pytest.raises(NotReady, match=r"no context .*; it has here") as error:
+        connect()
+    assert "kubectl config use-context NAME, or --context NAME" in error.value.fix
+
+
+@pytest.mark.parametrize("status", [200, 403, 500, 502])
+def test_a_page_of_a_proxy_is_one_plain_line(status: int, server: Any, kubeconfig: Any) -> None:
+    page = b"<!DOCTYPE html>\n<HTML><head>\n<title>Log in\n</title></head><body><p>hello</p></body></HTML>"
+    address, _ = server(lambda _: (status, page))
+    kubeconfig(address)
+    for read in (lambda c: c.get("/version"), lambda c: list(c.pages("/api/v1/pods", dict[str, Any]))):
+        with pytest.raises((Unreachable, Refused)) as error:
+            read(connect())
+        assert "an HTML page (Log in)" in error.value.message
+        assert "<" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [(403, Forbidden, "you may not open a tunnel to r-0"), (500, Unreachable, "no tunnel to r-0")],
+)
+def test_a_tunnel_that_is_refused(
+    status: int, kind: type[Exception], words: str, server: Any, kubeconfig: Any
+) -> None:
+    address, _ = server(lambda _: (status, {"message": 'pods "r-0" is forbidden'}))
+    kubeconfig(address)
+    with pytest.raises(kind, match=words) as error, tunnel(connect(), "n", Leader("r-0", 8000)):
+        pass
+    assert "\n" not in str(error.value.args[0])
+
+
 def test_nobody_there(kubeconfig: Any) -> None:
     kubeconfig("http://127.0.0.1:9")
     begin = time.monotonic()
@@ -178,6 +218,7 @@ def test_no_kubeconfig_and_no_such_context(
         ("renamed", "gke_p_us-east4_prod", "prod", "", True),
         ("kind-a", "kind-a", "prod", "", False),
         ("prod", "other", "prod", "", True),
+        ("gke_p_us-east4_prod", "x", "gke_p_us-east4_prod", "", True),
         ("anything", "at all", "", "", True),
     ],
 )

@@ -314,6 +314,33 @@ def test_pod_security_of_the_pods_that_are_made(
         assert "kubectl label namespace default" not in result.fix
 
 
+@pytest.mark.parametrize(
+    ("labels", "fix"),
+    [
+        ({"status": "pending-install", "version": "1"}, "manyhost teardown local/tiny-r1 --release tiny-r1"),
+        ({"status": "pending-upgrade", "version": "4"}, "helm rollback tiny-r1 3 --namespace default"),
+        ({"status": "uninstalling", "version": "4"}, "manyhost teardown local/tiny-r1 --release tiny-r1"),
+    ],
+)
+def test_a_release_that_was_cut_off(
+    labels: dict[str, str], fix: str, serve: Serve, examined: Examine
+) -> None:
+    """Nothing rolls back to before revision 1."""
+    secret = {"metadata": {"name": "s", "labels": labels}}
+    result = examined("release", a_local_target(), f"http://{serve(lists(secrets=[secret]))}")
+    assert result.status == "fail"
+    assert result.fix.startswith(f"if none runs: {fix}")
+
+
+def test_a_secret_without_its_key_is_patched(serve: Serve, examined: Examine) -> None:
+    def answer(method: str, path: str, headers: Any) -> Reply:
+        return 200, {}, {"metadata": {"name": "hf-secret"}, "data": {}}
+
+    result = examined("hf-secret", a_target(), f"http://{serve(answer)}")
+    assert "has no key hf_api_token" in result.why
+    assert result.fix.startswith("kubectl patch secret hf-secret --namespace default -p ")
+
+
 def with_queue(name: str) -> Target:
     target = a_target()
     return msgspec.structs.replace(target, effective={**target.effective, "queue": name})

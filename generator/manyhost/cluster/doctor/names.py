@@ -5,8 +5,8 @@ from __future__ import annotations
 from manyhost.cluster.connection import path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.cluster.phases import NAME, removal
-from manyhost.cluster.release import Releases, newest
-from manyhost.cluster.target import LWS, kind_of
+from manyhost.cluster.release import Releases, Revision, newest
+from manyhost.cluster.target import LWS, Target, kind_of
 
 
 @check(
@@ -27,8 +27,7 @@ def release(sight: Sight) -> Finding:
     if found.status.startswith(("pending", "uninstalling")):
         return failed(
             f"release {target.release} is {found.status}: an operation runs or was cut off",
-            f"helm rollback {target.release} --namespace {target.namespace}, "
-            f"or manyhost teardown {target.recipe}",
+            _recover(target, found),
         )
     chart = Releases(sight.connection, target.namespace).chart(target.release)
     if chart and not target.chart.is_of(chart):
@@ -36,6 +35,16 @@ def release(sight: Sight) -> Finding:
     if found.status == "failed":
         return warned(f"revision {found.revision} of {target.release} has failed; this would be the next", "")
     return passed(f"{target.release} is there as revision {found.revision}: it would be upgraded")
+
+
+def _recover(target: Target, found: Revision) -> str:
+    """What ends an operation that was cut off; there is nothing before revision 1 to go back to."""
+    where = f"--release {target.release} --namespace {target.namespace}"
+    remove = f"manyhost teardown {target.recipe} {where}"
+    if found.revision == 1 or found.status == "uninstalling":
+        return f"if none runs: {remove}"
+    back = f"helm rollback {target.release} {found.revision - 1} --namespace {target.namespace}"
+    return f"if none runs: {back}, or {remove}"
 
 
 @check(
@@ -114,6 +123,10 @@ def hf_secret(sight: Sight) -> Finding:
         problem = f"Secret {name} does not exist in namespace {target.namespace}"
     elif not (found.get("data") or {}).get(key):
         problem = f"Secret {name} has no key {key}"
+        fix = (
+            f"kubectl patch secret {name} --namespace {target.namespace} "
+            f'-p \'{{"stringData":{{"{key}":"\'$HF_TOKEN\'"}}}}\''
+        )
     if not problem:
         return passed(f"Secret {name} has its key {key}")
     if gated:
