@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from manyhost.catalog import Catalog
+from manyhost.catalog.interconnect import Plugin
 from manyhost.errors import InvalidInput
 
 from tests.helpers.cli import ROOT, checkout
@@ -145,3 +146,12 @@ def test_files_of_the_current_folder_are_added_to_the_checkout(
     assert catalog.root == ROOT
     assert catalog.settings_file().resolve() == tmp_path / "values/local.yaml"
     assert Catalog(ROOT).names("models") == CATALOG.names("models"), "a folder that is named stands alone"
+
+
+@pytest.mark.parametrize("name", CATALOG.names("interconnects"))
+def test_nccl_stops_instead_of_falling_back_to_sockets_without_the_plugin(name: str) -> None:
+    fabric = CATALOG.interconnect(name)
+    networks = {"tcpxo": "FasTrak", "tcpx": "GPUDirectTCPX_v7", "gib": "gIB", "gib-imex": "gIB"}
+    assert (name in networks) == (isinstance(fabric, Plugin) and bool(fabric.plugin_repository))
+    if isinstance(fabric, Plugin):
+        assert fabric.variables.get("NCCL_NET", "") == networks.get(name, "")
