@@ -20,6 +20,7 @@ from tests.helpers.helm import (
 )
 
 TCPXO = fabric("tcpxo")
+A3_MEGA = merge(TCPXO, nest("network.interconnect", "none"))  # in words: its hosts, over plain TCP
 OWN_PLUGIN = merge(TCPXO, nest("gpuPlatformSettings.useHostPlugin", False))
 NINE = ["default", *[f"net-{i}.example" for i in range(1, 9)]]
 TEN_OF_A3_ULTRA = ["default", "gvnic-1", *[f"rdma-{i}" for i in range(8)]]
@@ -44,12 +45,12 @@ def daemon(values=None):
 
 def test_usual_networks_in_nic_order():
     expected = {"eth0": "default"} | {f"eth{i}": f"vpc{i}" for i in range(1, 9)}
-    assert interfaces({}) == expected
-    assert annotations({})["networking.gke.io/default-interface"] == "eth0"
+    assert interfaces(A3_MEGA) == expected
+    assert annotations(A3_MEGA)["networking.gke.io/default-interface"] == "eth0"
 
 
 def test_names_of_another_cluster():
-    values = nest("network.subnetworks", NINE)
+    values = merge(A3_MEGA, nest("network.subnetworks", NINE))
     assert list(interfaces(values).values()) == NINE
 
 
@@ -59,7 +60,7 @@ def test_hosts_with_one_network_have_no_annotation():
 
 def test_the_a3_ultra_list_of_the_published_example_is_refused_in_one_line():
     with pytest.raises(RenderError) as error:
-        render(nest("network.subnetworks", TEN_OF_A3_ULTRA))
+        render(merge(A3_MEGA, nest("network.subnetworks", TEN_OF_A3_ULTRA)))
     (line,) = str(error.value).splitlines()
     assert ", ".join(TEN_OF_A3_ULTRA) in line
     assert "default, vpc1, vpc2, vpc3, vpc4, vpc5, vpc6, vpc7, vpc8" in line
@@ -68,11 +69,11 @@ def test_the_a3_ultra_list_of_the_published_example_is_refused_in_one_line():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (nest("network.subnetworks", ["default"]), "1 names"),
-        (nest("network.subnetworks", ["default"] * 9), "a name stands twice"),
+        (merge(A3_MEGA, nest("network.subnetworks", ["default"])), "1 names"),
+        (merge(A3_MEGA, nest("network.subnetworks", ["default"] * 9)), "a name stands twice"),
         (
-            merge(nest("host.networks", []), nest("network.subnetworks", ["a"])),
-            "no multi-networking",
+            nest("network.subnetworks", ["a"]),
+            "a for hosts of which nothing is known; add the values of a recipe",
         ),
         (merge(TCPXO, nest("host.networks", [])), "a network for each GPU NIC"),
         (merge(TCPXO, nest("host.gpus", 0), nest("model.tp_size", 1)), "tcpxo needs GPUs"),
@@ -93,6 +94,37 @@ def test_the_a3_ultra_list_of_the_published_example_is_refused_in_one_line():
 def test_networks_that_cannot_be(values, message):
     with pytest.raises(RenderError, match=message):
         render(values)
+
+
+KNOWN_HOSTS = {
+    "environment": nest("host.environment", "a3mega"),
+    "networks": nest("host.networks", ["default", "vpc1"]),
+    "accelerator": nest("host.nodeSelector", {"cloud.google.com/gke-accelerator": "nvidia-h100-mega-80gb"}),
+}
+
+
+@pytest.mark.parametrize("known", KNOWN_HOSTS)
+def test_hosts_that_may_have_a_fabric_do_without_it_only_in_words(known):
+    values = KNOWN_HOSTS[known]
+    message = (
+        r"interconnect: empty, so the 2 hosts of a group .* would talk over plain TCP; add the values of"
+    )
+    with pytest.raises(RenderError, match=message):
+        render(values)
+    with pytest.raises(RenderError, match="the 2 hosts of a group"):
+        render(merge(values, nest("mode", "nccl"), nest("model.pp_size", 1)))
+    assert "initContainers" not in pod(render(merge(values, nest("network.interconnect", "none"))))["spec"]
+    assert render(merge(values, nest("model.pp_size", 1)))  # one host needs none
+
+
+@pytest.mark.parametrize(
+    "key", [("rxdmImage", "r:v1"), ("ncclPluginImage", "p:v1"), ("useHostPlugin", False)]
+)
+def test_images_of_a_fabric_that_nothing_would_use(key):
+    values = nest(f"gpuPlatformSettings.{key[0]}", key[1])
+    with pytest.raises(RenderError, match=r"interconnect: empty, so nothing would use gpuPlatformSettings"):
+        render(values)
+    assert render(merge(values, nest("network.interconnect", "none")))
 
 
 def test_host_network():
@@ -238,7 +270,8 @@ def test_claimed_nics_stand_in_the_place_of_named_networks():
 
 
 def test_a_compute_domain_is_as_large_as_its_group_and_leaves_the_networks():
-    objects = render(merge(CONFIGURATIONS["rdma"], nest("gpuPlatformSettings.computeDomain", True)), "x")
+    values = merge(CONFIGURATIONS["rdma"], nest("host.networks", ["default", "a"]))
+    objects = render(merge(values, nest("gpuPlatformSettings.computeDomain", True)), "x")
     domain = find(objects, "ComputeDomain")["spec"]
     assert domain["numNodes"] == 2
     name = domain["channel"]["resourceClaimTemplate"]["name"]

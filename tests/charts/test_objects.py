@@ -65,8 +65,14 @@ def test_every_object_has_namespace_and_labels():
             "app.kubernetes.io/managed-by": "Helm",
             "app.kubernetes.io/component": "inference",
             "helm.sh/chart": "llm-multihost-0.1.0",
-            "manyhost.dev/environment": "a3mega",
         }
+
+
+def test_the_environment_is_a_label_where_one_is_named():
+    labels = find(
+        render(nest("host.environment", "kubernetes") | {"network": {"interconnect": "none"}}), "Service"
+    )
+    assert labels["metadata"]["labels"]["manyhost.dev/environment"] == "kubernetes"
 
 
 def test_version_label_of_a_digest_is_a_label():

@@ -7,11 +7,17 @@ own values are for an engine that starts several hosts by itself; v0.7.3 has onl
 import json
 
 import pytest
+import yaml
 
-from tests.helpers.helm import CHART, ROOT, RenderError, engine_container, helm_binaries, pod, render
+from tests.helpers.helm import CHART, ROOT, RenderError, engine_container, helm_binaries, merge, pod, render
 
 REPOSITORY = "us-central1-docker.pkg.dev/p/r/vllm-openai"
 NINE = ["default", *[f"vpc{i}" for i in range(1, 9)]]
+_IMAGES = "us-docker.pkg.dev/gce-ai-infra/gpudirect-tcpxo"
+PAIR = {
+    "ncclPluginImage": f"{_IMAGES}/nccl-plugin-gpudirecttcpx-dev:v1.0.8-1",
+    "rxdmImage": f"{_IMAGES}/tcpgpudmarxd-dev:v1.0.14",
+}
 A3_ULTRA = ["default", "gvnic-1", *[f"rdma-{i}" for i in range(8)]]
 BINARIES = sorted(helm_binaries()) or [
     pytest.param("helm", marks=pytest.mark.skip(reason="no Helm binary, run make tools"))
@@ -72,6 +78,12 @@ def test_the_ten_names_of_the_published_example(engine):
 
 
 @pytest.mark.parametrize("engine", BINARIES)
+def test_without_the_values_of_a_recipe_networks_are_refused(engine):
+    with pytest.raises(RenderError, match="add the values of a recipe"):
+        render(engine=engine, options=line(NINE, values=CHART / "values.yaml"))
+
+
+@pytest.mark.parametrize("engine", BINARIES)
 def test_a_user_name_with_an_underscore(engine):
     with pytest.raises(RenderError, match="name"):
         render(release="jane_doe-serving-deepseek-r1-model", engine=engine, options=line())
@@ -111,7 +123,7 @@ def test_the_published_values_file_is_refused_with_the_reasons():
         "model": {"name": "deepseek-ai/DeepSeek-R1", "tp_size": 8, "pp_size": 2},
         "job": {"image": {"repository": None, "tag": None}, "gpus": 16},
         "volumes": {"ssdMountPath": "/ssd", "gcsMounts": [{"bucketName": None, "mountPath": "/gcs"}]},
-        "gpuPlatformSettings": {"useHostPlugin": False, "ncclBuildType": 223},
+        "gpuPlatformSettings": {"useHostPlugin": False, "ncclBuildType": 223, **PAIR},
         "network": {"ncclSettings": [{"name": "NCCL_DEBUG", "value": "TRACE"}]},
         "vllm": {
             "replicaCount": 1,
@@ -127,10 +139,18 @@ def test_the_published_values_file_is_refused_with_the_reasons():
         "gpuPlatformSettings.ncclBuildType",
         "job.image.repository",
         "job.image.tag",
+        "network.interconnect",
         "volumes.gcsMounts[0].bucketName",
     ]
     del published["targetPlatform"], published["gpuPlatformSettings"]["ncclBuildType"]
     published["job"]["image"] = {"repository": REPOSITORY, "tag": "v0.7.3"}
     published["vllm"]["executor"] = "ray"
     published["volumes"]["gcsMounts"][0]["bucketName"] = "my-bucket"
-    assert "--disable-log-requests" in engine_container(render(published))["args"]
+    with pytest.raises(
+        RenderError, match=r"nothing would use gpuPlatformSettings; add the values of a recipe"
+    ):
+        render(published)
+    objects = render(merge(yaml.safe_load(VALUES.read_text()), published))
+    assert "--disable-log-requests" in engine_container(objects)["args"]
+    images = {item["name"]: item["image"] for item in pod(objects)["spec"]["initContainers"]}
+    assert images == {"tcpxo-install": PAIR["ncclPluginImage"], "tcpxo-daemon": PAIR["rxdmImage"]}

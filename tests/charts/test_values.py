@@ -56,6 +56,7 @@ FIELDS = set(fields(SCHEMA)) - NOT_IN_VALUES
 
 # How to change each of them: the new value, and what must be switched on for it to be read.
 TCPXO = fabric("tcpxo")
+SOCKETS = merge(TCPXO, nest("network.interconnect", "none"))
 OWN_PLUGIN = merge(TCPXO, nest("gpuPlatformSettings.useHostPlugin", False))
 RDMA = {
     "network": {"interconnect": "roce"},
@@ -98,9 +99,9 @@ MUTATIONS = {
     "model.tp_size": (16, {}),
     "model.pp_size": (4, {}),
     "model.dp_size": (2, {}),
-    "host.environment": ("other", {}),
+    "host.environment": ("other", SOCKETS),
     "host.gpus": (4, nest("model.tp_size", 4)),
-    "host.networks": (["default"], {}),
+    "host.networks": (["default"], SOCKETS),
     "host.nodeSelector": ({"a": "b"}, {}),
     "host.tolerations[].key": ("b", TOLERATION),
     "host.tolerations[].operator": ("Equal", TOLERATION),
@@ -110,9 +111,9 @@ MUTATIONS = {
     "host.topologyKeys": ([], {}),
     "host.resources.requests": ({"cpu": 1}, {}),
     "host.resources.limits": ({"cpu": 1}, {}),
-    "network.interconnect": ("tcpxo", merge(TCPXO, nest("network.interconnect", "none"))),
+    "network.interconnect": ("tcpxo", SOCKETS),
     "network.hostNetwork": (True, {}),
-    "network.subnetworks": ([f"n{i}" for i in range(9)], {}),
+    "network.subnetworks": ([f"n{i}" for i in range(9)], SOCKETS),
     "network.socketInterface": ("eth1", {}),
     "network.ncclSettings[].name": ("B", NCCL),
     "network.ncclSettings[].value": ("2", NCCL),

@@ -100,11 +100,12 @@ def render(
 
 
 def fabric(name: str = "tcpxo") -> Object:
-    """Return the Helm values of an interconnect, as the first recipe that has it renders them."""
+    """Return the Helm values of an interconnect and its hosts, as the first recipe with it renders them."""
     for path in sorted((ROOT / "recipes").glob("*/*/values.yaml")):
         values: Object = yaml.safe_load(path.read_text())
         if values["network"]["interconnect"] == name:
             return {
+                "host": {key: values["host"][key] for key in ("environment", "networks")},
                 "network": {"interconnect": name},
                 "gpuPlatformSettings": values["gpuPlatformSettings"],
             }

@@ -1,6 +1,6 @@
 {{/*
 The interconnect as the pods meet it. What it is made of is in gpuPlatformSettings, which a recipe's values bring from
-values/interconnects/<name>.yaml; with network.interconnect "none" nothing of it is used. Each takes the root context.
+values/interconnects/<name>.yaml; with network.interconnect "none" or empty nothing of it is used. Each takes the root context.
   manyhost.fabric.on              "true" when the pods use an interconnect
   manyhost.fabric.libraries       folder of the NCCL plugin as the engine sees it
   manyhost.fabric.annotations     pod annotations, a YAML map
@@ -16,7 +16,7 @@ A fabric with a daemon beside the engine (rxdmImage) defines manyhost.interconne
 */}}
 
 {{- define "manyhost.fabric.on" -}}
-{{- if ne .Values.network.interconnect "none" }}true{{ end -}}
+{{- if not (has .Values.network.interconnect (list "" "none")) }}true{{ end -}}
 {{- end }}
 
 {{- /* A plugin from an image has a folder of its own. */}}

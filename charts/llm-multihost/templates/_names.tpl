@@ -16,7 +16,9 @@ app.kubernetes.io/version: {{ .tag | default (.digest | replace ":" "-" | trunc 
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/component: inference
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-manyhost.dev/environment: {{ .Values.host.environment | quote }}
+{{- with .Values.host.environment }}
+manyhost.dev/environment: {{ . | quote }}
+{{- end }}
 {{- with .Values.recipe }}
 manyhost.dev/recipe: {{ . | replace "/" "." | quote }}
 {{- end }}

@@ -59,7 +59,7 @@ the chart that changes nothing for the engine. */}}
 {{- /* Files of the launcher as a YAML map: those beside launch.sh, and the folders of what this release
 has on. A running pod keeps the launcher it started, so a change of one of them restarts the groups. */}}
 {{- define "manyhost.launcher" -}}
-{{- $folders := list "" (printf "%s/" .Values.network.interconnect) }}
+{{- $folders := list "" (printf "%s/" (.Values.network.interconnect | default "none")) }}
 {{- if eq .Values.mode "nccl" }}
 {{- $folders = append $folders "nccl/" }}
 {{- else if include "manyhost.apart" . }}

@@ -117,9 +117,12 @@ job.gpus: {{ int64 . }} is not the size of a group, {{ $sizes }}; set it to {{ $
 {{- define "manyhost.check.networks" -}}
 {{- $host := .Values.host }}
 {{- $network := .Values.network }}
+{{- include "manyhost.check.fabric" . }}
 {{- with $network.subnetworks }}
-{{- if ne (len .) (len $host.networks) }}
-network.subnetworks: {{ len . }} names ({{ join ", " . }}) for the {{ len $host.networks }} NICs of {{ $host.environment }} ({{ join ", " $host.networks | default "no multi-networking" }}); give one name for each NIC, in that order
+{{- if not $host.networks }}
+network.subnetworks: {{ join ", " . }} for hosts of which nothing is known; add the values of a recipe (-f recipes/ENVIRONMENT/RECIPE/values.yaml), or name the networks in host.networks
+{{- else if ne (len .) (len $host.networks) }}
+network.subnetworks: {{ len . }} names ({{ join ", " . }}) for the {{ len $host.networks }} NICs of {{ $host.environment | default "a host" }} ({{ join ", " $host.networks }}); give one name for each NIC, in that order
 {{- else if ne (len .) (len (uniq .)) }}
 network.subnetworks: a name stands twice in {{ join ", " . }}; give each NIC its own network
 {{- end }}
@@ -140,6 +143,26 @@ gpuPlatformSettings.useHostPlugin: {{ $name }} has no plugin image that this cha
 {{- end }}
 {{- if and $settings.computeDomain (or (gt (int64 .Values.vllm.replicaCount) 1) .Values.autoscaling.enabled) }}
 vllm.replicaCount: the hosts of a release share one NVLink domain; keep one group, and install another release for the next
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* What was not said: hosts with a fabric, or images of one, and no interconnect. */}}
+{{- define "manyhost.check.fabric" -}}
+{{- $host := .Values.host }}
+{{- $settings := .Values.gpuPlatformSettings }}
+{{- if not .Values.network.interconnect }}
+{{- $most := 0 }}
+{{- range $role := include "manyhost.roleNames" . | splitList "," }}
+{{- $size := include "manyhost.sizes" (dict "Values" $.Values "role" $role) | fromJson }}
+{{- $most = max $most (int64 $size.hosts) }}
+{{- end }}
+{{- $accelerator := index $host.nodeSelector "cloud.google.com/gke-accelerator" | default "" }}
+{{- $known := $host.environment | default (join ", " $host.networks) | default $accelerator }}
+{{- if and $known $host.gpus (gt $most 1) }}
+network.interconnect: empty, so the {{ $most }} hosts of a group ({{ $known }}) would talk over plain TCP; add the values of a recipe (-f recipes/ENVIRONMENT/RECIPE/values.yaml), or set it to none if TCP is meant
+{{- else if or $settings.rxdmImage $settings.ncclPluginImage (not $settings.useHostPlugin) }}
+network.interconnect: empty, so nothing would use gpuPlatformSettings; add the values of a recipe (-f recipes/ENVIRONMENT/RECIPE/values.yaml), or set it to none if TCP is meant
 {{- end }}
 {{- end }}
 {{- end }}

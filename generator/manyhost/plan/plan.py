@@ -8,6 +8,7 @@ import msgspec
 
 from manyhost.catalog import Catalog, Engine, Environment, Interconnect, Model, Recipe, Resolved
 from manyhost.catalog.environment import RunPod
+from manyhost.catalog.interconnect import Sockets
 from manyhost.errors import InvalidInput, ManyhostError, first
 from manyhost.plan import arguments, cost, image, networks, region, roles, security, startup, weights
 from manyhost.plan.facts import Facts, join
@@ -174,6 +175,16 @@ def _allowed(recipe: Recipe, facts: Facts) -> security.Allowed:
 def _warnings(recipe: Recipe, facts: Facts, found: tuple[Role, ...], moved: Handover | None) -> list[str]:
     warnings = []
     gpus = facts.environment.host.gpus
+    usual = facts.environment.interconnects[0]
+    if isinstance(facts.interconnect, Sockets) and usual != facts.interconnect.name:
+        most = max(role.hosts for role in found)
+        if most > 1:
+            measured = facts.interconnect.bandwidth
+            warnings.append(
+                f"network.interconnect {facts.interconnect.name}: the {most} hosts of a group talk over TCP, "
+                f"about {measured.points[-1].gbytes_per_second:g} GB/s for an all-reduce, and leave "
+                f"{usual} unused"
+            )
     for role in found:
         name = "" if role.name == "serve" else f"{role.name}: "
         seats = arguments.seats(role.arguments)

@@ -314,3 +314,14 @@ def test_an_engine_for_cpus_is_no_engine_for_gpus() -> None:
 
 def test_capacity_that_is_not_on_demand_is_a_matter_of_the_node_pool() -> None:
     assert any("node_selector" in warning for warning in plan("capacity.mode=spot").warnings)
+
+
+def test_several_hosts_that_leave_their_fabric_unused_are_warned_of() -> None:
+    (found,) = set(plan("network.interconnect=none").warnings) - set(plan().warnings)
+    assert found == (
+        "network.interconnect none: the 2 hosts of a group talk over TCP, about 4 GB/s for an all-reduce, "
+        "and leave tcpxo unused"
+    )
+    one_host = plan("network.interconnect=none", recipe="a3ultra/deepseek-r1-671b")
+    assert not [text for text in one_host.warnings if "talk over TCP" in text]
+    assert not [text for text in plan(recipe="kubernetes/deepseek-r1-671b").warnings if "TCP," in text]
