@@ -134,7 +134,7 @@ class Plugin(Interconnect, frozen=True):
     """A fabric that NCCL reaches through a plugin or a library of the host.
 
     Attributes:
-        releases: Images that belong together, the newest first: the first is used.
+        releases: Images that belong together, newest first: that is used unless a recipe names one.
         plugin_repository: Image of the plugin, without tag.
         libraries: Folder of the plugin's libraries as the engine sees it.
         profile: File with the NCCL variables of the plugin's own version, which the launcher sources.

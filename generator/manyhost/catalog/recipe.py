@@ -111,6 +111,10 @@ class Network(Struct, frozen=True):
             "where a group is one host."
         ),
     ] = ""
+    release: Annotated[
+        str,
+        Meta(description="Release of the interconnect's images, by its plugin's tag; the newest when empty."),
+    ] = ""
     host_network: Annotated[
         bool, Meta(description="Use the hosts' own network; privileged, and one pod per host.")
     ] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from manyhost.catalog import Catalog, Engine, Environment, Interconnect, Model, Recipe, Resolved
+from manyhost.catalog.interconnect import GpuDirectTcp
 from manyhost.errors import InvalidInput, nearest
 
 
@@ -13,7 +14,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         environment: Where it runs.
-        interconnect: How GPUs of different hosts talk.
+        interconnect: How GPUs of different hosts talk; the release to use stands first.
         model: What is served.
         engine: What serves it.
         recipes: A recipe for each engine version, empty where there is none.
@@ -57,10 +58,33 @@ def join(resolved: Resolved, catalog: Catalog) -> Facts:
         )
     return Facts(
         environment=environment,
-        interconnect=catalog.interconnect(fabric),
+        interconnect=_released(catalog.interconnect(fabric), resolved),
         model=catalog.model(recipe.model),
         engine=catalog.engine(recipe.engine.version),
         recipes=catalog.engine_recipes(),
         regions=catalog.regions(),
         reserved=catalog.reserved_flags(),
     )
+
+
+def _released(interconnect: Interconnect, resolved: Resolved) -> Interconnect:
+    """Put the release that a recipe names first; doctor knows the hosts' plugin by the others."""
+    wanted = resolved.recipe.network.release
+    if not wanted:
+        return interconnect
+    where = f"{resolved.origin('network.release')}: network.release"
+    if not isinstance(interconnect, GpuDirectTcp):
+        raise InvalidInput(
+            f"pods over {interconnect.name} bring no images of a release",
+            where=where,
+            fix='leave it out: network.release=""',
+        )
+    found = [release for release in interconnect.releases if release.plugin == wanted]
+    if not found:
+        raise InvalidInput(
+            f"{interconnect.name} has no release {wanted[:80]!r}",
+            where=where,
+            fix=f"choose one of: {', '.join(release.plugin for release in interconnect.releases)}",
+        )
+    others = [release for release in interconnect.releases if release.plugin != wanted]
+    return msgspec.structs.replace(interconnect, releases=found + others)

@@ -325,3 +325,18 @@ def test_several_hosts_that_leave_their_fabric_unused_are_warned_of() -> None:
     one_host = plan("network.interconnect=none", recipe="a3ultra/deepseek-r1-671b")
     assert not [text for text in one_host.warnings if "talk over TCP" in text]
     assert not [text for text in plan(recipe="kubernetes/deepseek-r1-671b").warnings if "TCP," in text]
+
+
+def test_a_recipe_may_name_the_release_of_its_interconnect() -> None:
+    def images(*assignments: str, recipe: str = RECIPE) -> tuple[str, str]:
+        values = RENDERER.render(resolve(CATALOG, recipe, assignments=assignments)).values
+        settings = values["gpuPlatformSettings"]
+        return settings["ncclPluginImage"].split(":")[1], settings["rxdmImage"].split(":")[1]
+
+    assert images() == ("v1.0.15", "v1.0.21")
+    assert images("network.release=v1.0.12") == ("v1.0.12", "v1.0.18")
+    assert images(recipe="a3mega/deepseek-r1-671b-published") == ("v1.0.8-1", "v1.0.14")
+    assert "tcpxo has no release 'v1.0.13'" in refused("network.release=v1.0.13")
+    assert "v1.0.12" in refused("network.release=v1.0.13")
+    message = "pods over none bring no images of a release"
+    assert message in refused("network.release=v1.0.12", "network.interconnect=none")
