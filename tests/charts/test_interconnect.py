@@ -216,9 +216,11 @@ def test_flags_follow_the_release_of_the_daemon(tag, words):
 
 
 def test_the_daemon_and_the_install_have_resources_on_request():
-    assert "resources" not in daemon()
+    settings = {k: v for k, v in TCPXO["gpuPlatformSettings"].items() if k != "daemonResources"}
+    bare = {**TCPXO, "gpuPlatformSettings": {**settings, "useHostPlugin": False}}
+    assert not [item for item in init_containers(bare).values() if "resources" in item]
     resources = {"requests": {"cpu": 1}, "limits": {"memory": "4Gi"}}
-    values = merge(OWN_PLUGIN, nest("gpuPlatformSettings.daemonResources", resources))
+    values = merge(bare, nest("gpuPlatformSettings.daemonResources", resources))
     containers = init_containers(values)
     assert list(containers) == ["tcpxo-install", "tcpxo-daemon"]
     assert [item["resources"] for item in containers.values()] == [resources, resources]

@@ -24,6 +24,20 @@ class Nic(Struct, frozen=True):
     gpus: list[Count] = []
 
 
+class Share(Struct, frozen=True):
+    """What the engine's container may count on, of a host's processors and main memory.
+
+    Attributes:
+        cpu: Processors that it requests. It has no limit of them: throttled NCCL threads stall every GPU.
+        memory_gib: Memory that it requests, what it writes to /dev/shm included.
+        memory_limit_gib: Memory beyond which it is killed; 0 is no limit.
+    """
+
+    cpu: Amount
+    memory_gib: Amount
+    memory_limit_gib: Amount = 0
+
+
 class Host(Struct, frozen=True):
     """One host of an environment.
 
@@ -35,6 +49,7 @@ class Host(Struct, frozen=True):
         gpu_memory_gib: What CUDA reports as the memory of one GPU.
         memory_gib: Main memory.
         shm_gib: /dev/shm of a pod, in memory.
+        share: Of it, the engine's; left out where the engine asks for nothing but GPUs.
         local_ssd_gib: Local SSD, where downloads go.
         interface: Interface of the control traffic, the API's included.
         nics: In the order of the pods' interfaces; empty where there is only the cluster's network.
@@ -49,6 +64,7 @@ class Host(Struct, frozen=True):
     shm_gib: Positive
     local_ssd_gib: Count
     interface: str
+    share: Share | None = None
     nics: list[Nic] = []
 
 

@@ -178,7 +178,9 @@ class GpuDirectTcp(Plugin, frozen=True, kw_only=True, tag="gpudirect-tcp"):
     Attributes:
         daemon_repository: Image of the daemon, without tag.
         devices: Devices beside the GPUs that the device injector gives to the daemon.
+        daemon_requests: What the daemon requests of the host.
     """
 
     daemon_repository: str
+    daemon_requests: dict[str, str]
     devices: list[Path]

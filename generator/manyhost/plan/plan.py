@@ -10,7 +10,18 @@ from manyhost.catalog import Catalog, Engine, Environment, Interconnect, Model, 
 from manyhost.catalog.environment import RunPod
 from manyhost.catalog.interconnect import Sockets
 from manyhost.errors import InvalidInput, ManyhostError, first
-from manyhost.plan import arguments, cost, image, networks, region, roles, security, startup, weights
+from manyhost.plan import (
+    arguments,
+    cost,
+    image,
+    networks,
+    region,
+    resources,
+    roles,
+    security,
+    startup,
+    weights,
+)
 from manyhost.plan.facts import Facts, join
 from manyhost.plan.roles import Handover, Role
 
@@ -31,6 +42,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         networks: Names of the networks in NIC order.
         weights: Where every host reads them.
         handover: What moves from prefill to decode for one request.
+        resources: What the engine's container asks of its host beside GPUs.
         allowed: What its pods may do.
         cold_start: Phases with their seconds, in order.
         startup_seconds: Start budget of the engine.
@@ -50,6 +62,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[str, ...]
     weights: weights.Source
     handover: Handover | None
+    resources: resources.Resources
     allowed: security.Allowed
     cold_start: tuple[tuple[str, int], ...]
     startup_seconds: int
@@ -141,6 +154,12 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
         networks=names,
         weights=source,
         handover=moved,
+        resources=resources.resources(
+            host,
+            facts.model,
+            found[-1].arguments,
+            downloads=source.kind == "hub" and not recipe.ssd_host_path,
+        ),
         allowed=_allowed(recipe, facts),
         cold_start=phases,
         startup_seconds=recipe.startup_seconds or startup.budget_seconds(phases),

@@ -119,7 +119,7 @@ def test_kubernetes_version(version: str, status: str, why: str, serve: Serve, e
     [
         ({"pods": "10", "requests.nvidia.com/gpu": "16"}, 0, "pass", "1 quota leaves room"),
         ({"requests.nvidia.com/gpu": "8"}, 0, "fail", "allows 8 requests.nvidia.com/gpu, 0 are used and 16"),
-        ({"limits.cpu": "999", "memory": "9Ti"}, 0, "fail", "counts limits.cpu, memory: pods that do not"),
+        ({"limits.cpu": "999", "memory": "9Ti"}, 0, "fail", "counts limits.cpu: pods that do not"),
         ({"limits.cpu": "999", "memory": "9Ti"}, 1, "pass", "1 quota leaves room"),
     ],
 )
@@ -168,6 +168,11 @@ ELSEWHERE = {
     }
 }
 
+GPUS_ALONE = {
+    "containers": [{"name": "c", "resources": {"limits": {"nvidia.com/gpu": 8}}}],
+    "initContainers": [],
+}
+
 
 @pytest.mark.parametrize(
     ("scope", "fields", "counts"),
@@ -176,11 +181,13 @@ ELSEWHERE = {
         ({"scopes": ["Terminating"]}, {"activeDeadlineSeconds": 9}, True),
         ({"scopes": ["NotTerminating"]}, {}, True),
         ({"scopes": ["NotTerminating"]}, {"activeDeadlineSeconds": 9}, False),
-        ({"scopes": ["BestEffort"]}, {}, True),  # a pod that requests GPUs alone is best-effort
+        ({"scopes": ["BestEffort"]}, {}, False),
+        ({"scopes": ["BestEffort"]}, GPUS_ALONE, True),  # a pod that requests GPUs alone is best-effort
         ({"scopes": ["BestEffort"]}, {"containers": CPU}, False),
-        ({"scopes": ["NotBestEffort"]}, {}, False),
+        ({"scopes": ["NotBestEffort"]}, {}, True),
+        ({"scopes": ["NotBestEffort"]}, GPUS_ALONE, False),
         ({"scopes": ["NotBestEffort"]}, {"containers": CPU}, True),
-        ({"scopes": ["NotTerminating", "NotBestEffort"]}, {}, False),
+        ({"scopes": ["NotTerminating", "NotBestEffort"]}, GPUS_ALONE, False),
         ({"scopes": ["CrossNamespacePodAffinity"]}, {}, False),
         ({"scopes": ["CrossNamespacePodAffinity"]}, {"affinity": ELSEWHERE}, True),
         ({"scopes": ["PriorityClass"]}, {"priorityClassName": "high"}, True),

@@ -21,6 +21,7 @@ RECIPES = [
     name
     for name in CATALOG.recipes()
     if isinstance(CATALOG.environment(name.split("/")[0]).platform, Kubernetes)
+    and "chart" not in CATALOG.recipe_document(name)  # which other platforms refuse
 ]
 # What the chart alone sets: caches lie where it mounts the local SSD.
 OF_THE_CHART = {"HF_HOME", "VLLM_CACHE_ROOT"}

@@ -19,7 +19,7 @@ MOUNTS = "host_mounts=[{name: a, host_path: /a, mount_path: /x}, {name: b, host_
 # What templates/values.yaml.j2 writes from the catalog: no setting changes it by itself.
 FACTS = {
     "recipe", "model.name", "model.servedName", "host.environment", "host.gpus", "host.networks",
-    "host.tolerations", "host.topologyKeys",
+    "host.tolerations", "host.topologyKeys", "host.resources", "gpuPlatformSettings.daemonResources",
     "roles.handover.buffer", "roles.handover.env",
     "network.socketInterface", "gpuPlatformSettings.ncclPluginImage", "gpuPlatformSettings.rxdmImage",
     "gpuPlatformSettings.capabilities", "gpuPlatformSettings.devices", "gpuPlatformSettings.env",

@@ -1,0 +1,49 @@
+"""What the engine's container asks of its host beside GPUs, so that it is not the first to be evicted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from manyhost.catalog import Model
+from manyhost.catalog.environment import Host
+from manyhost.plan.memory import GIB
+
+# A download needs more than the weights: parts that are still incomplete, compile caches, logs.
+_DOWNLOAD_SHARE = 1.4
+
+
+class Resources(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests and limits as Kubernetes writes them; empty where the environment has no share for them."""
+
+    requests: dict[str, str]
+    limits: dict[str, str]
+
+
+def resources(host: Host, model: Model, arguments: Mapping[str, Any], *, downloads: bool) -> Resources:
+    """Return what the engine of one host asks for.
+
+    Args:
+        host: Its share for the engine; what it keeps in main memory for its GPUs comes on top.
+        model: Its weights.
+        arguments: Engine flags.
+        downloads: Whether each host downloads the weights into the pod's own storage.
+    """
+    share = host.share
+    if share is None:
+        return Resources(requests={}, limits={})
+    offload = arguments.get("cpu-offload-gb", 0)
+    extra = offload * host.gpus if isinstance(offload, (int, float)) else 0
+    cpu = f"{share.cpu:g}" if share.cpu == int(share.cpu) else f"{share.cpu * 1000:g}m"
+    requests = {"cpu": cpu, "memory": _memory(share.memory_gib + extra)}
+    if downloads and host.gpus:
+        requests["ephemeral-storage"] = f"{math.ceil(model.weights_bytes * _DOWNLOAD_SHARE / GIB)}Gi"
+    limit = share.memory_limit_gib and max(share.memory_limit_gib, share.memory_gib + extra)
+    return Resources(requests=requests, limits={"memory": _memory(limit)} if limit else {})
+
+
+def _memory(gib: float) -> str:
+    return f"{gib:g}Gi" if gib == int(gib) else f"{math.ceil(gib * 1024)}Mi"
