@@ -269,7 +269,12 @@ def lists(**items: list[Any]) -> Callable[[str, str, Any], Reply]:
 
 
 def a_local_target(*assignments: str) -> Target:
-    return from_rendered(build("local/tiny-r1", assignments=["host_mounts=[]", *assignments]))
+    return from_rendered(
+        build(
+            "local/tiny-r1",
+            assignments=["host_mounts=[]", "weights.source=hub", "weights.path=", *assignments],
+        )
+    )
 
 
 @pytest.mark.parametrize(
