@@ -45,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         resources: What the engine's container asks of its host beside GPUs.
         allowed: What its pods may do.
         cold_start: Phases with their seconds, in order.
+        recreation: What a group costs that is made anew.
         startup_seconds: Start budget of the engine.
         cost: List price of all hosts.
         warnings: What may surprise; one sentence each.
@@ -65,6 +66,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     resources: resources.Resources
     allowed: security.Allowed
     cold_start: tuple[tuple[str, int], ...]
+    recreation: startup.Recreation
     startup_seconds: int
     cost: cost.Cost
     warnings: tuple[str, ...]
@@ -141,6 +143,17 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
     found = roles.roles(recipe, facts)
     moved = roles.handover(recipe, facts, found)
     phases = startup.cold_start(facts.model, facts.engine, source.kind)
+    in_pod = source.kind == "hub" and not recipe.ssd_host_path
+    hosts = sum(role.groups * role.hosts for role in found)
+    price = cost.cost(recipe, facts.environment, hosts)
+    per_hour = price.usd_per_hour
+    again = startup.recreation(
+        facts.model,
+        phases,
+        downloads=in_pod,
+        kept=source.kind == "hub" and not in_pod,
+        usd_per_hour=None if per_hour is None else per_hour * max(role.hosts for role in found) / hosts,
+    )
     return Plan(
         recipe=resolved.name,
         settings=recipe,
@@ -158,12 +171,13 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
             host,
             facts.model,
             found[-1].arguments,
-            downloads=source.kind == "hub" and not recipe.ssd_host_path,
+            downloads=in_pod,
         ),
         allowed=_allowed(recipe, facts),
         cold_start=phases,
+        recreation=again,
         startup_seconds=recipe.startup_seconds or startup.budget_seconds(phases),
-        cost=cost.cost(recipe, facts.environment, sum(role.groups * role.hosts for role in found)),
+        cost=price,
         warnings=tuple(_warnings(recipe, facts, found, moved)),
     )
 

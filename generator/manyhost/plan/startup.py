@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from manyhost.catalog import Engine, Model
 
 # Bytes per second into one host. Each is cautious: a budget that is too small restarts a healthy group.
@@ -38,6 +40,44 @@ def cold_start(model: Model, engine: Engine, source: str) -> tuple[tuple[str, in
         ("weights", math.ceil(model.weights_bytes / READ_RATES[source])),
         ("compile", engine.compile_seconds),
     )
+
+
+class Recreation(msgspec.Struct, frozen=True, kw_only=True):
+    """What one group costs until it answers again after it was made anew on its hosts.
+
+    Attributes:
+        seconds: Its cold start, less the image, which the hosts still have.
+        usd: List price of the group's hosts for that time; None where nobody publishes it.
+        downloads: Whether the weights are downloaded once more.
+    """
+
+    seconds: int
+    usd: float | None
+    downloads: bool
+
+
+def recreation(
+    model: Model,
+    phases: tuple[tuple[str, int], ...],
+    *,
+    downloads: bool,
+    kept: bool,
+    usd_per_hour: float | None,
+) -> Recreation:
+    """Return what it costs to make a group anew.
+
+    Args:
+        model: Its weights are read again.
+        phases: Its cold start.
+        downloads: Whether weights come from the hub into the pod's own volume, which ends with it.
+        kept: Whether a download stays on the host.
+        usd_per_hour: Price of the group's hosts.
+    """
+    seconds = sum(duration for name, duration in phases if name not in ("image", "weights"))
+    weights = dict(phases)["weights"]
+    seconds += math.ceil(model.weights_bytes / READ_RATES["folder"]) if kept else weights
+    usd = None if usd_per_hour is None else round(usd_per_hour * seconds / 3600, 2)
+    return Recreation(seconds=seconds, usd=usd, downloads=downloads)
 
 
 def budget_seconds(phases: tuple[tuple[str, int], ...]) -> int:

@@ -56,6 +56,10 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         )
     phases = ", ".join(f"{name} {seconds}s" for name, seconds in plan.cold_start)
     result.append(("cold start", f"~{sum(s for _, s in plan.cold_start)}s ({phases})"))
+    again = plan.recreation
+    usd = f" and {again.usd:.2f} USD" if again.usd else ""
+    weights = "the weights are downloaded again" if again.downloads else "the weights are still there"
+    result.append(("group made anew", f"~{again.seconds}s{usd}: {weights}"))
     result.append(("start budget", f"{plan.startup_seconds}s before a start counts as failed"))
     result.append(("price", _price(plan)))
     return result

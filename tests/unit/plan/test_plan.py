@@ -340,3 +340,15 @@ def test_a_recipe_may_name_the_release_of_its_interconnect() -> None:
     assert "v1.0.12" in refused("network.release=v1.0.13")
     message = "pods over none bring no images of a release"
     assert message in refused("network.release=v1.0.12", "network.interconnect=none")
+
+
+def test_what_a_group_costs_that_is_made_anew() -> None:
+    kept = dict(table.rows(plan()))["group made anew"]
+    assert kept == "~615s and 31.75 USD: the weights are still there"
+    lost = dict(table.rows(plan("ssd_host_path=")))["group made anew"]
+    assert lost == "~2083s and 107.55 USD: the weights are downloaded again"
+    bucket = plan(GCS_BUCKET="b-1").recreation
+    assert not bucket.downloads
+    assert dict(table.rows(plan(recipe="a4/deepseek-r1-671b")))["group made anew"].endswith("again")
+    two = plan("groups=2").recreation  # one of them is made anew
+    assert two == plan().recreation

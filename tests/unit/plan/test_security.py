@@ -25,7 +25,7 @@ def of(*assignments: str, recipe: str = RECIPE) -> Allowed:
 def test_a_fabric_without_needs_keeps_the_level_of_the_platform() -> None:
     assert allowed(LOCAL, NONE, on=(), mounts=()) == Allowed(level="restricted", violations={})
     assert allowed(A3MEGA, NONE, on=(), mounts=()) == Allowed(level="baseline", violations={})
-    assert of("network.interconnect=none") == Allowed(level="baseline", violations={})
+    assert of("network.interconnect=none", "ssd_host_path=") == Allowed(level="baseline", violations={})
 
 
 def test_a_place_that_is_no_kubernetes_has_pods_of_its_own() -> None:
@@ -59,7 +59,8 @@ def test_each_departure_has_its_reason() -> None:
     ],
 )
 def test_a_setting_allows_what_it_asks_for_and_nothing_else(assignment: str, added: set[str]) -> None:
-    assert set(of(assignment).violations) - set(of().violations) == added
+    bare = "ssd_host_path="
+    assert set(of(bare, assignment).violations) - set(of(bare).violations) == added
 
 
 @pytest.mark.parametrize(

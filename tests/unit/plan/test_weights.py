@@ -39,7 +39,7 @@ def test_a_folder_that_a_mount_holds(assignments: tuple[str, ...]) -> None:
         ("host_mounts=[{name: data, host_path: /mnt/data, mount_path: /dat}]",),
         (f"chart.volumes.extra={EXTRA % '/data/r1/more'}",),
         ("site.gcs_bucket=weights",),
-        ("weights.path=/ssd/r1",),
+        ("weights.path=/ssd/r1", "ssd_host_path="),
         ("weights.path=/data/../etc", "host_mounts=[{name: d, host_path: /d, mount_path: /data}]"),
     ],
 )
