@@ -155,7 +155,7 @@ def test_it_runs_the_engine_that_lies_on_the_hosts():
 
 def test_scaling_disruption_and_network_are_about_those_who_answer():
     more = {name: {"enabled": True} for name in ("autoscaling", "podDisruptionBudget", "networkPolicy")}
-    objects = render(merge(ON, more))
+    objects = render(merge(ON, more, nest("autoscaling.minReplicas", 2)))
     sets = by_name(objects, "LeaderWorkerSet")
     assert "replicas" not in sets["r1"]["spec"]
     assert sets["r1-prefill"]["spec"]["replicas"] == 2

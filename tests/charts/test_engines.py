@@ -15,7 +15,7 @@ CASES = {
         nest("volumes.gcsMounts", [{"bucketName": "weights", "onlyDir": "r1"}]),
         nest("podDisruptionBudget.enabled", True),
         nest("networkPolicy.enabled", True),
-        nest("autoscaling.enabled", True),
+        {"autoscaling": {"enabled": True, "minReplicas": 2}},
         nest("vllm.serverArgs", {"big": 1_000_000, "map": {"x": 1e6, "y": None}, "off": False}),
     ),
     "hosts without GPUs": {"host": {"gpus": 0, "networks": []}, "model": {"tp_size": 1}},

@@ -61,7 +61,7 @@ BASE = merge(
         "serviceAccount": {"name": "x", "annotations": {"key": "x"}},
         "podDisruptionBudget": {"enabled": True},
         "networkPolicy": {"enabled": True, "allowedNamespaces": ["x"]},
-        "autoscaling": {"enabled": True},
+        "autoscaling": {"enabled": True, "minReplicas": 2},
         "imagePullSecrets": ["x"],
         "priorityClassName": "x",
         "runtimeClassName": "x",

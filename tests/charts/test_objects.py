@@ -24,7 +24,7 @@ def launcher(*folders):
 EVERYTHING = {
     "podDisruptionBudget": {"enabled": True},
     "networkPolicy": {"enabled": True},
-    "autoscaling": {"enabled": True},
+    "autoscaling": {"enabled": True, "minReplicas": 2},
 }
 
 
@@ -154,13 +154,68 @@ def test_pods_follow_their_own_launcher(tmp_path):
         assert {name for name in values if after[name] != before[name]} == restarted
 
 
-@pytest.mark.parametrize("amount", [0, 2, "50%"])
-def test_disruption_budget_counts_leaders(amount):
-    values = {"podDisruptionBudget": {"enabled": True, "minAvailable": amount}}
-    assert find(render(values), "PodDisruptionBudget")["spec"] == {
-        "minAvailable": amount,
-        "selector": {"matchLabels": LEADERS},
+def budget(groups, amount):
+    return {
+        "vllm": {"replicaCount": groups},
+        "podDisruptionBudget": {"enabled": True, "minAvailable": amount},
     }
+
+
+@pytest.mark.parametrize(
+    ("groups", "amount", "pods"), [(2, 1, 3), (3, 1, 4), (3, 2, 5), (2, 0, 2), (2, "50%", 3), (4, "10%", 5)]
+)
+def test_a_disruption_budget_lets_go_one_pod_of_each_group_that_may_be_lost(groups, amount, pods):
+    """The groups are of two hosts: a group is lost with the worker too."""
+    assert find(render(budget(groups, amount)), "PodDisruptionBudget")["spec"] == {
+        "minAvailable": pods,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": {"leaderworkerset.sigs.k8s.io/name": "r1"}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        (budget(1, 1), r"vllm\.replicaCount"),
+        (budget(1, "50%"), r"vllm\.replicaCount"),
+        (budget(2, 2), r"vllm\.replicaCount"),
+        (budget(3, "90%"), r"vllm\.replicaCount"),
+        (merge(budget(3, 1), nest("autoscaling.enabled", True)), r"autoscaling\.minReplicas"),
+    ],
+)
+def test_a_disruption_budget_that_would_stop_every_drain(values, key):
+    with pytest.raises(RenderError, match=f"drains would wait for ever; raise {key}"):
+        render(values)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "up", "down"), [(1200, 1200, 1200), (2160, 1800, 2160), (7200, 1800, 3600)]
+)
+def test_the_autoscaler_waits_for_a_start(seconds, up, down):
+    values = {"autoscaling": {"enabled": True}, "lifecycle": {"startupSeconds": seconds}}
+    behavior = find(render(values), "HorizontalPodAutoscaler")["spec"]["behavior"]
+    one = {"type": "Pods", "value": 1, "periodSeconds": up}
+    assert behavior["scaleUp"] == {"selectPolicy": "Min", "policies": [one]}
+    assert behavior["scaleDown"] == {"stabilizationWindowSeconds": down, "policies": [one]}
+
+
+@pytest.mark.parametrize("kind", ["required", "preferred"])
+def test_kueue_places_a_group_by_its_topology(kind):
+    label = "cloud.google.com/gce-topology-block"
+    values = {"queue": "gpus", "queueTopology": {kind: label}}
+    for role in ("leader", "worker"):
+        annotations = pod(render(values), role)["metadata"]["annotations"]
+        found = {key: value for key, value in annotations.items() if key.startswith("kueue")}
+        assert found == {
+            f"kueue.x-k8s.io/podset-{kind}-topology": label,
+            "kueue.x-k8s.io/podset-group-name": "group",
+        }
+    one_host = pod(render(merge(values, nest("model.pp_size", 1))))["metadata"]["annotations"]
+    assert "kueue.x-k8s.io/podset-group-name" not in one_host
+    with pytest.raises(RenderError, match="queueTopology: has no effect without Kueue; set queue"):
+        render(merge(values, nest("queue", "")))
+    with pytest.raises(RenderError, match="queueTopology: names both"):
+        render(merge(values, {"queueTopology": {"required": "a", "preferred": "b"}}))
 
 
 def ingress(namespaces):

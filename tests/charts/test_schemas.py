@@ -81,7 +81,7 @@ def test_a_misspelt_field_would_be_seen():
 OPTIONAL = {
     "podDisruptionBudget": {"enabled": True},
     "networkPolicy": {"enabled": True, "allowedNamespaces": ["a"]},
-    "autoscaling": {"enabled": True},
+    "autoscaling": {"enabled": True, "minReplicas": 2},
 }
 
 

@@ -70,7 +70,7 @@ BUCKET = nest("volumes.gcsMounts", [{"bucketName": "weights"}])
 FOLDER = nest("volumes.hostMounts", [{"name": "a", "hostPath": "/a", "mountPath": "/b"}])
 NFS = {"nfs": {"server": "a", "path": "/"}}
 EXTRA = nest("volumes.extra", [{"name": "a", "mountPath": "/b", "volume": NFS}])
-PDB = nest("podDisruptionBudget.enabled", True)
+PDB = merge(nest("podDisruptionBudget.enabled", True), nest("vllm.replicaCount", 3))
 POLICY = nest("networkPolicy.enabled", True)
 HPA = nest("autoscaling.enabled", True)
 ONE_STAGE = {"model": {"tp_size": 16, "pp_size": 1}}
@@ -190,7 +190,9 @@ MUTATIONS = {
     "serviceAccount.create": (False, {}),
     "serviceAccount.name": ("other", {}),
     "serviceAccount.annotations": ({"a": "b"}, {}),
-    "podDisruptionBudget.enabled": (True, {}),
+    "podDisruptionBudget.enabled": (True, nest("vllm.replicaCount", 2)),
+    "queueTopology.required": ("a/b", nest("queue", "gpus")),
+    "queueTopology.preferred": ("a/b", nest("queue", "gpus")),
     "podDisruptionBudget.minAvailable": (2, PDB),
     "networkPolicy.enabled": (True, {}),
     "networkPolicy.allowedNamespaces": (["a"], POLICY),
@@ -285,5 +287,5 @@ def test_values_left_empty_in_a_file_mean_their_default():
 
 
 def test_rendering_is_deterministic():
-    values = merge(OWN_PLUGIN, PDB, POLICY, HPA, BUCKET)
+    values = merge(OWN_PLUGIN, PDB, POLICY, HPA, BUCKET, nest("autoscaling.minReplicas", 2))
     assert render_text(values) == render_text(values)

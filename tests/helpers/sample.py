@@ -33,7 +33,7 @@ EVERYTHING: Object = merge(
         },
         "podDisruptionBudget": {"enabled": True},
         "networkPolicy": {"enabled": True, "allowedNamespaces": ["gateway"]},
-        "autoscaling": {"enabled": True},
+        "autoscaling": {"enabled": True, "minReplicas": 2},
         "queue": "gpu-queue",
     },
 )

@@ -4,6 +4,8 @@ Names, labels and the image reference.
   manyhost.leaderLabels        labels that select the leaders (root context)
   manyhost.image               reference of the engine image (root context)
   manyhost.networks            names of the Network objects in NIC order, as JSON (root context)
+  manyhost.leastGroups         groups that clients talk to, the fewest while autoscaling is on (root context)
+  manyhost.stayingGroups       groups that podDisruptionBudget keeps, a percentage rounded up (root context)
   manyhost.ranksPerHost        GPUs of one host; a host without GPUs counts as one rank
 */}}
 
@@ -38,6 +40,19 @@ leaderworkerset.sigs.k8s.io/worker-index: "0"
 
 {{- define "manyhost.networks" -}}
 {{ .Values.network.subnetworks | default .Values.host.networks | toJson }}
+{{- end }}
+
+{{- define "manyhost.leastGroups" -}}
+{{ int64 (.Values.autoscaling.enabled | ternary .Values.autoscaling.minReplicas .Values.vllm.replicaCount) }}
+{{- end }}
+
+{{- define "manyhost.stayingGroups" -}}
+{{- $least := .Values.podDisruptionBudget.minAvailable }}
+{{- if kindIs "string" $least -}}
+{{ div (add (mul (include "manyhost.leastGroups" .) (trimSuffix "%" $least)) 99) 100 }}
+{{- else -}}
+{{ int64 $least }}
+{{- end }}
 {{- end }}
 
 {{- define "manyhost.ranksPerHost" -}}

@@ -28,6 +28,7 @@ spec:
 {{- /* No chart version among labels and annotations: it would restart every group at an upgrade of
 the chart that changes nothing for the engine. */}}
 {{- define "manyhost.podAnnotations" -}}
+{{- $sizes := include "manyhost.sizes" . | fromJson }}
 {{- $network := .Values.network }}
 {{- $networks := include "manyhost.networks" . | fromJsonArray }}
 {{- $set := dict
@@ -44,6 +45,17 @@ the chart that changes nothing for the engine. */}}
 {{- $interfaces = append $interfaces (dict "interfaceName" (printf "eth%d" $i) "network" $name) }}
 {{- end }}
 {{- $_ := set $set "networking.gke.io/interfaces" (toJson $interfaces) }}
+{{- end }}
+{{- end }}
+{{- with $topology := .Values.queueTopology }}
+{{- range $kind := list "required" "preferred" }}
+{{- with get $topology $kind }}
+{{- $_ := set $set (printf "kueue.x-k8s.io/podset-%s-topology" $kind) . }}
+{{- /* Leader and workers are pod sets of their own; Kueue places those of one name together. */}}
+{{- if gt (int64 $sizes.hosts) 1 }}
+{{- $_ := set $set "kueue.x-k8s.io/podset-group-name" "group" }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- $own := merge $set

@@ -343,6 +343,21 @@ host.resources.{{ $kind }}: nvidia.com/gpu follows from host.gpus; remove it
 {{- end }}
 
 {{- define "manyhost.check.scaling" -}}
+{{- with .Values.queueTopology }}
+{{- if and .required .preferred }}
+queueTopology: names both a required and a preferred topology; keep one
+{{- end }}
+{{- if and (or .required .preferred) (not $.Values.queue) }}
+queueTopology: has no effect without Kueue; set queue to the LocalQueue that admits the groups
+{{- end }}
+{{- end }}
+{{- with .Values.podDisruptionBudget }}
+{{- $groups := include "manyhost.leastGroups" $ | int64 }}
+{{- $count := $.Values.autoscaling.enabled | ternary "autoscaling.minReplicas" "vllm.replicaCount" }}
+{{- if and .enabled (eq $.Values.mode "serve") (or (le $groups 1) (ge (include "manyhost.stayingGroups" $ | int64) $groups)) }}
+podDisruptionBudget.minAvailable: {{ .minAvailable }} of {{ $groups }} group(s) have to stay, so that drains would wait for ever; raise {{ $count }}, or set podDisruptionBudget.enabled to false
+{{- end }}
+{{- end }}
 {{- $zero := list "0" "0%" "00%" }}
 {{- if and (has (toString .Values.rollout.maxUnavailable) $zero) (has (toString .Values.rollout.maxSurge) $zero) }}
 rollout: maxUnavailable and maxSurge are both 0, so an update could never start; raise one of them
