@@ -36,7 +36,7 @@ the chart that changes nothing for the engine. */}}
   "manyhost.dev/scripts-checksum" (include "manyhost.launcher" . | sha256sum) }}
 {{- /* Pods of one host with no fabric have nothing to send over the GPU NICs. */}}
 {{- $fabric := include "manyhost.fabric.on" . }}
-{{- $crosses := or $fabric (gt (int64 (include "manyhost.sizes" . | fromJson).hosts) 1) }}
+{{- $crosses := or $fabric (gt (int64 $sizes.hosts) 1) }}
 {{- if and $networks $crosses (not (and $fabric .Values.gpuPlatformSettings.deviceClaim)) }}
 {{- $_ := set $set "networking.gke.io/default-interface" "eth0" }}
 {{- if not $network.hostNetwork }}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from manyhost.catalog.interconnect import Sockets
 from manyhost.plan import Plan, Role, table
 
 _COLOURS = ("#2f6fb7", "#c2571a", "#3b8a4e", "#8a4fa3", "#9a7b16", "#b8375f", "#1f8a8a", "#6b6b6b")
@@ -135,16 +136,22 @@ def _host(plan: Plan, role: Role, host: int, top: int, width: int) -> list[str]:
             ),
             "</g>",
         ]
-    parts += _nics(plan, y + _GPU_HEIGHT, left, per_host)
+    parts += _nics(plan, role, y + _GPU_HEIGHT, left)
     return parts
 
 
-def _nics(plan: Plan, top: int, left: int, per_host: int) -> list[str]:
-    """Each NIC below the GPUs that it carries; those of the host itself in a line below."""
+def _nics(plan: Plan, role: Role, top: int, left: int) -> list[str]:
+    """Each NIC below the GPUs that it carries; those of the host itself in a line below.
+
+    Pods of one host with no fabric have the cluster's network alone (_pod.tpl of the chart).
+    """
+    attached = role.hosts > 1 or not isinstance(plan.interconnect, Sockets)
+    nics = zip(plan.environment.host.nics, plan.networks, strict=True) if attached else ()
+    per_host = max(plan.gpus_per_host, 1)
     parts: list[str] = []
     own: list[str] = []
     y = top + 16
-    for index, (nic, name) in enumerate(zip(plan.environment.host.nics, plan.networks, strict=True)):
+    for index, (nic, name) in enumerate(nics):
         gpus = [gpu for gpu in nic.gpus if gpu < per_host]
         label = f"eth{index} {name}" if nic.mode or not nic.gpus else name
         if not gpus:

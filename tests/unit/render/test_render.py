@@ -108,6 +108,17 @@ def test_the_picture_is_well_formed_and_names_every_rank(recipe: str) -> None:
             assert named == sum(min(other.groups, 3) for other in plan.roles if rank < other.ranks)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "nics"), [("a3ultra/deepseek-r1-671b", 0), ("a3ultra/deepseek-r1-671b-two-hosts", 16)]
+)
+def test_the_picture_has_the_nics_that_pods_are_attached_to(recipe: str, nics: int) -> None:
+    rendered = build(recipe)
+    root = ElementTree.fromstring(rendered.files()["topology.svg"])
+    titles = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert sum(title.startswith("NIC ") for title in titles) == nics
+    assert ("networking.gke.io/interfaces" in rendered.manifests_text) == (nics > 0)
+
+
 def test_plan_json_names_what_was_rendered(tmp_path: Path) -> None:
     ran = manyhost("render", "a3mega", "--out", str(tmp_path), "--output", "json")
     assert ran.output.result["plan"] == json.loads((tmp_path / "plan.json").read_text())
