@@ -177,6 +177,9 @@ def test_what_was_changed_in_the_cluster_is_shown_and_put_back(
     gone = run("status", "local", *here)
     assert gone.code == 4
     assert "LeaderWorkerSet tiny-r1 was deleted" in gone.err
+    # Before its pods have ended too, a new set of that name is refused (the next test).
+    made = ("statefulsets,pods", "-n", namespace, "-l", f"{LWS}/name=tiny-r1")
+    until("what the set had made has gone", lambda: not place.names(*made))
     assert {change["kind"] for change in deploy()["changes"]} == {"ConfigMap", "LeaderWorkerSet"}
     assert drifted() == []
     assert deploy()["action"] == "nothing"

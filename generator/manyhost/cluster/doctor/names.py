@@ -91,8 +91,8 @@ def _leftovers(sight: Sight) -> list[Finding]:
                 wrong.append(
                     failed(
                         f"{len(found)} {plural} of an earlier {name} are still there: {names}",
-                        f"manyhost teardown {target.recipe} --release {target.release} "
-                        f"--namespace {target.namespace} waits for them and says what keeps them",
+                        f"deploy again when they have gone, or manyhost teardown {target.recipe} "
+                        f"--release {target.release} --namespace {target.namespace} (says what keeps them)",
                     )
                 )
                 break
