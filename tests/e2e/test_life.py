@@ -487,7 +487,7 @@ def test_the_default_recipe_unchanged(place: Place, gpu_hosts: Place, namespace:
         "--namespace",
         namespace,
         "--set",
-        'engine.tag="v0.26.1"',
+        'engine.tag="v0.26.0-cu129"',
         "--timeout",
         "60",
         "--output",
@@ -495,11 +495,11 @@ def test_the_default_recipe_unchanged(place: Place, gpu_hosts: Place, namespace:
     ).ok()
     changes = rolled.output.result["proposal"]["changes"]
     (change,) = [c for c in changes if c["kind"] == "LeaderWorkerSet"]
-    assert "v0.26.1" in change["diff"]
+    assert "v0.26.0-cu129" in change["diff"]
     images = {
         c["image"] for p in pods_of(place, namespace, "deepseek-r1-671b") for c in p["spec"]["containers"]
     }
-    assert "vllm/vllm-openai:v0.26.1" in images
+    assert "vllm/vllm-openai:v0.26.0-cu129" in images
 
     full = run(
         "deploy",
