@@ -223,11 +223,11 @@ FAULTS: dict[str, dict[str, tuple[Fault, str, str, str]]] = {
         "a GPU lost": (one_gpu_lost, "hosts", "3 of 3 nvidia.com/gpu free, 4 needed", "free the hosts"),
         "an architecture's taint of another effect": (
             each(lambda c, name: faults.add_taint(c, name, "kubernetes.io/arch", "arm64", "NoExecute")),
-            "hosts", "taint kubernetes.io/arch=arm64:NoExecute is not tolerated", "kubectl taint",
+            "hosts", "taint kubernetes.io/arch=arm64:NoExecute is not tolerated", "ask whoever set it",
         ),
         "hosts of another architecture": (another_architecture, "hosts", "no node carries", "manyhost discover"),
         "no managed DRANET": (extra(shapes.MRDMA), "nvlink-domain", "DeviceClass mrdma.google.com does not exist", "--accelerator-network-profile=auto"),
-        "no DRA driver": (extra(shapes.COMPUTE_DOMAIN), "nvlink-domain", "does not serve ComputeDomain", "helm install nvidia-dra-driver-gpu"),
+        "no DRA driver": (extra(shapes.COMPUTE_DOMAIN), "nvlink-domain", "does not serve ComputeDomain", "helm upgrade --install nvidia-dra-driver-gpu"),
         "hosts of two sub-blocks": (apart, "nvlink-domain", "no 2 free hosts carry the same cloud.google.com/gce-topology-subblock", "kubectl get nodes"),
     },
     "kubernetes": {
@@ -236,7 +236,7 @@ FAULTS: dict[str, dict[str, tuple[Fault, str, str, str]]] = {
         "no GPU operator": (unlabelled, "hosts", "no node carries nvidia.com/gpu.present=true", "manyhost discover"),
         "a taint of the owner": (
             each(lambda c, name: faults.add_taint(c, name, "team", "other", "NoSchedule")),
-            "hosts", "taint team=other:NoSchedule is not tolerated", "kubectl taint",
+            "hosts", "taint team=other:NoSchedule is not tolerated", "ask whoever set it",
         ),
     },
 }  # fmt: skip
