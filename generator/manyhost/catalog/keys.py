@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -34,6 +34,11 @@ class Key(msgspec.Struct, frozen=True):
     default: Any
 
 
+def is_block(kind: Any) -> TypeGuard[type[msgspec.Struct]]:
+    """Whether a field of this type holds keys of its own."""
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
 def keys() -> list[Key]:
     """Return every key of a recipe, depth first (an open mapping is one key)."""
     found: list[Key] = []
@@ -41,7 +46,7 @@ def keys() -> list[Key]:
     def walk(kind: type[msgspec.Struct], prefix: str) -> None:
         for field in msgspec.structs.fields(kind):
             name = f"{prefix}{field.name}"
-            if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            if is_block(field.type):
                 walk(field.type, f"{name}.")
                 continue
             meta = getattr(field.type, "__metadata__", (None,))[0]

@@ -10,10 +10,11 @@ from typing import Any, get_args
 import msgspec
 
 from manyhost.catalog import passthrough, yaml_reader
-from manyhost.catalog.keys import OPEN, Layer, known_keys
+from manyhost.catalog.keys import OPEN, Layer, is_block, known_keys
 from manyhost.catalog.loader import Catalog
+from manyhost.catalog.paths import within
 from manyhost.catalog.recipe import Recipe
-from manyhost.catalog.written import WRITTEN
+from manyhost.catalog.written import WRITTEN, written
 from manyhost.errors import InvalidInput, nearest
 
 _FLAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -42,7 +43,7 @@ def _unknown(
     known = _types(kind).get(name)
     if known is None:
         yield _unknown_key(origin, key, value, catalog)
-    elif isinstance(known, type) and issubclass(known, msgspec.Struct):
+    elif is_block(known):
         for below, inner in value.items() if isinstance(value, dict) else ():
             yield from _unknown(origin, below, inner, known, f"{key}.", catalog)
     elif key in OPEN:
@@ -97,12 +98,12 @@ def _leaf(key: str, value: Any) -> str:
 def _helm(path: str, catalog: Catalog) -> str:
     """Return which setting writes a value of the chart, or how a recipe sets it; empty when it is none."""
     plain = re.sub(r"\[[^\]]*\]", "", path)
-    for written, settings in WRITTEN.items():
-        if plain == written or plain.startswith(f"{written}."):
-            below = plain[len(written) :] if written.endswith("serverArgs") else ""
-            return f"set {' or '.join(f'{name}{below}' for name in settings)}" if settings else "leave it out"
+    if entry := written(plain):
+        below = plain[len(entry) :] if entry.endswith("serverArgs") else ""
+        settings = [f"{name}{below}" for name in WRITTEN[entry]]
+        return f"set {' or '.join(settings)}" if settings else "leave it out"
     values = passthrough.leaves(catalog.chart(passthrough.CHART).schema)
-    if any(plain == name or plain.startswith(f"{name}.") for name in values):
+    if any(within(plain, name) for name in values):
         return f"set chart.{path[:200]}"
     return ""
 
@@ -123,10 +124,9 @@ def _wrong(
     types = _types(kind)
     for name, value in layer.items():
         key, known = f"{prefix}{name}", types[name]
-        is_block = isinstance(known, type) and issubclass(known, msgspec.Struct)
         if value is None:
             continue  # takes the key away
-        if is_block and isinstance(value, dict):
+        if is_block(known) and isinstance(value, dict):
             yield from _wrong(origin, value, known, f"{key}.")
         elif key in OPEN and isinstance(value, dict):
             inner: Any = Any if key.endswith("arguments") else str

@@ -7,7 +7,8 @@ from typing import Any
 
 from manyhost.catalog.chart import Chart
 from manyhost.catalog.loader import Catalog
-from manyhost.catalog.written import WRITTEN
+from manyhost.catalog.paths import at, nested, within
+from manyhost.catalog.written import WRITTEN, written
 from manyhost.errors import InvalidInput, nearest
 
 CHART = "llm-multihost"
@@ -32,10 +33,7 @@ def nest(path: str, value: Any, catalog: Catalog) -> dict[str, Any]:
         name, _, rest = rest.partition(".")
         parts.append(name)
         schema = _resolved((properties or {}).get(name, {}), root)
-    for part in reversed(parts):
-        value = {part: value}
-    nested: dict[str, Any] = value
-    return nested
+    return nested(parts, value)
 
 
 def check(values: dict[str, Any], origin: Callable[[str], str], catalog: Catalog) -> None:
@@ -53,12 +51,12 @@ def check(values: dict[str, Any], origin: Callable[[str], str], catalog: Catalog
     if not values:
         return
     schema = catalog.chart(CHART).schema
+    known = list(leaves(schema))
+    blocks = {name[:end] for name in known for end, letter in enumerate(name) if letter == "."}
     for path in _paths(values, schema):
         where = f"{origin(f'chart.{path}')}: chart.{path}"
-        for written, settings in WRITTEN.items():
-            if path != written and not path.startswith(f"{written}."):
-                continue
-            if settings:
+        if entry := written(path):
+            if settings := WRITTEN[entry]:
                 fix = f"set {' or '.join(settings)}"
                 raise InvalidInput(f"is written from {' and '.join(settings)}", where=where, fix=fix)
             raise InvalidInput(
@@ -66,8 +64,11 @@ def check(values: dict[str, Any], origin: Callable[[str], str], catalog: Catalog
                 where=where,
                 fix="put an environment of your own into values/environments/ (docs/how-to/extend.md)",
             )
-        _known(path, schema, where)
-        if path in _blocks(schema) and _at(values, path) == {}:
+        if path not in blocks and not any(within(path, name) for name in known):
+            names = [f"chart.{name}" for name in (*known, *sorted(blocks))]
+            fix = nearest(f"chart.{path}", names, "manyhost explain chart RECIPE lists them")
+            raise InvalidInput("unknown key", where=where, fix=fix)
+        if path in blocks and at(values, path) == {}:
             raise InvalidInput("names no value", where=where, fix="name a value below it, or remove it")
     _valid(values, catalog.chart(CHART), origin)
 
@@ -88,28 +89,6 @@ def _paths(values: dict[str, Any], schema: dict[str, Any], prefix: str = "") -> 
             yield from _paths(value, below, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
-
-
-def _known(path: str, schema: dict[str, Any], where: str) -> None:
-    known = list(leaves(schema))
-    blocks = _blocks(schema)
-    if path in known or path in blocks or any(path.startswith(f"{name}.") for name in known):
-        return
-    names = [f"chart.{name}" for name in (*known, *sorted(blocks))]
-    fix = nearest(f"chart.{path}", names, "manyhost explain chart RECIPE lists them")
-    raise InvalidInput("unknown key", where=where, fix=fix)
-
-
-def _blocks(schema: dict[str, Any]) -> set[str]:
-    """Return the paths that hold values and are none themselves."""
-    return {name[:at] for name in leaves(schema) for at, letter in enumerate(name) if letter == "."}
-
-
-def _at(values: dict[str, Any], path: str) -> Any:
-    found: Any = values
-    for part in path.split("."):
-        found = found[part]
-    return found
 
 
 def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:

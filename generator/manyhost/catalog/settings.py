@@ -18,6 +18,7 @@ from manyhost.catalog import mistakes, passthrough, yaml_reader
 from manyhost.catalog.keys import OPEN, Key, Layer, keys, known_keys
 from manyhost.catalog.loader import LOCAL_FILE, Catalog
 from manyhost.catalog.merge import merge
+from manyhost.catalog.paths import at, nested
 from manyhost.catalog.recipe import Recipe
 from manyhost.errors import InvalidInput, WrongUsage, first, nearest
 
@@ -143,10 +144,8 @@ def _keep_removals(merged: dict[str, Any], layers: list[Layer]) -> None:
     """Put back the nulls of a role's own arguments: each takes away a flag that all groups have."""
     for role in ("prefill", "decode"):
         found: dict[str, Any] = {}
-        for _, layer in [*layers, ("", merged)]:
-            below: Any = layer
-            for part in ("roles", role, "arguments"):
-                below = below.get(part) if isinstance(below, dict) else None
+        for layer in [*(layer for _, layer in layers), merged]:
+            below = at(layer, f"roles.{role}.arguments")
             if isinstance(below, dict):
                 found |= below
         if found and isinstance(below, dict):
@@ -243,7 +242,4 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
     """Turn a dotted key into nested mappings; the name below an open mapping stays whole."""
     prefix = next((p for p in OPEN if key.startswith(f"{p}.")), None)
     parts = [*prefix.split("."), key[len(prefix) + 1 :]] if prefix else key.split(".")
-    for part in reversed(parts):
-        value = {part: value}
-    nested: dict[str, Any] = value
-    return nested
+    return nested(parts, value)

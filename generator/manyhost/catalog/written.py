@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from manyhost.catalog.paths import within
+
 # Helm value -> the settings that render/templates/values.yaml.j2 writes it from; a fact has none.
 WRITTEN: dict[str, tuple[str, ...]] = {
     "clusterName": ("site.cluster_name",),
@@ -54,3 +56,8 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     "volumes.hostMounts": ("host_mounts",),
     "volumes.ssdHostPath": ("ssd_host_path",),
 }
+
+
+def written(path: str) -> str:
+    """Return the entry that a Helm value is or stands below; empty when no setting and no fact writes it."""
+    return next((entry for entry in WRITTEN if within(path, entry)), "")

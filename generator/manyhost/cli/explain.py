@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from manyhost.catalog import Catalog, Resolved
+from manyhost.catalog.paths import at, within
 from manyhost.catalog.settings import VARIABLES, keys, known_keys
 from manyhost.cli.options import output_option, pick, recipe_argument, settings_options
 from manyhost.cli.printer import Printer
@@ -68,7 +69,7 @@ def _settings(name: str, resolved: Resolved) -> Iterator[Row]:
 
     known = {entry.name: entry for entry in keys()}
     wanted = {*known, *resolved.origins}
-    for key in sorted(k for k in wanted if k == name or k.startswith(f"{name}.")):
+    for key in sorted(k for k in wanted if within(k, name)):
         if key.startswith("chart."):
             continue  # the chart has more to say of it
         entry = known.get(key)
@@ -92,10 +93,9 @@ def _values(name: str, resolved: Resolved, catalog: Catalog) -> Iterator[Row]:
     from manyhost.catalog.written import WRITTEN
     from manyhost.render import planned_values
 
-    wanted = [
-        value for value in _chart_values(catalog) if name in ("chart", value) or value.startswith(f"{name}.")
-    ]
-    above = [value for value in _chart_values(catalog) if name.startswith(f"{value}.")]
+    values = _chart_values(catalog)
+    wanted = [value for value in values if name == "chart" or within(value, name)]
+    above = [value for value in values if within(name, value)]
     if not wanted and not above:
         return
     wanted = wanted or above  # an entry of a list or of a map whose keys people choose
@@ -107,20 +107,13 @@ def _values(name: str, resolved: Resolved, catalog: Catalog) -> Iterator[Row]:
         if rows:
             yield from rows
             continue
-        history = [(f"default of the chart {chart.name}", _at(chart.defaults, value))]
+        history = [(f"default of the chart {chart.name}", at(chart.defaults, value))]
         passed = resolved.origins.get(f"chart.{value}")
         if passed:
             history += passed
-        elif (planned := _at(written, value)) is not None:
+        elif (planned := at(written, value)) is not None:
             history.append(("written by render", planned))
         yield Row(value, chart.comments.get(value, ""), history)
-
-
-def _at(values: dict[str, Any], path: str) -> Any:
-    found: Any = values
-    for part in path.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
 
 
 def _lines(rows: list[Row]) -> Iterator[str]:
