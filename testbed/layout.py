@@ -112,10 +112,6 @@ class Node:
         return f"10.{128 + self.cluster.index}.{self.number}.0/24"
 
     @property
-    def pod_gateway(self) -> str:
-        return f"10.{128 + self.cluster.index}.{self.number}.1"
-
-    @property
     def folder(self) -> Path:
         return self.cluster.state / self.name
 

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 Level = Literal["restricted", "baseline", "privileged"]
+LEVELS: tuple[Level, ...] = ("restricted", "baseline", "privileged")  # the strictest first
 
 
 class Allowance(msgspec.Struct, frozen=True):

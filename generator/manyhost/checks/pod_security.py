@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from manyhost.checks.allowance import Level
+from manyhost.checks.allowance import LEVELS, Level
 from manyhost.checks.finding import Finding
 from manyhost.checks.objects import Container, Context, Object, Pod
-
-_ORDER: tuple[Level, ...] = ("restricted", "baseline", "privileged")
 
 _BASELINE_CAPABILITIES = frozenset(
     {
@@ -177,10 +175,10 @@ def check(context: Context) -> Iterator[Finding]:
                     "remove it, or give a reason in the violations of its interconnect's file",
                 )
         found = _level(pod, departures)
-        if _ORDER.index(found) > _ORDER.index(allowance.level):
+        if LEVELS.index(found) > LEVELS.index(allowance.level):
             weak.append((pod, found))
     if weak:
-        pod, found = max(weak, key=lambda entry: _ORDER.index(entry[1]))
+        pod, found = max(weak, key=lambda entry: LEVELS.index(entry[1]))
         yield Finding(
             "pod-security",
             pod.at("spec"),

@@ -109,7 +109,7 @@ class Observer:
             self._read_logs([pod for pod in pods if _talks(pod)])
         known: dict[tuple[str, int, int], Host] = {}
         for pod in pods:
-            host = host_of(pod, self._lines.get(pod["metadata"]["uid"]), self._overdue(pod))
+            host = host_of(pod, self._lines.get(pod["metadata"]["uid"]), why_not_ended(self._connection, pod))
             known[host.role, host.group, host.host] = host
         wanted = {}
         total = 0
@@ -136,14 +136,6 @@ class Observer:
             created=max(timestamp(item["metadata"].get("creationTimestamp", "")) for item in sets),
             removal=next(filter(None, (removal("LeaderWorkerSet", item["metadata"]) for item in sets)), None),
         )
-
-    def _overdue(self, pod: Object) -> Problem | None:
-        """Why a pod has not ended that should have; the node is asked, not guessed at."""
-        seconds = late(pod, self._connection.now())
-        if not seconds:
-            return None
-        node = (pod.get("spec") or {}).get("nodeName", "")
-        return overdue(pod, seconds, node_ready(self._connection, node) if node else "")
 
     def _sets(self, labels: str) -> list[Object]:
         """The LeaderWorkerSets of the release: one, or one for each role."""
@@ -206,7 +198,16 @@ class Observer:
             self._lines[uid] = line
 
 
-def node_ready(connection: Connection, name: str) -> str:
+def why_not_ended(connection: Connection, pod: Object) -> Problem | None:
+    """Explain a pod that should have ended and has not; its node is asked, not guessed at."""
+    seconds = late(pod, connection.now())
+    if not seconds:
+        return None
+    node = (pod.get("spec") or {}).get("nodeName", "")
+    return overdue(pod, seconds, _node_ready(connection, node) if node else "")
+
+
+def _node_ready(connection: Connection, name: str) -> str:
     """Return a node's Ready condition: True, False or Unknown; "gone" without the node, empty when unread."""
     try:
         node = connection.find(path_of("v1", "nodes", "", name))

@@ -440,7 +440,7 @@ def event_problem(event: dict[str, Any]) -> Problem | None:  # noqa: PLR0911  on
     reason, message = event.get("reason", ""), _short(event.get("message", ""))
     subject = event.get("involvedObject") or {}
     name = subject.get("name", "")
-    where = f" --namespace {subject['namespace']}" if subject.get("namespace") else ""
+    where = _in(subject)
     describe = f"kubectl describe {subject.get('kind', 'pod').lower()} {name}{where}"
     if reason in {"FailedCreate", "FailedCreatePodSandBox"} and "network" in message.lower():
         return Problem(

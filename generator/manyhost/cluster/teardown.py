@@ -10,8 +10,8 @@ import msgspec
 
 from manyhost.catalog.chart import KINDS
 from manyhost.cluster.connection import Connection, Missing, path_of
-from manyhost.cluster.observe import node_ready
-from manyhost.cluster.phases import NAME, Problem, describe_pod, late, overdue, removal
+from manyhost.cluster.observe import why_not_ended
+from manyhost.cluster.phases import NAME, Problem, describe_pod, removal
 from manyhost.cluster.release import Releases, Revision, newest
 from manyhost.cluster.target import Place
 from manyhost.errors import Failed, InvalidInput
@@ -175,13 +175,11 @@ def teardown(
 def _obstacles(connection: Connection, left: Inventory) -> list[Problem]:
     """Say what keeps objects that should have gone: somebody's finalizer, or a node that does not answer."""
     found = []
-    now = connection.now()
     for name in left.pods:
         pod = connection.find(path_of("v1", "pods", left.namespace, name))
-        seconds = late(pod, now) if pod else 0.0
-        if pod and seconds:
-            node = (pod.get("spec") or {}).get("nodeName", "")
-            found.append(overdue(pod, seconds, node_ready(connection, node) if node else ""))
+        problem = why_not_ended(connection, pod) if pod else None
+        if problem:
+            found.append(problem)
     for item in [*left.items, *left.made]:
         metadata = (connection.find(item.path, metadata=True) or {}).get("metadata") or {}
         problem = removal(item.kind, metadata) if metadata else None

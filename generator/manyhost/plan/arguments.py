@@ -55,6 +55,12 @@ def seats(arguments: Mapping[str, Any]) -> int:
     return value if isinstance(value, int) else 0
 
 
+def offload_gib(arguments: Mapping[str, Any]) -> float:
+    """Return what the engine keeps in main memory for each GPU; 0 for what the check of flags refuses."""
+    value = arguments.get("cpu-offload-gb", 0)
+    return value if isinstance(value, (int, float)) else 0
+
+
 def kv_dtype(arguments: Mapping[str, Any], engine: Engine, key: str) -> str:
     """Return the data type of the KV cache.
 

@@ -78,7 +78,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def hosts(self) -> int:
         """Hosts of all groups."""
-        return sum(role.groups * role.hosts for role in self.roles)
+        return roles.hosts(self.roles)
 
     @property
     def main(self) -> Role:
@@ -144,7 +144,7 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
     moved = roles.handover(recipe, facts, found)
     phases = startup.cold_start(facts.model, facts.engine, source.kind)
     in_pod = source.kind == "hub" and not recipe.ssd_host_path
-    hosts = sum(role.groups * role.hosts for role in found)
+    hosts = roles.hosts(found)
     price = cost.cost(recipe, facts.environment, hosts)
     per_hour = price.usd_per_hour
     again = startup.recreation(

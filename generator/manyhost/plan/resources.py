@@ -10,6 +10,7 @@ import msgspec
 
 from manyhost.catalog import Model
 from manyhost.catalog.environment import Host
+from manyhost.plan.arguments import offload_gib
 from manyhost.plan.memory import GIB
 
 # A download needs more than the weights: parts that are still incomplete, compile caches, logs.
@@ -35,8 +36,7 @@ def resources(host: Host, model: Model, arguments: Mapping[str, Any], *, downloa
     share = host.share
     if share is None:
         return Resources(requests={}, limits={})
-    offload = arguments.get("cpu-offload-gb", 0)
-    extra = offload * host.gpus if isinstance(offload, (int, float)) else 0
+    extra = offload_gib(arguments) * host.gpus
     cpu = f"{share.cpu:g}" if share.cpu == int(share.cpu) else f"{share.cpu * 1000:g}m"
     requests = {"cpu": cpu, "memory": _memory(share.memory_gib + extra)}
     if downloads and host.gpus:

@@ -128,6 +128,11 @@ def check(recipe: Recipe, interconnect: Interconnect, engine: Engine) -> None:
                 )
 
 
+def hosts(found: tuple[Role, ...]) -> int:
+    """Return the hosts of all groups."""
+    return sum(role.groups * role.hosts for role in found)
+
+
 def roles(recipe: Recipe, facts: Facts) -> tuple[Role, ...]:
     """Return the roles of a release, in the order in which a request meets them.
 
@@ -153,7 +158,7 @@ def _role(
     sizes = _sizes(recipe, tuning)
     sizing.check_model_fits_ranks(sizes, model, given)
     hosts = sizing.hosts_per_group(sizes, host)
-    sizing.check_host_memory(given, host.gpus, host)
+    sizing.check_host_memory(given, host)
     layers = sizing.pipeline_layers(model.architecture.layers, sizes.pipeline)
     dtype = arguments.kv_dtype(
         given, facts.engine, key if "kv-cache-dtype" in tuning.arguments else "arguments"

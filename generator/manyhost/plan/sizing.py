@@ -9,6 +9,7 @@ from manyhost.catalog.environment import Host
 from manyhost.catalog.model import GqaDense, GqaMoe, MlaMoe, Model
 from manyhost.catalog.recipe import Parallelism
 from manyhost.errors import InvalidInput
+from manyhost.plan.arguments import offload_gib
 
 FP8_BLOCK = 128  # rows and columns that share one scale (config.json, quantization_config)
 
@@ -120,19 +121,17 @@ def _check_width(what: str, width: int, ranks: int, model: Model, other: str) ->
     )
 
 
-def check_host_memory(arguments: Mapping[str, Any], gpus: int, host: Host) -> None:
+def check_host_memory(arguments: Mapping[str, Any], host: Host) -> None:
     """Check that what the engine keeps in main memory fits beside /dev/shm.
 
     Raises:
         InvalidInput: When cpu-offload-gb of all GPUs is more than the host has.
     """
-    offload = arguments.get("cpu-offload-gb", 0)
-    if not isinstance(offload, (int, float)):
-        return  # the check of engine flags says what is wrong
-    wanted = offload * gpus + host.shm_gib
+    offload = offload_gib(arguments)
+    wanted = offload * host.gpus + host.shm_gib
     if offload and wanted > host.memory_gib:
         raise InvalidInput(
-            f"{offload:g} GiB for each of {gpus} GPUs and {host.shm_gib} of /dev/shm are more than the "
+            f"{offload:g} GiB for each of {host.gpus} GPUs and {host.shm_gib} of /dev/shm are more than the "
             f"{host.memory_gib} GiB of a host",
             where="arguments.cpu-offload-gb",
         )

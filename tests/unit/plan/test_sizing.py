@@ -163,8 +163,8 @@ def test_without_fp8_blocks_a_slice_may_be_of_any_width() -> None:
 )
 def test_main_memory_holds_what_gpus_put_there(arguments: dict[str, Any], fits: bool) -> None:
     if fits:
-        check_host_memory(arguments, 8, HOSTS["a3mega"])
+        check_host_memory(arguments, HOSTS["a3mega"])
         return
     with pytest.raises(InvalidInput, match="are more than the 1872 GiB of a host") as caught:
-        check_host_memory(arguments, 8, HOSTS["a3mega"])
+        check_host_memory(arguments, HOSTS["a3mega"])
     assert caught.value.where == "arguments.cpu-offload-gb"

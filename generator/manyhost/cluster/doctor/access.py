@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from manyhost.catalog.chart import KINDS
 from manyhost.checks import pod_security
-from manyhost.checks.allowance import Level
+from manyhost.checks.allowance import LEVELS
 from manyhost.checks.objects import Context
 from manyhost.cluster.connection import Forbidden, Missing, Object, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
@@ -96,11 +96,10 @@ def namespace(sight: Sight) -> Finding:
     if (found.get("status") or {}).get("phase") == "Terminating":
         return failed(f"namespace {name} is being deleted", "use another --namespace")
     enforced = (found["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce", "privileged")
-    order: tuple[Level, ...] = ("restricted", "baseline", "privileged")
     # What the pods are, not what their environment would allow them.
     pods = Context(sight.target.objects).pods
-    level = max((pod_security.level(pod) for pod in pods), key=order.index, default="restricted")
-    if enforced in order and order.index(level) > order.index(enforced):
+    level = max((pod_security.level(pod) for pod in pods), key=LEVELS.index, default="restricted")
+    if enforced in LEVELS and LEVELS.index(level) > LEVELS.index(enforced):
         needs = list(dict.fromkeys(what for pod in pods for what in pod_security.violations(pod)))
         shown = ", ".join(needs[:_SHOWN]) + (
             f" and {len(needs) - _SHOWN} more" if len(needs) > _SHOWN else ""
