@@ -57,6 +57,11 @@ So a program that waits for the end reads the last line alone:
 Errors and warnings stand in the envelope and not on stderr, where only questions (without `--yes`) and
 the traceback of a bug go. A failed command may have a result: `doctor` fails with the checks that it made.
 
+In a `fix` commands stand in backticks. **A fix that is one command and nothing else cures as it stands**, and
+changes no more than your own release, namespace and settings: a program may run it (it matches
+``^`[^`]+`$``). Every other fix needs a person, who looks, decides, asks or pays first. Its commands are whole
+too, but for words in capitals that only that person knows.
+
 [output.schema.json](output.schema.json) is the JSON Schema of a line. New fields, commands and kinds of
 events may come within `manyhost/v1`: ignore what you do not know. What goes or changes its meaning
 makes a new version. [Exit codes](exit-codes.md) are the same for text and JSON.

@@ -112,7 +112,7 @@ def lws_unavailable(cluster: Cluster) -> None:
 # name: (fault, check that finds it, words in why, words in fix)
 FAULTS: dict[str, tuple[Callable[[Cluster], None], str, str, str]] = {
     "a network is missing": (
-        lambda c: faults.remove_network(c, "vpc3"), "networks", "vpc3 does not exist", "manyhost discover",
+        lambda c: faults.remove_network(c, "vpc3"), "networks", "vpc3 does not exist", "kubectl get networks",
     ),
     "a parameter set is missing": (
         lambda c: faults.remove_parameters(c, "vpc5"), "networks", "GKENetworkParamSet vpc5", "gkenetworkparamsets",
@@ -129,20 +129,20 @@ FAULTS: dict[str, tuple[Callable[[Cluster], None], str, str, str]] = {
     "hosts tainted": (taint_all_but_one, "hosts", "taint broken=yes:NoSchedule is not tolerated", "ask whoever set it"),
     "hosts with lost GPUs": (lose_gpus, "hosts", "7 of 7 nvidia.com/gpu free, 8 needed", ""),
     "hosts occupied": (occupy_all_but_one, "hosts", "used by default/busy-", ""),
-    "hosts of another type": (lose_labels, "hosts", "no node carries", "manyhost discover"),
+    "hosts of another type": (lose_labels, "hosts", "no node carries", "add a node pool"),
     "the injector is not there": (
         lambda c: faults.remove_daemonset(c, "device-injector"), "interconnect-daemons", "device-injector is not in", "kubectl apply",
     ),
     "the installer waits": (
         lambda c: faults.set_daemonset_ready(c, "nccl-tcpxo-installer", ready=False),
-        "interconnect-daemons", "ready on 0 of", "rollout status",
+        "interconnect-daemons", "ready on 0 of", "describe daemonset",
     ),
     "plugin and daemon apart": (
         old_plugin,
         "interconnect-versions", "belongs to v1.0.15", "set image daemonset/nccl-tcpxo-installer",
     ),
     "an old LWS": (lambda c: faults.change_version(c, "lws", "v0.5.1"), "lws-controller", "v0.7 or newer", "kubectl apply"),
-    "no LWS controller": (lws_unavailable, "lws-controller", "not available", "describe deployment"),
+    "no LWS controller": (lws_unavailable, "lws-controller", "not available", "kubectl scale deployment/lws-controller-manager"),
     "a webhook that does not answer": (
         lambda c: c.stop_lws_controller(), "lws-webhook", "failed calling webhook", "lws-system",
     ),

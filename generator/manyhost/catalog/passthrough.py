@@ -66,7 +66,7 @@ def check(values: dict[str, Any], origin: Callable[[str], str], catalog: Catalog
             )
         if path not in blocks and not any(within(path, name) for name in known):
             names = [f"chart.{name}" for name in (*known, *sorted(blocks))]
-            fix = nearest(f"chart.{path}", names, "manyhost explain chart RECIPE lists them")
+            fix = nearest(f"chart.{path}", names, "charts/llm-multihost/README.md lists them")
             raise InvalidInput("unknown key", where=where, fix=fix)
         if path in blocks and at(values, path) == {}:
             raise InvalidInput("names no value", where=where, fix="name a value below it, or remove it")
@@ -109,5 +109,5 @@ def _valid(values: dict[str, Any], chart: Chart, origin: Callable[[str], str]) -
         raise InvalidInput(
             error.message[:200],
             where=f"{origin(whole)}: {key}",
-            fix=f"manyhost explain {whole} RECIPE says what it takes",
+            fix="charts/llm-multihost/README.md says what it takes",
         )

@@ -13,6 +13,7 @@ import click
 
 from manyhost import __version__, speed
 from manyhost.cli.printer import Printer
+from manyhost.commands import program
 from manyhost.errors import Interrupted, ManyhostError
 
 # Command → (module, one line of help). The modules are not imported for `manyhost --help`.
@@ -88,7 +89,7 @@ def run(arguments: list[str] | None) -> int:
 
 def _run(words: list[str], output: Printer) -> tuple[int, ManyhostError | click.ClickException | None]:
     try:
-        result = main.main(args=words, prog_name="manyhost", standalone_mode=False, obj=output)
+        result = main.main(args=words, prog_name=program(), standalone_mode=False, obj=output)
     except (ManyhostError, click.ClickException) as error:
         return error.exit_code, error
     except (click.Abort, KeyboardInterrupt):

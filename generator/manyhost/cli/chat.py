@@ -61,7 +61,14 @@ def command(
         turns.append({"role": "user", "content": text})
         # A tunnel for each question: nothing is held open while a person thinks.
         with tunnel(connection, namespace, leader) as client:
-            pieces = ask(client, served, turns, max_tokens=max_tokens, temperature=temperature)
+            pieces = ask(
+                client,
+                served,
+                turns,
+                commands=connection.commands,
+                max_tokens=max_tokens,
+                temperature=temperature,
+            )
             said = _say(pieces, output)
         turns.append({"role": "assistant", "content": said["answer"]})
         if prompt:

@@ -69,7 +69,7 @@ def command(files: tuple[Path, ...], version: str, environment: str, output: Pri
             output.warn(
                 f"flags and executor are not checked: nobody here knows which vLLM {tag[:80]!r} is",
                 where=str(path),
-                fix=f"manyhost check --engine VERSION; known: {', '.join(catalog.names('engines/vllm'))}",
+                fix=f"add --engine and one of {', '.join(catalog.names('engines/vllm'))}",
             )
     output.result(
         {

@@ -59,15 +59,14 @@ def command(
     if dry_run:
         return
     output.event("proposal", "\n".join(shown), proposal)
-    where = f"--release {target.release} --namespace {target.namespace}"
+    again = connection.commands.manyhost
     try:
         with _reporter(output) as report:
             done = deploy(connection, target, proposal, timeout=timeout or patience(target), report=report)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted: release {target.release} is installed and goes on starting; "
-            f"manyhost status {wanted.recipe} {where} shows it, "
-            f"manyhost teardown {wanted.recipe} {where} removes it"
+            f"{again('status')} shows it, {again('teardown')} removes it"
         ) from None
     output.result(
         {"proposal": proposal, "deployed": done},
@@ -75,7 +74,7 @@ def command(
             f"release {done.release} revision {done.revision}: {done.groups} group{'s' * (done.groups != 1)} "
             f"on {target.hosts} hosts answer (installed in {done.install_seconds:.1f} s, "
             f"ready after {done.ready_seconds:.1f} s)",
-            f"next: manyhost chat {wanted.recipe} {where}",
+            f"next: {again('chat')}",
         ],
     )
 

@@ -67,7 +67,8 @@ def command(
         output.result({"pod": pod, "container": container, "lines": count})
     if follow:
         ended = why_ended(connection, namespace, pod, uid, container)
-        output.warn(ended, fix="the same command again follows what runs now; manyhost status says how it is")
+        status = connection.commands.manyhost("status")
+        output.warn(ended, fix=f"the same command again follows what runs now; {status} says how it is")
 
 
 def lines(pieces: Iterator[bytes]) -> Iterator[str]:

@@ -61,5 +61,6 @@ def command(
         raise Failed(
             f"{found.bus_gbytes_per_second:.1f} GB/s is below {found.minimum_gbytes_per_second:.0f} GB/s",
             where=f"interconnect {target.plan.interconnect.name}",
-            fix=f"manyhost doctor {wanted.recipe}; compare the NCCL version in the log with the plugin's",
+            fix=f"{connection.commands.manyhost('doctor')} looks at the fabric; "
+            "compare the NCCL version in the log with the plugin's",
         )

@@ -126,7 +126,7 @@ def _parts(error: ManyhostError | click.ClickException) -> tuple[str, str, str]:
     if isinstance(error, ManyhostError):
         return error.message, error.where, error.fix
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return error.format_message(), "", f"{context.command_path} --help" if context else ""
+    return error.format_message(), "", f"see `{context.command_path} --help`" if context else ""
 
 
 def _print(document: Envelope | EventLine) -> None:

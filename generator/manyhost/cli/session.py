@@ -10,7 +10,7 @@ import click
 
 from manyhost.catalog import Catalog, Environment, Resolved
 from manyhost.cli.options import pick, recipe_argument, settings_options
-from manyhost.errors import ManyhostError
+from manyhost.commands import Commands, manyhost
 
 if TYPE_CHECKING:
     from manyhost.cluster.connection import Connection
@@ -38,24 +38,13 @@ class Wanted(NamedTuple):
     namespace: str
     context: str
 
-    @property
-    def again(self) -> str:
-        """RECIPE and the options, as another command on the same release takes them."""
-        given = {"--release": self.release, "--namespace": self.namespace, "--context": self.context}
-        return " ".join([self.recipe, *(f"{name} {value}" for name, value in given.items() if value)])
-
 
 def place_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add RECIPE and the options that say what of it and where; the command receives one Wanted, first."""
 
     @functools.wraps(function)
     def command(**given: Any) -> None:
-        wanted = Wanted(**{name: given.pop(name) for name in Wanted._fields})
-        try:
-            function(wanted, **given)
-        except ManyhostError as error:  # the library does not know what the command was given
-            error.fix = error.fix.replace("RECIPE", wanted.again)
-            raise
+        function(Wanted(**{name: given.pop(name) for name in Wanted._fields}), **given)
 
     texts = {
         "--context": "kubeconfig context; the current one by default.",
@@ -86,8 +75,10 @@ def open_place(wanted: Wanted) -> tuple[Connection, Place]:
     catalog = Catalog()
     resolved, connection = _open(wanted, catalog)
     chart = catalog.chart(CHART)
-    namespace = wanted.namespace or connection.namespace
-    return connection, Place(chart, namespace, wanted.release or release_name(resolved.name, chart))
+    usual = release_name(resolved.name, chart)
+    place = Place(chart, wanted.namespace or connection.namespace, wanted.release or usual)
+    _advise(connection, wanted, resolved, place, usual)
+    return connection, place
 
 
 def open_target(wanted: Wanted) -> tuple[Connection, Target]:
@@ -98,14 +89,28 @@ def open_target(wanted: Wanted) -> tuple[Connection, Target]:
         NotReady: No kubeconfig, or another cluster than the settings name.
     """
     from manyhost.cluster.target import from_rendered
-    from manyhost.render import Renderer
+    from manyhost.render import Renderer, release_name
 
     catalog = Catalog()
     resolved, connection = _open(wanted, catalog)
     renderer = Renderer(catalog)
     namespace = wanted.namespace or connection.namespace
-    rendered = renderer.render(resolved, release=wanted.release, namespace=namespace)
-    return connection, from_rendered(rendered)
+    target = from_rendered(renderer.render(resolved, release=wanted.release, namespace=namespace))
+    _advise(connection, wanted, resolved, target.place, release_name(resolved.name, target.chart))
+    return connection, target
+
+
+def _advise(
+    connection: Connection, wanted: Wanted, resolved: Resolved, place: Place, usual_release: str
+) -> None:
+    """Let the connection's commands be about this release, as the user has asked for it."""
+    connection.commands = Commands(
+        context=connection.context if wanted.context or resolved.recipe.site.cluster_name else "",
+        namespace=place.namespace,
+        recipe=resolved.name if wanted.model else wanted.recipe,
+        release="" if place.release == usual_release else place.release,
+        settings=wanted.assignments,
+    )
 
 
 def require_kubernetes(environment: Environment) -> None:
@@ -121,7 +126,7 @@ def require_kubernetes(environment: Environment) -> None:
         raise InvalidInput(
             f"environment {environment.name} is no Kubernetes cluster",
             where="environment",
-            fix=f"manyhost render {environment.name} writes launch.json: how its members are started",
+            fix=f"{manyhost('render', environment.name)} writes launch.json: how its members are started",
         )
 
 
@@ -130,7 +135,6 @@ def _open(wanted: Wanted, catalog: Catalog) -> tuple[Resolved, Connection]:
 
     resolved = pick(catalog, wanted.recipe, wanted.model, wanted.assignments)
     require_kubernetes(catalog.environment(resolved.recipe.environment))
-    connection = connect(wanted.context)
-    site = resolved.recipe.site
-    check_cluster(connection, site.cluster_name, site.project_id)
+    connection = connect(wanted.context, resolved.recipe.site)
+    check_cluster(connection, resolved.recipe.site)
     return resolved, connection

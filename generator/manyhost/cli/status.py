@@ -49,14 +49,15 @@ def command(
     connection, place = open_place(wanted)
     namespace, release = place.namespace, place.release
     found = status(connection, place)
-    output.result(found, _lines(found) if found.installed else ())
+    deploy = connection.commands.manyhost("deploy")
+    output.result(found, _lines(found, deploy) if found.installed else ())
     if not found.installed:
         raise NotReady(
             f"LeaderWorkerSet {release} was deleted from namespace {namespace}; Helm has revision "
             f"{found.revision} ({found.helm})"
             if found.revision
             else f"release {release} is not installed in namespace {namespace}",
-            fix="manyhost deploy RECIPE",
+            fix=deploy,
         )
     if found.removal:
         raise NotReady(found.removal.message, where=f"release {release}", fix=found.removal.fix)
@@ -66,7 +67,7 @@ def command(
         raise NotReady(why.message, where=f"release {release}", fix=why.fix)
 
 
-def _lines(found: Status) -> Iterator[str]:
+def _lines(found: Status, deploy: str) -> Iterator[str]:
     yield (
         f"release {found.release} in namespace {found.namespace}: "
         f"{found.ready_groups} of {found.groups} groups ready, {found.updated_groups} up to date; "
@@ -89,5 +90,5 @@ def _lines(found: Status) -> Iterator[str]:
         yield f"  {change.kind} {change.name} {what} since it was deployed"
         yield from (f"    {line}" for line in change.diff.splitlines())
     if found.drift:
-        yield "    fix: manyhost deploy brings it back"
+        yield f"    fix: {deploy}"
     yield f"endpoints of {found.service}: {', '.join(found.endpoints) or 'none'}"

@@ -11,6 +11,7 @@ import msgspec
 
 from manyhost.cluster.connection import Connection, Forbidden, Unreachable, path_of
 from manyhost.cluster.phases import NAME, WORKER, is_ready
+from manyhost.commands import Commands
 from manyhost.errors import Failed, NotReady, RemoteError
 
 _ANSWER_SECONDS = 600.0  # without a byte of an answer: a long prompt is read before the first token
@@ -48,7 +49,9 @@ def ready_leader(connection: Connection, namespace: str, release: str) -> Leader
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
         if is_ready(pod):
             return Leader(pod["metadata"]["name"], _port(pod))
-    raise NotReady(f"no group of release {release} is ready", fix="manyhost status RECIPE says why")
+    raise NotReady(
+        f"no group of release {release} is ready", fix=f"{connection.commands.manyhost('status')} says why"
+    )
 
 
 @contextlib.contextmanager
@@ -72,11 +75,13 @@ def tunnel(connection: Connection, namespace: str, leader: Leader) -> Iterator[h
             raise Forbidden(
                 f"you may not open a tunnel to {leader.pod} (create pods/portforward)",
                 status=403,
-                fix=f"kubectl auth can-i create pods/portforward --namespace {namespace}",
+                fix="ask for it; "
+                + connection.commands.kubectl("auth", "can-i", "create", "pods/portforward")
+                + " says yes when you have it",
             ) from None
         raise Unreachable(
             f"no tunnel to {leader.pod}: {reason}",
-            fix=f"kubectl get pod {leader.pod} --namespace {namespace}",
+            fix=f"see whether it runs: {connection.commands.kubectl('get', 'pod', leader.pod)}",
         ) from None
     http_connection = http.client.HTTPConnection(leader.pod, leader.port)
     socket = forward.socket(leader.port)
@@ -117,6 +122,7 @@ def ask(
     model: str,
     messages: list[dict[str, str]],
     *,
+    commands: Commands,
     max_tokens: int | None = None,
     temperature: float | None = None,
 ) -> Iterator[Piece]:
@@ -126,6 +132,7 @@ def ask(
         client: From tunnel(), or any HTTP connection to the service.
         model: The served model's name.
         messages: role and content of each turn.
+        commands: Builds the command that says why a connection broke off.
         max_tokens: Limit of the answer; the engine's own when None.
         temperature: The engine's own when None.
 
@@ -149,7 +156,8 @@ def ask(
         yield from _pieces(answer)
     except (OSError, http.client.HTTPException) as error:
         raise RemoteError(
-            f"the answer broke off: {str(error) or type(error).__name__}", fix="manyhost status RECIPE"
+            f"the answer broke off: {str(error) or type(error).__name__}",
+            fix=f"{commands.manyhost('status')} says what has become of the leader",
         ) from None
 
 

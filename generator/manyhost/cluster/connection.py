@@ -15,7 +15,9 @@ from urllib.parse import quote
 
 import msgspec
 
+from manyhost.catalog.recipe import Site
 from manyhost.cluster import gke
+from manyhost.commands import Commands, line
 from manyhost.errors import NotReady, RemoteError
 
 T = TypeVar("T")
@@ -24,6 +26,8 @@ Object = dict[str, Any]
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 15.0
 PAGE = 500  # objects per list call: what kubectl uses (--chunk-size)
+_ANY = Site()
+_LOG_IN = line("gcloud", "auth", "login")
 _METADATA = "application/json;as={kind};g=meta.k8s.io;v=v1"
 
 
@@ -57,12 +61,21 @@ class Connection:
     Attributes:
         files: The kubeconfig, several paths as in $KUBECONFIG.
         context: Name of the kubeconfig context in use.
-        cluster: Name of the kubeconfig's cluster entry.
+        clusters: The kubeconfig's contexts, each with the name of its cluster entry.
         namespace: The context's default namespace.
+        commands: Builds the commands that fixes advise: for this cluster, and once the release in question is
+            known, for that.
     """
 
     def __init__(
-        self, client: Any, configuration: Any, files: str, context: str, cluster: str, namespace: str
+        self,
+        client: Any,
+        configuration: Any,
+        files: str,
+        context: str,
+        clusters: dict[str, str],
+        namespace: str,
+        commands: Commands,
     ) -> None:
         self._client = client
         self._configuration = configuration
@@ -70,8 +83,14 @@ class Connection:
         self._auth = threading.Lock()  # an exec plugin refreshes the token in place
         self._ahead = 0.0  # seconds that the API server's clock is ahead of this machine's
         self.context = context
-        self.cluster = cluster
+        self.clusters = clusters
         self.namespace = namespace
+        self.commands = commands
+
+    @property
+    def cluster(self) -> str:
+        """Name of the cluster entry in use."""
+        return self.clusters[self.context]
 
     @property
     def client(self) -> Any:
@@ -214,8 +233,7 @@ class Connection:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise Unreachable(
                 f"what answers at {self._configuration.host} is no Kubernetes API: {_page(data)}",
-                fix="look for a proxy or a login page in between: kubectl cluster-info --context "
-                + self.context,
+                fix=f"look for a proxy or a login page in between: {self._info()}",
             ) from None
 
     def _request(self, method: str, path: str, **options: Any) -> bytes:
@@ -287,7 +305,7 @@ class Connection:
             raise NotReady(
                 f"the credentials of context {self.context} cannot be renewed: {_line(error)}",
                 where="kubeconfig",
-                fix="log in again, for example: gcloud auth login",
+                fix=f"log in again, for example with {_LOG_IN}",
             ) from None
 
     def _unreachable(self, error: BaseException) -> Unreachable:
@@ -309,8 +327,11 @@ class Connection:
             why = _line(reason)
         return Unreachable(
             f"the Kubernetes API at {host} cannot be reached: {why}",
-            fix="kubectl cluster-info --context " + self.context,
+            fix=f"see whether kubectl gets through: {self._info()}",
         )
+
+    def _info(self) -> str:
+        return self.commands.kubectl("cluster-info", namespace="")
 
     def _refused(self, method: str, path: str, status: int, body: bytes) -> Refused:
         try:
@@ -322,10 +343,13 @@ class Connection:
             return Forbidden(
                 f"the cluster does not accept the credentials of context {self.context}",
                 status=status,
-                fix="log in again (they may have expired), for example: gcloud auth login",
+                fix=f"log in again (they may have expired), for example with {_LOG_IN}",
             )
         if status == 403 and "admission webhook" not in message:
-            return Forbidden(message, status=status, fix="ask for this permission; kubectl auth can-i --list")
+            mine = self.commands.kubectl("auth", "can-i", "--list")
+            return Forbidden(
+                message, status=status, fix=f"ask for this permission; {mine} shows what you may"
+            )
         if status == 404:
             return Missing(message, status=status)
         return Refused(message, status=status)
@@ -357,10 +381,14 @@ def path_of(version: str, plural: str, namespace: str = "", name: str = "", part
     return "/".join(parts)
 
 
-def connect(context: str = "") -> Connection:
+def connect(context: str = "", site: Site = _ANY) -> Connection:
     """Open the cluster of a kubeconfig context; nothing is sent yet.
 
     The kubeconfig is $KUBECONFIG, else ~/.kube/config.
+
+    Args:
+        context: The context; empty for the current one.
+        site: The cluster that the settings mean; empty means any.
 
     Raises:
         NotReady: There is no kubeconfig, it is broken, or it has no such context.
@@ -375,7 +403,7 @@ def connect(context: str = "") -> Connection:
         raise NotReady(
             "there is no kubeconfig",
             where=files,
-            fix="gcloud container clusters get-credentials CLUSTER --region REGION, or set KUBECONFIG",
+            fix=f"set KUBECONFIG, or on GKE: {gke.get_credentials(site)}",
         )
     configuration = type.__call__(Configuration)  # not the process-wide default
     try:
@@ -395,8 +423,12 @@ def connect(context: str = "") -> Connection:
             raise NotReady(
                 f"{missing}; it has {names}",
                 where=files,
-                fix="kubectl config use-context NAME, or --context NAME" if known else "kubectl config view",
+                fix=f"add --context {sorted(known)[0]}{', or another of them' * (len(known) > 1)}"
+                if known
+                else f"write one: on GKE {gke.get_credentials(site)}",
             )
+        details = {name: known[name].get("context") or {} for name in known}
+        clusters = {name: str(entry.get("cluster", "")) for name, entry in details.items()}
         reader.load_kube_config(config_file=files, context=chosen["name"], client_configuration=configuration)
     except (
         ConfigException,
@@ -408,47 +440,55 @@ def connect(context: str = "") -> Connection:
         ValueError,
     ) as error:
         raise NotReady(
-            f"the kubeconfig cannot be used: {_line(error)}", where=files, fix="kubectl config view"
+            f"the kubeconfig cannot be used: {_line(error)}",
+            where=files,
+            fix=f"mend it, or write a new one: on GKE {gke.get_credentials(site)}",
         ) from None
-    details = chosen.get("context") or {}
     return Connection(
         ApiClient(configuration=configuration),
         configuration,
         files,
         chosen["name"],
-        str(details.get("cluster", "")),
-        str(details.get("namespace") or "default"),
+        clusters,
+        str(details[chosen["name"]].get("namespace") or "default"),
+        Commands(context),
     )
 
 
-def check_cluster(connection: Connection, name: str, project: str = "") -> None:
+def check_cluster(connection: Connection, site: Site) -> None:
     """Refuse a cluster that is not the one that the settings name.
 
     Contexts that are not GKE's must carry the name itself.
 
     Args:
         connection: The cluster in use.
-        name: The cluster that is meant; empty means any.
-        project: Its Google Cloud project; empty means any.
+        site: The settings; without a cluster's name any is meant.
 
     Raises:
         NotReady: It is another one.
     """
-    if not name:
+    meant = [context for context in sorted(connection.clusters) if _is_meant(connection, context, site)]
+    if not site.cluster_name or connection.context in meant:
         return
-    seen = [connection.context, connection.cluster]
-    for entry in seen:
-        found = gke.parse(entry)
-        if found and found.cluster == name and (not project or found.project == project):
-            return
-        if entry == name:  # the name of another tool's context, or GKE's in full
-            return
     raise NotReady(
-        f"the settings mean cluster {name}, the current context is {connection.context}",
+        f"the settings mean cluster {site.cluster_name}, "
+        f"the context {'given' if connection.commands.context else 'in use'} is {connection.context}",
         where="cluster_name",
-        fix=f"gcloud container clusters get-credentials {name} --region REGION"
-        f"{f' --project {project}' if project else ''}, or kubectl config use-context CONTEXT",
+        fix=f"take --context {meant[0]}"
+        if meant
+        else f"add its context, on GKE: {gke.get_credentials(site)}",
     )
+
+
+def _is_meant(connection: Connection, context: str, site: Site) -> bool:
+    for entry in (context, connection.clusters[context]):
+        found = gke.parse(entry)
+        same_project = found and (not site.project_id or found.project == site.project_id)
+        if found and found.cluster == site.cluster_name and same_project:
+            return True
+        if entry == site.cluster_name:  # the name of another tool's context, or GKE's in full
+            return True
+    return False
 
 
 def _page(body: bytes) -> str:

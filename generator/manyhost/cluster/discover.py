@@ -64,8 +64,11 @@ def discover(connection: Connection, environment: Environment) -> Found:
         raise NotReady(
             f"no node is a {environment.host.machine_type} of environment {environment.name}",
             where="nodes",
-            fix=f"kubectl get nodes --label-columns {','.join(platform.node_selector)}; "
-            "add a node pool, or choose another environment",
+            fix="add a node pool, or choose another environment: "
+            + connection.commands.kubectl(
+                "get", "nodes", "--label-columns", ",".join(platform.node_selector), namespace=""
+            )
+            + " shows what there is",
         )
     pools = Counter((node["metadata"].get("labels") or {}).get(_POOL, "") for node in nodes)
     if len(pools) == 1 and "" not in pools:
@@ -82,7 +85,8 @@ def discover(connection: Connection, environment: Environment) -> Found:
         settings["site"] = site
     lws = _lws_version(connection)
     if lws is None:
-        notes.append("no LeaderWorkerSet controller is to be seen; manyhost doctor says how to install it")
+        doctor = connection.commands._replace(recipe=environment.name).manyhost("doctor")
+        notes.append(f"no LeaderWorkerSet controller is to be seen; {doctor} says how to install it")
     return Found(
         kubernetes=str(connection.get("/version")["gitVersion"]),
         lws=lws or "",
@@ -118,7 +122,7 @@ def _networks(connection: Connection, environment: Environment) -> list[str]:
         raise NotReady(
             "the cluster has no multi-networking: it is chosen when a cluster is made",
             where="networks.networking.gke.io",
-            fix="gcloud container clusters create NAME --enable-dataplane-v2 --enable-multi-networking",
+            fix=gke.new_cluster(),
         ) from None
     modes = {item["metadata"]["name"]: (item.get("spec") or {}).get("deviceMode", "") for item in sets}
     devices = []
@@ -138,7 +142,8 @@ def _networks(connection: Connection, environment: Environment) -> list[str]:
                 f"{environment.host.machine_type} needs {wanted} networks of mode {mode}, "
                 f"the cluster has {len(own)}: {listed or 'none'}",
                 where="networks.networking.gke.io",
-                fix="kubectl get networks.networking.gke.io,gkenetworkparamsets.networking.gke.io",
+                fix="make those that are missing: "
+                f"{connection.commands.kubectl('get', gke.NETWORKS, namespace='')} shows what there is",
             )
         found += own
     return [_PRIMARY, *found]

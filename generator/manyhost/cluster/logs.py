@@ -81,9 +81,11 @@ def logs(
         yield from connection.stream(path_of("v1", "pods", namespace, pod, "log"), query=query)
     except Missing:
         raise NotReady(
-            f"there is no pod {pod} in namespace {namespace}", fix="manyhost status RECIPE"
+            f"there is no pod {pod} in namespace {namespace}",
+            fix=f"{connection.commands.manyhost('status')} says which there are",
         ) from None
     except Refused as error:
         if error.status == 400:
-            raise NotReady(f"no log yet: {error.message}", fix="manyhost status RECIPE") from None
+            status = connection.commands.manyhost("status")
+            raise NotReady(f"no log yet: {error.message}", fix=f"{status} says how far it is") from None
         raise

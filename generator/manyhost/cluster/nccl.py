@@ -99,9 +99,12 @@ def measure(
         Failed: The program fails, or something is left of it.
     """
     objects = manifests(target)
-    again = f"manyhost teardown {target.recipe} --release {target.release} --namespace {target.namespace}"
+    again = f"{connection.commands.manyhost('teardown', '--yes')} removes what is left of it"
     if not inventory(connection, target.place).empty:
-        raise NotReady(f"{target.release} is there already: a measurement runs or was cut off", fix=again)
+        raise NotReady(
+            f"{target.release} is there already: a measurement runs or was cut off",
+            fix=f"wait until it ends; if none runs, {again}",
+        )
     rehearse(connection, msgspec.structs.replace(target, objects=objects))
     end = time.monotonic() + timeout
     try:
@@ -153,7 +156,11 @@ def _wait(connection: Connection, target: Target, end: float, report: Callable[[
                 if host.problem.kind == "crash":
                     reason = _reason(observer.tail(host.pod, _TAIL_LINES))
                     raise Failed(f"the measurement failed: {reason or problem}", where=host.pod)
-    raise NotReady(f"no result in time{f': {problem}' if problem else ''}", fix="wait longer with --timeout")
+    raise NotReady(
+        f"no result in time{f': {problem}' if problem else ''}",
+        fix=f"{connection.commands.manyhost('doctor')} says whether the hosts are fit; "
+        f"{connection.commands.manyhost('nccl', '--timeout', '3600')} gives it an hour",
+    )
 
 
 def _reason(lines: list[str]) -> str:

@@ -109,7 +109,8 @@ class Observer:
             self._read_logs([pod for pod in pods if _talks(pod)])
         known: dict[tuple[str, int, int], Host] = {}
         for pod in pods:
-            host = host_of(pod, self._lines.get(pod["metadata"]["uid"]), why_not_ended(self._connection, pod))
+            kept = why_not_ended(self._connection, pod)
+            host = host_of(pod, self._connection.commands, self._lines.get(pod["metadata"]["uid"]), kept)
             known[host.role, host.group, host.host] = host
         wanted = {}
         total = 0
@@ -124,6 +125,7 @@ class Observer:
                     host = Host(role=role, group=group, host=index, pod=pod_name)
                     known.setdefault((role, group, index), host)
         states = [item.get("status") or {} for item in sets]
+        leaving = (removal("LeaderWorkerSet", item["metadata"], self._connection.commands) for item in sets)
         return Look(
             exists=True,
             replicas=sum(wanted.values()),
@@ -134,7 +136,7 @@ class Observer:
             settled=_settled(sets),
             hosts=tuple(known[key] for key in sorted(known)),
             created=max(timestamp(item["metadata"].get("creationTimestamp", "")) for item in sets),
-            removal=next(filter(None, (removal("LeaderWorkerSet", item["metadata"]) for item in sets)), None),
+            removal=next(filter(None, leaving), None),
         )
 
     def _sets(self, labels: str) -> list[Object]:
@@ -159,7 +161,7 @@ class Observer:
             last = event.get("lastTimestamp") or event.get("eventTime") or ""
             if timestamp(last) + 1 < since:  # timestamps have whole seconds
                 continue
-            problem = event_problem(event)
+            problem = event_problem(event, self._connection.commands)
             if problem:
                 found.append(problem)
         return found
@@ -204,7 +206,8 @@ def why_not_ended(connection: Connection, pod: Object) -> Problem | None:
     if not seconds:
         return None
     node = (pod.get("spec") or {}).get("nodeName", "")
-    return overdue(pod, seconds, _node_ready(connection, node) if node else "")
+    ready = _node_ready(connection, node) if node else ""
+    return overdue(pod, seconds, ready, connection.commands)
 
 
 def _node_ready(connection: Connection, name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from manyhost.cluster.taints import advice
+from manyhost.commands import Commands
 
 Pod = dict[str, Any]
 Phase = Literal[
@@ -139,11 +140,14 @@ def last_script_line(lines: Iterable[str]) -> ScriptLine | None:
     return last
 
 
-def host_of(pod: Pod, line: ScriptLine | None = None, overdue: Problem | None = None) -> Host:
+def host_of(
+    pod: Pod, commands: Commands, line: ScriptLine | None = None, overdue: Problem | None = None
+) -> Host:
     """Return how far a pod is.
 
     Args:
         pod: The pod object.
+        commands: Builds the commands of fixes.
         line: The last phase line of its engine container, when the log was read.
         overdue: Why it does not end, when it should have.
     """
@@ -165,7 +169,7 @@ def host_of(pod: Pod, line: ScriptLine | None = None, overdue: Problem | None = 
         detail=detail,
         restarts=sum(int(item.get("restartCount", 0)) for item in [*containers, *inits]),
         revision=labels.get(REVISION, ""),
-        problem=overdue if ending else _problem(pod, containers, inits, line),
+        problem=overdue if ending else _problem(pod, containers, inits, line, commands),
         last_words=_last_words(pod, containers, line),
     )
 
@@ -224,30 +228,34 @@ def _detail(line: ScriptLine) -> str:
 
 
 def _problem(
-    pod: Pod, containers: list[dict[str, Any]], inits: list[dict[str, Any]], line: ScriptLine | None
+    pod: Pod,
+    containers: list[dict[str, Any]],
+    inits: list[dict[str, Any]],
+    line: ScriptLine | None,
+    commands: Commands,
 ) -> Problem | None:
     name = pod["metadata"]["name"]
     scheduled = _condition(pod, "PodScheduled") or {}
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
-        return unschedulable(name, scheduled.get("message", ""))
+        return unschedulable(name, scheduled.get("message", ""), commands)
     evicted = _evicted(pod)
     if evicted:
-        return Problem("evicted", f"{name} {evicted}", describe_pod(pod["metadata"]), None)
+        return Problem("evicted", f"{name} {evicted}", look_at(commands, "pod", name), None)
     for item in [*inits, *containers]:
-        problem = _container_problem(pod["metadata"], item)
+        problem = _container_problem(name, item, commands)
         if problem:
             return problem
     if line and line.phase == "held":
         return Problem(
             "held",
             f"{name} gave up: {line.reason or 'no reason given'}",
-            "cure it and run manyhost deploy again: groups that gave up are started anew",
+            f"cure that; then {commands.manyhost('deploy')} starts the groups that gave up anew",
             0,
         )
     ready = _condition(pod, "Ready") or {}
     if ready.get("status") == "Unknown" or ready.get("reason") == "NodeNotReady":
         node = (pod.get("spec") or {}).get("nodeName", "")
-        return Problem("lost", f"{name}: node {node} does not answer", f"kubectl describe node {node}", None)
+        return Problem("lost", f"{name}: node {node} does not answer", look_at(commands, "node", node), None)
     return None
 
 
@@ -301,7 +309,7 @@ def late(pod: Pod, now: float) -> float:
     return max(0.0, now - due) if due and now > due + _CLOCK_SECONDS else 0.0
 
 
-def overdue(pod: Pod, seconds: float, node_ready: str) -> Problem:
+def overdue(pod: Pod, seconds: float, node_ready: str, commands: Commands) -> Problem:
     """Explain a pod that has not ended at the end of its grace period.
 
     The group cannot be made anew until it has, because its leader waits for it.
@@ -310,59 +318,64 @@ def overdue(pod: Pod, seconds: float, node_ready: str) -> Problem:
         pod: The pod object.
         seconds: How long ago it should have ended.
         node_ready: The node's Ready condition; "gone" when there is no such node, empty when nobody may look.
+        commands: Builds the commands of fixes.
     """
     name = pod["metadata"]["name"]
     node = (pod.get("spec") or {}).get("nodeName", "")
     text = f"{name} should have ended {seconds:.0f} s ago"
     finalizers = pod["metadata"].get("finalizers")
     if finalizers:
-        return held_by(f"{text}, but", "pod", pod["metadata"])
+        return held_by(f"{text}, but", "pod", pod["metadata"], commands)
     if not node or node_ready == "True":
         return Problem(
             "ending", f"{text} and has not{f', though node {node} is ready' if node else ''}",
-            f"{describe_pod(pod['metadata'])} says what it waits for", None,
+            f"{commands.kubectl('describe', 'pod', name)} says what it waits for", None,
         )  # fmt: skip
     if node_ready:
         state = "does not exist any more" if node_ready == "gone" else "does not answer"
         return Problem(
             "lost", f"{text}: node {node} {state}",
-            f"bring the node back; if its machine is gone for good: kubectl delete node {node}"
+            f"bring the node back; if its machine is gone for good: "
+            f"{commands.kubectl('delete', 'node', node, namespace='')}"
             if node_ready != "gone"
             else "the cluster removes its pods within some minutes",
             None,
         )  # fmt: skip
     return Problem(
         "ending", f"{text} and has not; whether node {node} answers could not be read",
-        f"kubectl get node {node} (run by somebody who may)", None,
+        f"ask somebody who may for {commands.kubectl('get', 'node', node, namespace='')}", None,
     )  # fmt: skip
 
 
-def held_by(text: str, kind: str, metadata: dict[str, Any]) -> Problem:
+def held_by(text: str, kind: str, metadata: dict[str, Any], commands: Commands) -> Problem:
     """Explain an object that is being removed and kept by finalizers.
 
     Args:
         text: How the sentence begins.
         kind: The object's kind.
         metadata: The object's.
+        commands: Builds the commands of fixes.
     """
+    patch = '{"metadata":{"finalizers":null}}'
+    take_off = commands.kubectl("patch", kind.lower(), metadata["name"], "--type", "merge", "-p", patch)
     names = ", ".join(metadata["finalizers"])
     one = len(metadata["finalizers"]) == 1
     return Problem(
         "finalizer",
         f"{text} {'finalizer' if one else 'finalizers'} {names} {'keeps' if one else 'keep'} it",
         f"find out who set {'it' if one else 'them'} and why it is not taken off; only then, by hand: "
-        f"kubectl patch {kind.lower()} {metadata['name']}{_in(metadata)} --type merge "
-        '-p \'{"metadata":{"finalizers":null}}\'',
+        + take_off,
         None,
     )
 
 
-def removal(kind: str, metadata: dict[str, Any]) -> Problem | None:
+def removal(kind: str, metadata: dict[str, Any], commands: Commands) -> Problem | None:
     """Explain an object that is on its way out; None for one that stays.
 
     Args:
         kind: The object's kind.
         metadata: The object's.
+        commands: Builds the commands of fixes.
     """
     since = metadata.get("deletionTimestamp")
     if not since:
@@ -370,21 +383,20 @@ def removal(kind: str, metadata: dict[str, Any]) -> Problem | None:
     text = f"{kind} {metadata['name']} is being removed since {since}"
     theirs = [name for name in metadata.get("finalizers") or () if name not in _COLLECTOR]
     if theirs:
-        return held_by(f"{text}, but", kind, {**metadata, "finalizers": theirs})
-    return Problem("ending", text, "wait until manyhost teardown finds nothing left, then deploy again", None)
+        return held_by(f"{text}, but", kind, {**metadata, "finalizers": theirs}, commands)
+    rest = (
+        f"wait until {commands.manyhost('teardown')} finds nothing left, then {commands.manyhost('deploy')}"
+    )
+    return Problem("ending", text, rest, None)
 
 
-def describe_pod(metadata: dict[str, Any]) -> str:
-    """Return the command that shows a pod with its events."""
-    return f"kubectl describe pod {metadata['name']}{_in(metadata)}"
+def look_at(commands: Commands, kind: str, name: str) -> str:
+    """Return the advice to look at an object and its events."""
+    where = {"namespace": ""} if kind == "node" else {}
+    return f"{commands.kubectl('describe', kind, name, **where)} says more"
 
 
-def _in(metadata: dict[str, Any]) -> str:
-    return f" --namespace {metadata['namespace']}" if metadata.get("namespace") else ""
-
-
-def _container_problem(metadata: dict[str, Any], item: dict[str, Any]) -> Problem | None:
-    pod = metadata["name"]
+def _container_problem(pod: str, item: dict[str, Any], commands: Commands) -> Problem | None:
     state = item.get("state") or {}
     waiting = state.get("waiting") or {}
     reason, message = waiting.get("reason", ""), _short(waiting.get("message", ""))
@@ -399,83 +411,85 @@ def _container_problem(metadata: dict[str, Any], item: dict[str, Any]) -> Proble
     if reason in _CONFIG_ERRORS:
         return Problem(
             "config", f"{pod}: container {item['name']} cannot be created: {message or reason}",
-            describe_pod(metadata), 60,
+            look_at(commands, "pod", pod), 60,
         )  # fmt: skip
     ended = state.get("terminated") or (item.get("lastState") or {}).get("terminated") or {}
     crashed = ended.get("exitCode", 0) != 0 and ("terminated" in state or reason == "CrashLoopBackOff")
     if crashed:
-        former = "" if "terminated" in state else " --previous"
+        former = () if "terminated" in state else ("--previous",)
         return Problem(
             "crash",
             _ended(pod, item["name"], ended),
-            f"kubectl logs {pod} -c {item['name']}{_in(metadata)}{former}",
+            f"its last words: {commands.kubectl('logs', pod, '-c', item['name'], *former)}",
             None,
         )
     return None
 
 
-def unschedulable(pod: str, message: str) -> Problem:
+def unschedulable(pod: str, message: str, commands: Commands) -> Problem:
     """Explain the scheduler's sentence ("0/4 nodes are available: ...")."""
     reasons = message.split(". ", maxsplit=1)[0].strip().rstrip(".")
-    fix = "kubectl describe nodes; free the hosts or add some"
+    doctor = commands.manyhost("doctor")
+    fix = f"free the hosts or add some: {commands.kubectl('describe', 'nodes', namespace='')} shows them"
     if "Insufficient nvidia.com/gpu" in reasons:
-        fix = "free GPUs or add hosts: manyhost doctor lists what every host has left"
+        fix = f"free GPUs or add hosts: {doctor} lists what every host has left"
     elif "were unschedulable" in reasons:
-        fix = (
-            "kubectl uncordon the hosts that kubectl get nodes shows as SchedulingDisabled, unless somebody "
-        )
-        fix += "drains them on purpose"
+        fix = f"unless somebody drains the cordoned hosts on purpose, uncordon them: {doctor} tells how"
     elif "untolerated taint" in reasons:
         keys = dict.fromkeys(_TAINT.findall(reasons))
-        fix = "; ".join(advice(key) for key in keys) or fix
+        fix = "; ".join(advice(key, commands) for key in keys) or fix
     elif "node affinity/selector" in reasons:
-        fix = "no host carries the labels that the recipe selects: manyhost discover finds the right ones"
+        fix = f"no host carries the labels that the recipe selects: {doctor} says which ones there are"
     elif "Insufficient" in reasons:
         fix = "free resources on the hosts, or lower resources in the environment's file"
     return Problem("unschedulable", f"{pod} fits no host: {reasons}", fix, None)
 
 
-def event_problem(event: dict[str, Any]) -> Problem | None:  # noqa: PLR0911  one return a reason
-    """Explain a Warning event that no pod status shows: pods not made, volumes, pod network, evictions."""
+def event_problem(event: dict[str, Any], commands: Commands) -> Problem | None:  # noqa: PLR0911  one return a reason
+    """Explain a Warning event that no pod status shows: pods not made, volumes, pod network, evictions.
+
+    Args:
+        event: The event.
+        commands: Builds the commands of fixes.
+    """
     reason, message = event.get("reason", ""), _short(event.get("message", ""))
     subject = event.get("involvedObject") or {}
     name = subject.get("name", "")
-    where = _in(subject)
-    describe = f"kubectl describe {subject.get('kind', 'pod').lower()} {name}{where}"
+    look = look_at(commands, subject.get("kind", "pod").lower(), name)
     if reason in {"FailedCreate", "FailedCreatePodSandBox"} and "network" in message.lower():
         return Problem(
             "network", f"{name}: the pod network is not set up: {message}",
-            "manyhost doctor names the networks that are missing", None,
+            f"{commands.manyhost('doctor')} names the networks that are missing", None,
         )  # fmt: skip
     if reason == "FailedCreate":
-        kind, fix = _refused(message, where)
+        kind, fix = _refused(message, commands)
         what = "" if subject.get("kind") == "LeaderWorkerSet" else "the pod is not created: "
-        return Problem(kind, f"{name}: {what}{message}", fix or describe, 60)
+        return Problem(kind, f"{name}: {what}{message}", fix or look, 60)
     if reason == "FailedUpdate":
-        return Problem("update", f"{name}: the change is not carried out: {message}", describe, 60)
+        return Problem("update", f"{name}: the change is not carried out: {message}", look, 60)
     if reason in {"FailedMount", "FailedAttachVolume", "FailedMapVolume"}:
-        return Problem("volume", f"{name}: {message}", describe, None)
+        return Problem("volume", f"{name}: {message}", look, None)
     if reason == "FailedCreatePodSandBox":
-        return Problem("network", f"{name}: {message}", describe, None)
+        return Problem("network", f"{name}: {message}", look, None)
     if reason in {"Evicted", "Preempted"}:
-        return Problem("evicted", f"{name} was evicted: {message}", describe, None)
+        return Problem("evicted", f"{name} was evicted: {message}", look, None)
     return None
 
 
-def _refused(message: str, where: str) -> tuple[str, str]:
+def _refused(message: str, commands: Commands) -> tuple[str, str]:
     """The kind of a refusal to create a pod, and what to do; empty when only the object itself may tell."""
     if "exceeded quota" in message or "failed quota" in message:
-        return "quota", f"kubectl describe quota{where}; raise it or free something"
+        shown = commands.kubectl("describe", "quota")
+        return "quota", f"free something, or have it raised: {shown} says what is used"
     if _LIMIT_RANGE.search(message):
-        return "limits", f"kubectl describe limitrange{where}; raise it, or ask for less in the recipe"
+        shown = commands.kubectl("describe", "limitrange")
+        return "limits", f"have it raised, or ask for less in the recipe: {shown} says what is allowed"
     if "violates PodSecurity" in message:
-        return "denied", "manyhost doctor says which level the pods need"
+        return "denied", f"{commands.manyhost('doctor')} says which level the pods need"
     if "failed calling webhook" in message:
-        return (
-            "denied",
-            "the webhook does not answer: kubectl get mutatingwebhookconfigurations,"
-            "validatingwebhookconfigurations names its service",
-        )
+        both = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
+        shown = commands.kubectl("get", both, "--output", "yaml", namespace="")
+        return "denied", f"the webhook does not answer: {shown} names its service"
     if "denied" in message:
         return "denied", "correct what the admission rule names"
     return "create", ""

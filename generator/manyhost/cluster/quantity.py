@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 # apimachinery/pkg/api/resource/suffix.go; binary suffixes first, because "Ki" ends in no decimal one.
 _FACTORS = {
     "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60,
@@ -25,6 +27,17 @@ def parse(text: str | float) -> float:
 
 def show(resource: str, amount: float) -> str:
     """Return an amount of a resource for people: bytes as GiB, others plain."""
-    if resource in {"memory", "ephemeral-storage"} or resource.startswith("hugepages-"):
+    if _is_bytes(resource):
         return f"{amount / 2**30:.1f} GiB"
     return f"{amount:g}"
+
+
+def whole(resource: str, amount: float) -> str:
+    """Return a quantity that the API takes and that is not less: bytes as Gi, others as whole numbers."""
+    if _is_bytes(resource):
+        return f"{math.ceil(amount / 2**30)}Gi"
+    return str(math.ceil(amount))
+
+
+def _is_bytes(resource: str) -> bool:
+    return resource in {"memory", "ephemeral-storage"} or resource.startswith("hugepages-")

@@ -13,6 +13,7 @@ import msgspec
 
 from manyhost.cluster.connection import Connection, Forbidden, Missing, Object, Refused, Unreachable, path_of
 from manyhost.cluster.target import Place, Target, kind_of
+from manyhost.commands import Commands
 from manyhost.errors import InvalidInput, ManyhostError, NotReady, RemoteError
 from manyhost.render import parse_manifests
 
@@ -108,7 +109,7 @@ class Releases:
                 kubeconfig_path=path, kube_context=connection.context, namespace=namespace
             )
         except helm_python.HelmError as error:
-            raise _explain(error, connection) from None
+            raise _explain(error, connection.commands) from None
 
     def install(self, target: Target) -> int:
         """Install a release; return its revision.
@@ -153,7 +154,7 @@ class Releases:
         except self._helm.HelmNotFoundError:
             return ""
         except self._helm.HelmError as error:
-            raise _explain(error, self._connection) from None
+            raise _explain(error, self._connection.commands) from None
         chart = found.get("chart") or found.get("name") or ""
         return str(chart)
 
@@ -164,7 +165,7 @@ class Releases:
         except self._helm.HelmNotFoundError:
             return []
         except self._helm.HelmError as error:
-            raise _explain(error, self._connection) from None
+            raise _explain(error, self._connection.commands) from None
 
     def _call(self, action: str, target: Target, **options: Any) -> Object:
         """Call the library below the wheel, whose install() and upgrade() do not pass server_side_apply on.
@@ -194,7 +195,7 @@ class Releases:
         try:
             answer = action()
         except self._helm.HelmError as error:
-            raise _explain(error, self._connection) from None
+            raise _explain(error, self._connection.commands) from None
         return int((answer or {}).get("version") or (answer or {}).get("revision") or 0)
 
 
@@ -232,53 +233,58 @@ def rehearse(connection: Connection, target: Target) -> None:
                 raise NotReady(
                     f"namespace {target.namespace} does not exist",
                     where="namespace",
-                    fix=f"kubectl create namespace {target.namespace}",
+                    fix=connection.commands.kubectl("create", "namespace", target.namespace, namespace=""),
                 ) from None
             raise NotReady(
                 f"the cluster knows no {item['kind']}",
                 where=where,
-                fix="manyhost doctor says what is missing",
+                fix=f"{connection.commands.manyhost('doctor')} says what is missing",
             ) from None
         except Refused as error:
-            raise _refusal(error.message, where, target) from None
+            raise _refusal(error.message, where, connection.commands) from None
 
 
-def _refusal(message: str, where: str, target: Target) -> ManyhostError:
+def _refusal(message: str, where: str, commands: Commands) -> ManyhostError:
     if "failed calling webhook" in message:
         return NotReady(
             f"its admission webhook does not answer: {message}",
             where=where,
-            fix="kubectl get pods -n lws-system; manyhost doctor",
+            fix=f"{commands.manyhost('doctor')} says whose it is and how it stands",
         )
     if "immutable" in message or "may not change" in message or "forbidden: updates to" in message:
         return InvalidInput(
             f"this change cannot be made in place: {message}",
             where=where,
-            fix=f"manyhost teardown {target.recipe} --release {target.release}, then deploy again; "
+            fix=f"{commands.manyhost('teardown')}, then {commands.manyhost('deploy')}; "
             "or deploy beside it with another --release",
         )
     if "exceeded quota" in message:
-        return NotReady(message, where=where, fix="raise the quota or free something")
+        shown = commands.kubectl("describe", "quota")
+        return NotReady(
+            message, where=where, fix=f"free something, or have it raised: {shown} says what is used"
+        )
     return InvalidInput(message, where=where, fix="correct the recipe or its settings")
 
 
-def _explain(error: Exception, connection: Connection) -> ManyhostError:
+def _explain(error: Exception, commands: Commands) -> ManyhostError:
     """One sentence for a Helm error."""
     text = " ".join(str(error).split())
     if type(error).__name__ == "HelmNotFoundError" or "release: not found" in text:
-        return NotReady("there is no such release", where="helm", fix="helm list --all-namespaces")
+        return NotReady(
+            "there is no such release", where="helm", fix=f"{commands.helm('list')} shows which there are"
+        )
     if "another operation (install/upgrade/rollback) is in progress" in text:
         return NotReady(
             "another Helm operation on this release is in progress, or one was cut off",
             where="helm",
-            fix="wait for it, or: helm rollback RELEASE",
+            fix=f"wait for it; if none runs, {commands.manyhost('doctor')} says how to end it",
         )
     if "cannot re-use a name that is still in use" in text:
         return NotReady("a release of this name exists already", where="helm", fix="use another --release")
     if "connection refused" in text or "i/o timeout" in text or "no such host" in text or "EOF" in text:
         return Unreachable(
             f"the Kubernetes API cannot be reached: {text[:200]}",
-            fix=f"kubectl cluster-info --context {connection.context}",
+            fix=f"see whether kubectl gets through: {commands.kubectl('cluster-info', namespace='')}",
         )
     if "admission webhook" in text and "denied the request" in text:
         return InvalidInput(text[text.index("admission webhook") :], where="helm")

@@ -156,7 +156,7 @@ class Wait:
         return Failed(
             f"{text}: removed by {who} while this waited for it",
             where=f"release {self._release}",
-            fix=fix or "deploy again when that is done",
+            fix=fix or f"when that is done: {self._connection.commands.manyhost('deploy')}",
         )
 
     def _done(self, look: Look) -> bool:
@@ -252,17 +252,25 @@ class Wait:
                     f"{name} was made anew {times} times without becoming ready"
                     f"{f': {cause}' if cause else ''}",
                     where=f"release {self._release}",
-                    fix=f"manyhost logs shows the engine's last words; {name}, --previous",
+                    fix=f"{self._logs(role, group)} shows what its engine says",
                 )
 
     def _late(self, look: Look) -> NotReady | Failed:
         where = f"release {self._release}"
+        commands = self._connection.commands
+        status = commands.manyhost("status")
         if self._lost:
             return NotReady(
-                f"the Kubernetes API does not answer; gave up after {self._timeout:.0f} s", where=where
+                f"the Kubernetes API does not answer; gave up after {self._timeout:.0f} s",
+                where=where,
+                fix=f"when it answers again, {status} says how it is",
             )
         if not look.exists:
-            return NotReady(f"its LeaderWorkerSet does not exist after {self._timeout:.0f} s", where=where)
+            return NotReady(
+                f"its LeaderWorkerSet does not exist after {self._timeout:.0f} s",
+                where=where,
+                fix=f"{commands.manyhost('doctor')} says what is missing",
+            )
         problem = next((p for _, p in self._problems.values() if p is not _SILENT), None)
         if problem:
             kind = NotReady if problem.kind in _CLUSTER else Failed
@@ -277,8 +285,16 @@ class Wait:
         return Failed(
             f"not ready after {self._timeout:.0f} s: {text}",
             where=where,
-            fix="wait longer with --timeout, or look at manyhost logs",
+            fix=f"{commands.manyhost('deploy', '--timeout', f'{2 * self._timeout:.0f}')} waits on; "
+            f"{self._logs(slow[0].role, slow[0].group) if slow else status} shows how far it is",
         )
+
+    def _logs(self, role: str, group: int) -> str:
+        options = [
+            *(("--prefill",) if role == "prefill" else ()),
+            *(("--group", str(group)) if group else ()),
+        ]
+        return self._connection.commands.manyhost("logs", *options)
 
     def _say(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from manyhost.commands import Commands
+
 # Set and taken off by Kubernetes, GKE and the autoscaler as a node's state changes
 # (kubernetes.io, "Taints and Tolerations"; GKE: "Node taints", cluster-autoscaler FAQ).
 _PASSING = (
@@ -15,14 +17,16 @@ _PASSING = (
 _GPU = "nvidia.com/gpu"  # GKE sets it on every GPU node
 
 
-def advice(key: str) -> str:
+def advice(key: str, commands: Commands) -> str:
     """Say what to do about a taint that the pods do not tolerate.
 
     Args:
         key: The taint's key.
+        commands: Builds the commands of fixes.
     """
     if key.startswith(_PASSING):
-        return f"{key} goes by itself when the node has recovered: kubectl describe nodes tells why"
+        look = commands.kubectl("describe", "nodes", namespace="")
+        return f"{key} goes by itself when the node has recovered: {look} tells why it has not"
     if key == _GPU:
         return f"leave {key}: it keeps pods without GPUs off GPU hosts; add hosts of the recipe's own type"
     return (

@@ -11,9 +11,10 @@ import msgspec
 from manyhost.catalog.chart import KINDS
 from manyhost.cluster.connection import Connection, Missing, path_of
 from manyhost.cluster.observe import why_not_ended
-from manyhost.cluster.phases import NAME, Problem, describe_pod, removal
+from manyhost.cluster.phases import NAME, Problem, removal
 from manyhost.cluster.release import Releases, Revision, newest
 from manyhost.cluster.target import Place
+from manyhost.commands import Commands
 from manyhost.errors import Failed, InvalidInput
 
 _LOOK_SECONDS = 0.5
@@ -89,7 +90,8 @@ def inventory(connection: Connection, place: Place, *, sets: tuple[str, ...] = (
             raise InvalidInput(
                 f"release {release} is of chart {chart}, which this tool did not install",
                 where="release",
-                fix=f"helm uninstall {release} --namespace {namespace}, if that is what you want",
+                fix="choose another --release; only if you want that chart's release gone: "
+                + connection.commands.helm("uninstall", release),
             )
     items = []
     for kind in place.chart.kinds:
@@ -155,7 +157,8 @@ def teardown(
                 f"somebody deploys it again while it is being removed: Helm has revision "
                 f"{left.revision.revision} ({left.revision.status}) now",
                 where=f"release {left.release}",
-                fix="agree on which of the two you want; teardown again removes the new one too",
+                fix="agree on which of the two you want: "
+                f"{connection.commands.manyhost('teardown')} removes the new one too",
             )
         count = len(left.pods)
         waiting = f"{count} pod{'s' * (count != 1)} to end" if count else "what belonged to them to go"
@@ -168,7 +171,7 @@ def teardown(
                 named.add(problem.message.split(" ago")[-1])
                 report(f"{problem.message}\n  fix: {problem.fix}")
         if time.monotonic() > end:
-            raise _still_there(left, timeout, kept)
+            raise _still_there(connection.commands, left, timeout, kept)
         time.sleep(_LOOK_SECONDS)
 
 
@@ -182,23 +185,22 @@ def _obstacles(connection: Connection, left: Inventory) -> list[Problem]:
             found.append(problem)
     for item in [*left.items, *left.made]:
         metadata = (connection.find(item.path, metadata=True) or {}).get("metadata") or {}
-        problem = removal(item.kind, metadata) if metadata else None
+        problem = removal(item.kind, metadata, connection.commands) if metadata else None
         if problem and problem.kind == "finalizer":
             found.append(problem)
     return found
 
 
-def _still_there(left: Inventory, timeout: float, kept: list[Problem]) -> Failed:
+def _still_there(commands: Commands, left: Inventory, timeout: float, kept: list[Problem]) -> Failed:
     names = [f"pod {name}" for name in left.pods]
     names += [f"{item.kind} {item.name}" for item in [*left.items, *left.made]]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     text = f"still there after {timeout:.0f} s: {', '.join(names[:5]) or 'the Helm record'}{more}"
     if kept:
         return Failed(f"{text}; {kept[0].message}", where=f"release {left.release}", fix=kept[0].fix)
-    fix = "run teardown again: it goes on waiting"
+    fix = f"{commands.manyhost('teardown', '--yes')} goes on waiting"
     if left.pods:
-        metadata = {"name": left.pods[0], "namespace": left.namespace}
-        fix = f"{describe_pod(metadata)} says what it waits for; {fix}"
+        fix = f"{commands.kubectl('describe', 'pod', left.pods[0])} says what it waits for; {fix}"
     return Failed(text, where=f"release {left.release}", fix=fix)
 
 

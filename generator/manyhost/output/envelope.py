@@ -19,7 +19,7 @@ class Notice(msgspec.Struct, frozen=True):
 
     message: Annotated[str, Meta(description="What is wrong, one sentence.")]
     where: Annotated[str, Meta(description="The file, key or object it is about; may be empty.")]
-    fix: Annotated[str, Meta(description="What to do; may be empty.")]
+    fix: Annotated[str, Meta(description="What to do: a command alone cures it; may be empty.")]
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):

@@ -20,7 +20,7 @@ def networks(recipe: Recipe, host: Host) -> tuple[str, ...]:
             f"{host.machine_type} has {len(usual)} networks ({', '.join(usual) or 'none'}), "
             f"not {len(names)} ({', '.join(names)})",
             where="network.subnetworks",
-            fix="name the cluster's Network objects in NIC order: kubectl get networks.networking.gke.io",
+            fix="name the cluster's Network objects in NIC order: discover finds them",
         )
     if len(set(names)) != len(names):
         raise InvalidInput("a network is named twice", where="network.subnetworks")

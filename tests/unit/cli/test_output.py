@@ -34,6 +34,7 @@ from manyhost.cluster.rollout import Event
 from manyhost.cluster.status import Status
 from manyhost.cluster.target import Place
 from manyhost.cluster.teardown import Inventory, Item
+from manyhost.commands import Commands
 from manyhost.errors import Failed, NotReady
 
 from tests.helpers.cli import ROOT, manyhost
@@ -206,12 +207,13 @@ HOSTS = (Host(group=0, host=0, pod="r-0", phase="ready"), Host(group=0, host=1, 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A cluster that is never asked: tests replace the functions of the library that would ask it."""
+    connection = SimpleNamespace(commands=Commands(namespace="n", recipe="local", release="r"))
     plan = SimpleNamespace(interconnect=Catalog(ROOT).interconnect("tcpxo"))
     target = SimpleNamespace(release="r", namespace="n", recipe="local/x", hosts=2, plan=plan)
     place = Place(Catalog(ROOT).chart(CHART), "n", "r")
     for name in COMMANDS:
         module = importlib.import_module(f"manyhost.cli.{COMMANDS[name][0]}")
-        for function, found in (("open_place", (None, place)), ("open_target", (None, target))):
+        for function, found in (("open_place", (connection, place)), ("open_target", (connection, target))):
             if hasattr(module, function):
                 monkeypatch.setattr(module, function, lambda _, found=found: found)
     return monkeypatch
@@ -298,7 +300,7 @@ def test_deploy(cluster: pytest.MonkeyPatch) -> None:
         "    1.5 s  group 0 host 1 (r-0-1 on h) ready\n"
         "    2.0 s  it crashed\n           | line\u2028one\n           | two\n           fix: look\n"
         "release r revision 2: 1 group on 2 hosts answer (installed in 1.0 s, ready after 2.0 s)\n"
-        "next: manyhost chat local --release r --namespace n\n"
+        "next: `manyhost chat local --release r --namespace n`\n"
     )
 
 
@@ -389,22 +391,10 @@ def test_logs(cluster: pytest.MonkeyPatch) -> None:
     assert output.result == {"pod": "r-0-1", "container": "vllm", "lines": 5}
 
     def none(*_: Any, **__: Any) -> Iterator[bytes]:
-        raise NotReady("there is no pod r-0", fix="manyhost status RECIPE")
+        raise NotReady("there is no pod r-0")
 
     replace(cluster, "logs", logs=none)
     assert manyhost("logs", "local", *JSON).output.envelope["exit_code"] == 4
-
-
-def test_a_fix_names_the_release_that_the_command_was_given(cluster: pytest.MonkeyPatch) -> None:
-    def none(*_: Any, **__: Any) -> Iterator[bytes]:
-        raise NotReady("there is no pod r-0", fix="manyhost status RECIPE")
-
-    replace(cluster, "logs", logs=none)
-    given = ("--release", "r", "--namespace", "n", "--context", "c")
-    assert (
-        "fix: manyhost status local --release r --namespace n --context c"
-        in manyhost("logs", "local", *given).err
-    )
 
 
 def test_a_log_that_is_followed_says_why_it_ends(cluster: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manyhost.catalog.recipe import Site
 from manyhost.cluster.chat import Leader, tunnel
 from manyhost.cluster.connection import (
     Forbidden,
@@ -133,7 +134,7 @@ def test_a_context_of_one_s_own_needs_no_current_one(
     assert connect("here").context == "here"
     with pytest.raises(NotReady, match=r"no context .*; it has here") as error:
         connect()
-    assert "kubectl config use-context NAME, or --context NAME" in error.value.fix
+    assert error.value.fix == "add --context here"
 
 
 @pytest.mark.parametrize("status", [200, 403, 500, 502])
@@ -227,10 +228,10 @@ def test_another_cluster_is_refused(
 ) -> None:
     kubeconfig("http://127.0.0.1:9", context=context, cluster=cluster)
     if fine:
-        check_cluster(connect(), name, project)
+        check_cluster(connect(), Site(cluster_name=name, project_id=project))
         return
     with pytest.raises(NotReady, match=f"mean cluster {name}"):
-        check_cluster(connect(), name, project)
+        check_cluster(connect(), Site(cluster_name=name, project_id=project))
 
 
 @pytest.mark.parametrize(
@@ -287,3 +288,48 @@ def test_doctor_with_credentials_that_are_refused(
     assert line.startswith("fail  api")
     assert words in line
     assert said.err == "manyhost: local would not work: 1 of 1 check failed (api)\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "cluster_name", "fix"),
+    [
+        ((), "", "`manyhost deploy local --namespace default`"),
+        (("--context", "here"), "", "`manyhost deploy local --namespace default --context here`"),
+        # The next shell may have another current context: what is meant for one cluster names it.
+        ((), "here", "`manyhost deploy local --namespace default --context here`"),
+        (
+            ("--namespace", "n", "--release", "r", "--set", "groups=2"),
+            "",
+            "`manyhost deploy local --set groups=2 --release r --namespace n`",
+        ),
+        (("--release", "tiny-r1"), "", "`manyhost deploy local --namespace default`"),
+    ],
+)
+def test_a_fix_carries_what_the_command_was_given(
+    given: tuple[str, ...], cluster_name: str, fix: str, server: Any, kubeconfig: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from manyhost import cli
+
+    (tmp_path / "local.yaml").write_text("")
+    monkeypatch.setenv("MANYHOST_LOCAL", str(tmp_path / "local.yaml"))
+    monkeypatch.setenv("CLUSTER_NAME", cluster_name)
+    address, _ = server(lambda _: (200, {"metadata": {}, "items": []}))
+    kubeconfig(address)
+    assert cli.run(["status", "local", *given]) == 4
+    assert capsys.readouterr().err.splitlines()[1] == f"  fix: {fix}"
+
+
+def test_the_context_that_the_settings_mean_is_named(kubeconfig: Any, tmp_path: Path) -> None:
+    """Where the kubeconfig has it, nobody is sent to fetch it again."""
+    kubeconfig("http://127.0.0.1:9")
+    path = tmp_path / "config"
+    document = json.loads(path.read_text())
+    document["contexts"].append({"name": "gke_p_us-east4_prod", "context": {"cluster": "c", "user": "u"}})
+    path.write_text(json.dumps(document))
+    with pytest.raises(NotReady) as error:
+        check_cluster(connect(), Site(cluster_name="prod"))
+    assert error.value.fix == "take --context gke_p_us-east4_prod"
+    with pytest.raises(NotReady) as error:
+        check_cluster(connect("here"), Site(cluster_name="gke_q_us-east5_other"))
+    assert "get-credentials other --location us-east5 --project q`" in error.value.fix

@@ -283,7 +283,7 @@ def a_local_target(*assignments: str) -> Target:
         # GPU hosts that are none of this recipe's business outnumber the cordoned ones that are.
         (
             [*(a_node(f"gpu-{n}", "nvidia.com/gpu=present") for n in range(4)), a_node("cpu", cordoned=True)],
-            ": cpu: cordoned;", "kubectl uncordon cpu (",
+            ": cpu: cordoned;", "unless somebody drains them on purpose: `kubectl uncordon cpu`",
         ),
         ([a_node("gpu", "nvidia.com/gpu=present")], "taint nvidia.com/gpu=present", "leave nvidia.com/gpu"),
         ([a_node("their", "dedicated=them")], "taint dedicated=them", "dedicated is somebody's"),
@@ -300,7 +300,7 @@ def test_hosts_that_are_closed(
     assert first in result.why
     assert fix in result.fix
     assert "kubectl taint" not in result.fix
-    assert result.fix.startswith("kubectl uncordon") is ("cpu" in first)
+    assert ("kubectl uncordon" in result.fix) is ("cpu" in first)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_release_that_was_cut_off(
     secret = {"metadata": {"name": "s", "labels": labels}}
     result = examined("release", a_local_target(), f"http://{serve(lists(secrets=[secret]))}")
     assert result.status == "fail"
-    assert result.fix.startswith(f"if none runs: {fix}")
+    assert result.fix.startswith(f"if none runs: `{fix}")
 
 
 def test_a_secret_without_its_key_is_patched(serve: Serve, examined: Examine) -> None:
@@ -350,7 +350,7 @@ def test_a_secret_without_its_key_is_patched(serve: Serve, examined: Examine) ->
 
     result = examined("hf-secret", a_target(), f"http://{serve(answer)}")
     assert "has no key hf_api_token" in result.why
-    assert result.fix.startswith("kubectl patch secret hf-secret --namespace default -p ")
+    assert result.fix.startswith("`kubectl patch secret hf-secret --namespace default -p ")
 
 
 def with_queue(name: str) -> Target:
@@ -377,7 +377,7 @@ def test_queue(version: str, serve: Serve, examined: Examine) -> None:
     wrong = examined("queue", with_queue("gpu"), api)
     assert wrong.status == "fail"
     assert wrong.why == "namespace default has no LocalQueue gpu; it has gpus"
-    assert wrong.fix == "kubectl get localqueues --all-namespaces"
+    assert "kubectl get localqueues --all-namespaces" in wrong.fix
     assert examined("queue", a_target(), api).status == "skip"
 
 
@@ -536,7 +536,7 @@ def test_bucket(storage: Storage, examined: Examine) -> None:
     far = examined("bucket", here)
     assert far.status == "fail"
     assert "gs://models is in europe-west4, the cluster in us-east4" in far.why
-    assert "buckets create gs://NAME --location=us-east4" in far.fix
+    assert "buckets create gs://models-us-east4 --location us-east4" in far.fix
     # The region of a GKE context counts when no setting names one.
     assert examined("bucket", on_bucket(), context="gke_p_us-east4-b_prod").status == "fail"
     assert "the region is not known" in examined("bucket", on_bucket()).why
@@ -566,7 +566,7 @@ def test_bucket_access(storage: Storage, examined: Examine) -> None:
         "grants above the bucket were not read"
     )
     assert result.fix.startswith(
-        "gcloud projects get-ancestors-iam-policy p shows those; if none has ns/default"
+        "`gcloud projects get-ancestors-iam-policy p` shows those; if none has ns/default"
     )
     assert "add-iam-policy-binding gs://models --role roles/storage.objectUser" in result.fix
     assert "p.svc.id.goog/subject/ns/default/sa/deepseek-r1-671b" in result.fix
@@ -581,7 +581,7 @@ def test_weights(storage: Storage, examined: Examine) -> None:
     empty = examined("weights", on_bucket())
     assert empty.status == "fail"
     assert empty.why == f"gs://models/{MODEL} has no config.json: nothing is staged there"
-    assert empty.fix.endswith(f"gcloud storage cp -r model/* gs://models/{MODEL}/")
+    assert empty.fix.endswith(f"gcloud storage rsync --recursive model gs://models/{MODEL}`")
 
     storage.stage(f"{MODEL}/", FILES)
     healthy = examined("weights", on_bucket())

@@ -21,6 +21,7 @@ from manyhost.cluster.nccl import Bandwidth, Size, manifests, measure
 from manyhost.cluster.observe import Look
 from manyhost.cluster.phases import Host, Problem, script_line
 from manyhost.cluster.target import Target, from_rendered
+from manyhost.commands import Commands
 from manyhost.errors import Failed, InvalidInput, NotReady
 from manyhost.render import Renderer, build
 
@@ -215,6 +216,8 @@ class World:
         left: What is still there when it is removed.
     """
 
+    commands = Commands(namespace="n", recipe="a3mega", release="nccl")
+
     def __init__(self) -> None:
         self.log: list[str] = [""]
         self.problem: Problem | None = None
@@ -335,7 +338,9 @@ def test_what_cannot_be_removed_does_not_hide_the_reason(world: World) -> None:
     said: list[str] = []
     with pytest.raises(Failed, match="DistBackendError"):
         measured(world, said)
-    assert said[-1].startswith("not removed: still there: pod nccl-0; manyhost teardown a3mega/deepseek")
+    assert said[-1].startswith(
+        "not removed: still there: pod nccl-0; `manyhost teardown a3mega --release nccl --namespace n --yes`"
+    )
     world.problem, world.log = None, ["manyhost nccl done ranks=16 busbw=300.00\n"]
     with pytest.raises(Failed, match="still there: pod nccl-0"):
         measured(world)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from manyhost.cluster.phases import event_problem, host_of, last_script_line, late, overdue, script_line
+from manyhost.commands import Commands
 
+HERE = Commands(context="c", namespace="ns", recipe="local", release="r1")
 LABELS = {
     "leaderworkerset.sigs.k8s.io/group-index": "1",
     "leaderworkerset.sigs.k8s.io/worker-index": "2",
@@ -94,14 +96,14 @@ def test_other_lines_are_no_phase(line: str) -> None:
     ],
 )  # fmt: skip
 def test_phase(status: dict[str, Any], node: str, log: str, phase: str) -> None:
-    host = host_of(pod(status, node), last_script_line(log.splitlines()))
+    host = host_of(pod(status, node), HERE, last_script_line(log.splitlines()))
     assert (host.group, host.host, host.member, host.revision) == (1, 2, "worker", "abc")
     assert host.phase == phase
 
 
 def test_a_pod_on_its_way_out_has_no_problem() -> None:
     status = {"containerStatuses": [engine(terminated={"exitCode": 1})]}
-    host = host_of(pod(status, deletionTimestamp="2026-01-01T00:00:00Z"))
+    host = host_of(pod(status, deletionTimestamp="2026-01-01T00:00:00Z"), HERE)
     assert (host.phase, host.problem) == ("draining", None)
 
 
@@ -122,12 +124,15 @@ def test_a_pod_that_does_not_end_names_what_keeps_it(
     """Nobody is told to delete the node of a pod that somebody's finalizer keeps."""
     found = pod({}, deletionTimestamp="2026-01-01T00:00:00Z", finalizers=finalizers, namespace="ns")
     seconds = late(found, 1767225600.0 + 60)
-    problem = overdue(found, seconds, node_ready)
+    problem = overdue(found, seconds, node_ready, HERE)
     assert "should have ended 60 s ago" in problem.message
     assert words in problem.message
     assert ("delete node" in problem.fix) is deletes_node
     if finalizers:
-        assert "kubectl patch pod r1-1-2 --namespace ns" in problem.fix
+        patch = (
+            """kubectl patch pod r1-1-2 --type merge -p '{"metadata":{"finalizers":null}}' --namespace ns"""
+        )
+        assert patch in problem.fix
     assert late(found, 1767225600.0 + 5) == 0.0
 
 
@@ -148,7 +153,7 @@ def test_a_pod_that_does_not_end_names_what_keeps_it(
             {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
               "message": "0/4 nodes are available: 2 node(s) had untolerated taint {nvidia.com/gpu: present}, "
               "2 node(s) were unschedulable."}]},
-            "unschedulable", "were unschedulable", "kubectl uncordon",
+            "unschedulable", "were unschedulable", "uncordon them: `manyhost doctor local --release r1 --namespace ns --context c`",
         ),
         (
             {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
@@ -158,7 +163,7 @@ def test_a_pod_that_does_not_end_names_what_keeps_it(
         (
             {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
               "message": "0/4 nodes are available: 4 node(s) didn't match Pod's node affinity/selector."}]},
-            "unschedulable", "affinity/selector", "manyhost discover",
+            "unschedulable", "affinity/selector", "manyhost doctor",
         ),
         (
             {"containerStatuses": [engine(waiting={"reason": "ImagePullBackOff", "message": "not\nfound"})]},
@@ -197,7 +202,7 @@ def test_a_pod_that_does_not_end_names_what_keeps_it(
     ],
 )  # fmt: skip
 def test_problem(status: dict[str, Any], kind: str, words: str, fix: str) -> None:
-    problem = host_of(pod(status)).problem
+    problem = host_of(pod(status), HERE).problem
     assert problem is not None
     assert problem.kind == kind
     assert words in problem.message
@@ -208,20 +213,20 @@ def test_problem(status: dict[str, Any], kind: str, words: str, fix: str) -> Non
 def test_the_last_words_of_a_pod_on_its_way_out_are_kept() -> None:
     """The group is made anew within a second: this is all that will ever tell why."""
     ended = engine(terminated={"exitCode": 1, "reason": "Error", "message": "rank 1: gone (signal 9)"})
-    host = host_of(pod({"containerStatuses": [ended]}, deletionTimestamp="2026-01-01T00:00:00Z"))
+    host = host_of(pod({"containerStatuses": [ended]}, deletionTimestamp="2026-01-01T00:00:00Z"), HERE)
     assert "rank 1: gone (signal 9)" in host.last_words
     line = script_line('manyhost phase=attempt member=leader rank=0 seconds=3 reason="rank 1: x (signal 9)"')
-    assert "out of memory" in host_of(pod(RUNNING), line).last_words
-    assert host_of(pod(RUNNING)).last_words == ""
+    assert "out of memory" in host_of(pod(RUNNING), HERE, line).last_words
+    assert host_of(pod(RUNNING), HERE).last_words == ""
 
 
 def test_a_clean_end_is_no_crash() -> None:
-    assert host_of(pod({"containerStatuses": [engine(terminated={"exitCode": 0})]})).problem is None
+    assert host_of(pod({"containerStatuses": [engine(terminated={"exitCode": 0})]}), HERE).problem is None
 
 
 def test_held_has_no_patience() -> None:
     line = script_line('manyhost phase=held member=leader rank=0 seconds=3 reason="weights missing"')
-    problem = host_of(pod(RUNNING), line).problem
+    problem = host_of(pod(RUNNING), HERE, line).problem
     assert problem is not None
     assert (problem.kind, problem.patience) == ("held", 0)
     assert "weights missing" in problem.message
@@ -248,7 +253,7 @@ def test_held_has_no_patience() -> None:
 )
 def test_events(reason: str, message: str, kind: str) -> None:
     subject = {"kind": "StatefulSet", "name": "r1-0", "namespace": "ns"}
-    problem = event_problem({"reason": reason, "message": message, "involvedObject": subject})
+    problem = event_problem({"reason": reason, "message": message, "involvedObject": subject}, HERE)
     assert (problem.kind if problem else "") == kind
     if problem and "kubectl" in problem.fix and "webhook" not in problem.fix:
-        assert "--namespace ns" in problem.fix
+        assert "--namespace ns --context c`" in problem.fix

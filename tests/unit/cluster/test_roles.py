@@ -18,6 +18,7 @@ from manyhost.cluster.observe import Look, Observer
 from manyhost.cluster.rollout import Event, Wait
 from manyhost.cluster.status import status
 from manyhost.cluster.target import Place, Target, from_rendered
+from manyhost.commands import Commands
 from manyhost.errors import Failed
 from manyhost.render import Renderer
 
@@ -48,6 +49,8 @@ def pod(name: str, role: str, uid: str, ready: bool = True) -> dict[str, Any]:
 
 class Api:
     """Objects by the last word of their path."""
+
+    commands = Commands(namespace="n", recipe="local", release="r")
 
     def __init__(self, **objects: list[dict[str, Any]]) -> None:
         self.objects = objects
@@ -208,7 +211,7 @@ def test_a_wait_for_what_is_being_removed_ends_at_once(revision: str | None) -> 
     assert "foregroundDeletion" not in text
     assert ("kubectl delete (Helm still has revision 3, deployed)" in text) is bool(revision)
     assert ("a teardown or helm uninstall" in text) is not bool(revision)
-    assert "kubectl patch leaderworkerset r --namespace n" in error.value.fix
+    assert "kubectl patch leaderworkerset r --type merge" in error.value.fix
 
 
 def test_a_wait_for_what_has_gone_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from manyhost.cluster.connection import Connection, path_of
 from manyhost.cluster.release import Revision
 from manyhost.cluster.target import Place
 from manyhost.cluster.teardown import inventory, teardown
+from manyhost.commands import Commands
 from manyhost.errors import Failed
 
 from tests.helpers.cli import ROOT
@@ -40,6 +41,8 @@ class Api:
         foreground: What was deleted so that it waits for what it owns.
         details: More of the metadata of some objects, and whole pods and nodes.
     """
+
+    commands = Commands(namespace="n", recipe="local", release="r")
 
     def __init__(self) -> None:
         self.objects = {LWS: CHART, **OWNED, **STRANGE}
@@ -139,7 +142,7 @@ def test_the_finalizer_of_a_set_is_named_while_it_is_waited_for(api: Api) -> Non
     found = inventory(cast("Connection", api), PLACE)
     with pytest.raises(Failed, match=r"example\.com/hold keeps it") as error:
         teardown(cast("Connection", api), PLACE, found, timeout=0.05, report=said.append)
-    assert "kubectl patch leaderworkerset r --namespace n" in error.value.fix
+    assert "kubectl patch leaderworkerset r --type merge" in error.value.fix
     assert sum("example.com/hold" in line for line in said) == 1
 
 

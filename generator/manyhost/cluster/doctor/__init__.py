@@ -51,5 +51,6 @@ def require(connection: Connection, target: Target) -> None:
     results = run(Sight(connection, target), [item for item in CHECKS.values() if item.cheap])
     wrong = [result for result in results if result.status == "fail"]
     if wrong:
-        more = f" (and {len(wrong) - 1} more: manyhost doctor {target.recipe})" if len(wrong) > 1 else ""
+        doctor = connection.commands.manyhost("doctor")
+        more = f" (and {len(wrong) - 1} more: {doctor})" if len(wrong) > 1 else ""
         raise NotReady(f"{wrong[0].why}{more}", where=wrong[0].check, fix=wrong[0].fix)

@@ -10,9 +10,11 @@ from manyhost.catalog.chart import KINDS
 from manyhost.checks import pod_security
 from manyhost.checks.allowance import LEVELS
 from manyhost.checks.objects import Context
-from manyhost.cluster.connection import Forbidden, Missing, Object, path_of
+from manyhost.cluster import gke
+from manyhost.cluster.connection import Forbidden, Missing, Object, Refused, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.cluster.teardown import MADE
+from manyhost.commands import both
 
 # Native sidecars are on by default since it: kubernetes.io, "Sidecar Containers".
 _OLDEST = (1, 29)
@@ -56,19 +58,35 @@ def permissions(sight: Sight) -> Finding:
     ]
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda item: _allowed(sight, item), wanted))
-    denied = [
-        f"{verb} {plural}{f'.{group}' if group else ''}"
+    lacking = [
+        (verb, f"{plural}.{group}" if group else plural)
         for (verb, group, plural, _), yes in zip(wanted, answers, strict=True)
         if not yes
     ]
-    if denied:
+    if lacking:
+        denied = [" ".join(item) for item in lacking]
         shown = ", ".join(sorted(denied)[:6]) + (f" and {len(denied) - 6} more" if len(denied) > 6 else "")
         return failed(
             f"you may not, in namespace {namespace}: {shown}",
-            f"kubectl create rolebinding manyhost --clusterrole admin --user YOU --namespace {namespace}"
-            " (run by an administrator, with the LeaderWorkerSet resources in that role)",
+            f"ask an administrator for {_grant(sight, lacking)}",
         )
     return passed(f"all {len(wanted)} permissions are there")
+
+
+def _grant(sight: Sight, lacking: list[tuple[str, str]]) -> str:
+    """The command that gives this user what they lack in the namespace."""
+    verbs, resources = (",".join(sorted(set(part))) for part in zip(*lacking, strict=True))
+    path = path_of("authentication.k8s.io/v1", "selfsubjectreviews")
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    try:
+        user = str(sight.connection.create(path, body)["status"]["userInfo"]["username"])
+    except Refused:
+        user = "USER"  # Kubernetes before 1.28 does not tell people who they are
+    kubectl = sight.commands.kubectl
+    return both(
+        kubectl("create", "role", "manyhost", f"--verb={verbs}", f"--resource={resources}"),
+        kubectl("create", "rolebinding", "manyhost", "--role", "manyhost", "--user", user),
+    )
 
 
 @check("kubernetes-version", "Is Kubernetes new enough?")
@@ -81,7 +99,7 @@ def kubernetes_version(sight: Sight) -> Finding:
     if (int(match[1]), int(match[2])) < _OLDEST:
         return failed(
             f"Kubernetes {version} is older than {_OLDEST[0]}.{_OLDEST[1]}: it has no native sidecars",
-            "gcloud container clusters upgrade CLUSTER --region REGION --master",
+            f"upgrade it, on GKE: {gke.clusters('upgrade', *sight.gke, '--master')}",
         )
     return passed(f"Kubernetes {version}")
 
@@ -92,25 +110,40 @@ def namespace(sight: Sight) -> Finding:
     name = sight.target.namespace
     found = sight.once("namespace", lambda: sight.find("v1", "namespaces", name))
     if found is None:
-        return failed(f"namespace {name} does not exist", f"kubectl create namespace {name}")
+        return failed(
+            f"namespace {name} does not exist",
+            sight.commands.kubectl("create", "namespace", name, namespace=""),
+        )
     if (found.get("status") or {}).get("phase") == "Terminating":
-        return failed(f"namespace {name} is being deleted", "use another --namespace")
+        return failed(
+            f"namespace {name} is being deleted", "wait until it has gone, or use another --namespace"
+        )
     enforced = (found["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce", "privileged")
     # What the pods are, not what their environment would allow them.
     pods = Context(sight.target.objects).pods
     level = max((pod_security.level(pod) for pod in pods), key=LEVELS.index, default="restricted")
     if enforced in LEVELS and LEVELS.index(level) > LEVELS.index(enforced):
         needs = list(dict.fromkeys(what for pod in pods for what in pod_security.violations(pod)))
+        own = f"{sight.target.release}-{level}"
         shown = ", ".join(needs[:_SHOWN]) + (
             f" and {len(needs) - _SHOWN} more" if len(needs) > _SHOWN else ""
         )
         return failed(
             f"namespace {name} enforces the Pod Security level {enforced}; "
             f"the pods of {sight.target.recipe} need {level}{f' for {shown}' if shown else ''}",
-            "use a namespace of their own: kubectl create namespace NAME && kubectl label namespace NAME "
-            f"pod-security.kubernetes.io/enforce={level}; labelling {name} would allow it to all its pods",
+            f"use a namespace of their own: {_make(sight, own, level)}, and then "
+            f"--namespace {own}; labelling {name} would allow it to all its pods",
         )
     return passed(f"namespace {name} admits {level} pods")
+
+
+def _make(sight: Sight, name: str, level: str) -> str:
+    """The command that makes a namespace for pods of a level."""
+    label = f"pod-security.kubernetes.io/enforce={level}"
+    return both(
+        sight.commands.kubectl("create", "namespace", name, namespace=""),
+        sight.commands.kubectl("label", "namespace", name, label, namespace=""),
+    )
 
 
 @check("queue", "Does the Kueue queue exist?", needs=("api", "namespace"))
@@ -130,7 +163,9 @@ def queue(sight: Sight) -> Finding:
         there = ", ".join(names) or "none"
         return failed(
             f"namespace {sight.target.namespace} has no LocalQueue {name}; it has {there}",
-            "kubectl get localqueues --all-namespaces",
+            "set queue to one that it has, or leave it empty; "
+            + sight.commands.kubectl("get", "localqueues", "--all-namespaces", namespace="")
+            + " shows all",
         )
     return passed(f"LocalQueue {name} exists")
 

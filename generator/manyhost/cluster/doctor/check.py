@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from manyhost.cluster import gke
 from manyhost.cluster.connection import Connection, Forbidden, path_of
 from manyhost.cluster.target import Target
 from manyhost.errors import ManyhostError
@@ -26,7 +27,7 @@ class Result(msgspec.Struct, frozen=True):
         status: pass; warn: may not work or could not be looked at; fail: would not work; skip: does not
             apply, or what it builds on has failed.
         why: One sentence.
-        fix: The command that cures it; empty for a pass.
+        fix: What to do about it, as manyhost.commands says; empty for a pass.
     """
 
     check: str
@@ -64,14 +65,27 @@ class Sight:
     Args:
         connection: The cluster.
         target: What would be deployed.
+
+    Attributes:
+        commands: Builds the commands of fixes.
     """
 
     def __init__(self, connection: Connection, target: Target) -> None:
         self.connection = connection
         self.target = target
+        self.commands = connection.commands
+        if not self.commands.recipe:  # nobody has said how the user names it
+            self.commands = self.commands._replace(
+                recipe=target.recipe, release=target.release, namespace=target.namespace
+            )
         self._kept: dict[str, Any] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
+
+    @property
+    def gke(self) -> tuple[str, ...]:
+        """The cluster as gcloud's commands want it named."""
+        return gke.named(self.target.plan.settings.site, self.connection.context)
 
     def once(self, key: str, read: Callable[[], Any]) -> Any:
         """Return what `read` returns, read at most once for a key."""
@@ -174,6 +188,6 @@ def _run(item: Check, sight: Sight, needed: dict[str, Future[list[Result]]]) -> 
         look = failed if error.status == 401 else warned  # nobody's login ends in "all is well"
         found = look(f"{UNSEEN}{error.message}", error.fix)
     except ManyhostError as error:
-        found = failed(error.message, error.fix or "run it again")
+        found = failed(error.message, error.fix or f"try again: {sight.commands.manyhost('doctor')}")
     findings = found if isinstance(found, list) else [found]
     return [Result(item.name, status, why, fix) for status, why, fix in findings]

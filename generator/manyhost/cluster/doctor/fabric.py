@@ -6,9 +6,11 @@ import json
 from collections import Counter
 from typing import Any
 
-from manyhost.catalog.interconnect import GpuDirectTcp, Plugin
+from manyhost.catalog.interconnect import DaemonSet, GpuDirectTcp, Plugin
+from manyhost.cluster import gke
 from manyhost.cluster.connection import Missing, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
+from manyhost.commands import Commands
 
 _API = "networking.gke.io/v1"
 _SYSTEM = "kube-system"
@@ -21,24 +23,24 @@ def networks(sight: Sight) -> Finding | list[Finding]:
     if not wanted:
         return skipped("the pods use the cluster's network only")
     environment = sight.target.plan.environment
-    fix = f"manyhost discover {environment.name} fills in the names that this cluster has"
     try:
         found = {item["metadata"]["name"]: item for item in sight.list(_API, "networks")}
         sets = {item["metadata"]["name"]: item for item in sight.list(_API, "gkenetworkparamsets")}
     except Missing:
         return failed(
             "the cluster has no multi-networking: it is chosen when a cluster is made",
-            "gcloud container clusters create NAME --enable-dataplane-v2 --enable-multi-networking",
+            gke.new_cluster(),
         )
     modes = {name: nic.mode for name, nic in zip(wanted, environment.host.nics, strict=True) if nic.mode}
     missing = [name for name in modes if name not in found]
     findings: list[Finding] = []
     if missing:
         there = ", ".join(sorted(found)) or "none"
+        fix = _names(sight, Counter(modes.values()), found, sets)
         findings.append(failed(f"Network {', '.join(missing)} does not exist; there are: {there}", fix))
     for name, mode in modes.items():
         if name in found:
-            findings += _network(name, found[name], sets, mode)
+            findings += _network(name, found[name], sets, mode, sight.commands)
     unused = [
         name
         for name, item in found.items()
@@ -49,7 +51,9 @@ def networks(sight: Sight) -> Finding | list[Finding]:
             warned(
                 f"Device networks {', '.join(sorted(unused))} are not used by the pods; "
                 "on A3 Mega an additional gVNIC takes a GPU's slot",
-                "kubectl get networks.networking.gke.io",
+                "ask whoever made them what they are for: "
+                + sight.commands.kubectl("get", "networks.networking.gke.io", namespace="")
+                + " shows them",
             )
         )
     counts = Counter(modes.values())
@@ -71,17 +75,13 @@ def interconnect_daemons(sight: Sight) -> Finding | list[Finding]:
         name = entry.name
         item = _daemonset(sight, name)
         if item is None:
-            findings.append(
-                failed(f"DaemonSet {name} is not in {_SYSTEM}", f"kubectl apply -f {entry.manifest}")
-            )
+            findings.append(failed(f"DaemonSet {name} is not in {_SYSTEM}", _install(sight, entry)))
             continue
         status = item.get("status") or {}
         desired, ready = int(status.get("desiredNumberScheduled", 0)), int(status.get("numberReady", 0))
-        look = f"kubectl -n {_SYSTEM} rollout status daemonset {name}"
+        look = f"{sight.commands.kubectl('describe', 'daemonset', name, namespace=_SYSTEM)} says more"
         if desired == 0:
-            findings.append(
-                failed(f"DaemonSet {name} runs on no host", f"kubectl -n {_SYSTEM} describe ds {name}")
-            )
+            findings.append(failed(f"DaemonSet {name} runs on no host", look))
         elif ready < sight.target.hosts:
             findings.append(failed(f"DaemonSet {name} is ready on {ready} of {desired} hosts", look))
         elif ready < desired:
@@ -106,28 +106,59 @@ def interconnect_versions(sight: Sight) -> Finding:
         if not plugin:
             return warned("the version of the host's plugin cannot be told from the installer's image")
     if isinstance(interconnect, GpuDirectTcp):
-        return _pair(interconnect, where, plugin, _tag(settings["rxdmImage"]))
+        return _pair(sight, interconnect, where, plugin, _tag(settings["rxdmImage"]))
     known = [release.plugin for release in interconnect.releases]
     if plugin not in known:
         installer = next((d for d in interconnect.daemonsets if d.installs_plugin), None)
-        fix = f"kubectl apply -f {installer.manifest}" if installer and settings["useHostPlugin"] else ""
+        fix = _install(sight, installer) if installer and settings["useHostPlugin"] else ""
         return warned(f"{where} is {plugin}; the catalog knows {', '.join(known)}", fix)
     return passed(f"{where} is {plugin}")
 
 
-def _pair(interconnect: GpuDirectTcp, where: str, plugin: str, daemon: str) -> Finding:
+def _install(sight: Sight, entry: DaemonSet) -> str:
+    apply = sight.commands.kubectl("apply", "-f", entry.manifest, namespace="")
+    return f"whoever runs the cluster installs it: {apply}"
+
+
+def _pair(sight: Sight, interconnect: GpuDirectTcp, where: str, plugin: str, daemon: str) -> Finding:
     """Hold plugin and daemon against the releases: they exchange buffers, so they belong together."""
     pair = next((item for item in interconnect.releases if item.daemon == daemon), None)
     if pair is None:
         return warned(f"daemon {daemon} is in no release of the catalog; {where} is {plugin}")
     if pair.plugin != plugin:
-        installer = next((d.name for d in interconnect.daemonsets if d.installs_plugin), "INSTALLER")
         return failed(
             f"{where} is {plugin}; daemon {daemon} belongs to {pair.plugin}",
-            f"kubectl -n {_SYSTEM} set image daemonset/{installer} "
-            f"'*={interconnect.plugin_repository}:{pair.plugin}'",
+            _other_plugin(sight, interconnect, pair.plugin),
         )
     return passed(f"plugin {plugin} and daemon {daemon} are one release, for NCCL {pair.nccl}")
+
+
+def _other_plugin(sight: Sight, interconnect: GpuDirectTcp, tag: str) -> str:
+    """What to do about a plugin of another release than the daemon's; the host's serves everybody on it."""
+    image = f"{interconnect.plugin_repository}:{tag}"
+    for entry in interconnect.daemonsets:
+        container = _plugin_container(_daemonset(sight, entry.name), interconnect.plugin_repository)
+        if entry.installs_plugin and container:
+            words = ("set", "image", f"daemonset/{entry.name}", f"{container['name']}={image}")
+            change = sight.commands.kubectl(*words, namespace=_SYSTEM)
+            return f"set network.release to the plugin's, or if nobody else is on these hosts: {change}"
+    return "set network.release to the release of both"
+
+
+def _names(sight: Sight, wanted: Counter[str], found: dict[str, Any], sets: dict[str, Any]) -> str:
+    """What to do about names of networks that do not exist: perhaps the cluster has others in their place."""
+    there = Counter(_mode(item, sets) for item in found.values())
+    if all(there[mode] == count for mode, count in wanted.items()):
+        return sight.commands.discover(sight.target.plan.environment.name)
+    shown = sight.commands.kubectl("get", gke.NETWORKS, namespace="")
+    return f"whoever runs the cluster makes those that are missing: {shown} shows what there is"
+
+
+def _mode(network: dict[str, Any], sets: dict[str, Any]) -> str:
+    """The device mode of a network; empty when it is none of devices."""
+    spec = network.get("spec") or {}
+    parameters = sets.get((spec.get("parametersRef") or {}).get("name", "")) or {}
+    return str((parameters.get("spec") or {}).get("deviceMode", "")) if spec.get("type") == "Device" else ""
 
 
 def _wanted(sight: Sight) -> list[str]:
@@ -136,9 +167,12 @@ def _wanted(sight: Sight) -> list[str]:
     return [item["network"] for item in json.loads(text)] if text else []
 
 
-def _network(name: str, item: dict[str, Any], sets: dict[str, Any], mode: str) -> list[Finding]:
+def _network(
+    name: str, item: dict[str, Any], sets: dict[str, Any], mode: str, commands: Commands
+) -> list[Finding]:
     spec = item.get("spec") or {}
-    look = f"kubectl describe networks.networking.gke.io {name}"
+    kind = "networks.networking.gke.io"
+    look = f"ask whoever made it: {commands.kubectl('describe', kind, name, namespace='')} says more"
     if spec.get("type") != "Device":
         return [failed(f"Network {name} is of type {spec.get('type') or 'none'}, not Device", look)]
     reference = (spec.get("parametersRef") or {}).get("name", "")
@@ -146,7 +180,7 @@ def _network(name: str, item: dict[str, Any], sets: dict[str, Any], mode: str) -
         return [
             failed(
                 f"Network {name} refers to GKENetworkParamSet {reference or 'none'}, which does not exist",
-                "kubectl get gkenetworkparamsets.networking.gke.io",
+                f"ask whoever made it: {commands.kubectl('get', gke.NETWORKS, namespace='')} shows all",
             )
         ]
     found = (sets[reference].get("spec") or {}).get("deviceMode") or "none"
@@ -154,7 +188,11 @@ def _network(name: str, item: dict[str, Any], sets: dict[str, Any], mode: str) -
         return [
             failed(
                 f"GKENetworkParamSet {reference} has device mode {found}, not {mode}",
-                f"kubectl describe gkenetworkparamsets.networking.gke.io {reference}",
+                "ask whoever made it: "
+                + commands.kubectl(
+                    "describe", "gkenetworkparamsets.networking.gke.io", reference, namespace=""
+                )
+                + " says more",
             )
         ]
     for condition in (item.get("status") or {}).get("conditions") or []:
@@ -186,17 +224,17 @@ def _host_plugin(sight: Sight, interconnect: Plugin) -> str:
     """The version that the installers have put on the hosts; empty when their images do not tell."""
     for entry in interconnect.daemonsets:
         if entry.installs_plugin:
-            tag = _plugin_tag(_daemonset(sight, entry.name), interconnect.plugin_repository)
-            if tag:
-                return tag
+            container = _plugin_container(_daemonset(sight, entry.name), interconnect.plugin_repository)
+            if container:
+                return str(container["image"]).partition("@")[0].rpartition(":")[2]
     return ""
 
 
-def _plugin_tag(daemonset: dict[str, Any] | None, repository: str) -> str:
-    """The tag of the plugin image that a DaemonSet installs; empty when it is none."""
+def _plugin_container(daemonset: dict[str, Any] | None, repository: str) -> dict[str, Any] | None:
+    """The container of a DaemonSet that installs the plugin."""
     spec = ((daemonset or {}).get("spec") or {}).get("template", {}).get("spec") or {}
-    for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]:
-        image, _, tag = str(container.get("image", "")).partition("@")[0].rpartition(":")
-        if image == repository:
-            return tag
-    return ""
+    containers: list[dict[str, Any]] = [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]
+    for container in containers:
+        if str(container.get("image", "")).partition("@")[0].rpartition(":")[0] == repository:
+            return container
+    return None

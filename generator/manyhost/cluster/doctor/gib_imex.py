@@ -8,17 +8,18 @@ from manyhost.catalog.interconnect import Rdma
 from manyhost.cluster import gke
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped
 from manyhost.cluster.doctor.hosts import rooms
+from manyhost.commands import line
 
 _DOMAINS = "resource.nvidia.com/v1beta1"
 _CLAIMS = "resource.k8s.io/v1"
 # Hosts of a sub-block are of one NVLink domain (GoogleCloudPlatform/cluster-toolkit, examples/gke-a4x).
 _SUBBLOCK = "cloud.google.com/gce-topology-subblock"
 _DRIVER = (
-    "helm upgrade --install nvidia-dra-driver-gpu nvidia-dra-driver-gpu "
-    "--repo https://helm.ngc.nvidia.com/nvidia --namespace nvidia-dra-driver-gpu --create-namespace "
-    "--set nvidiaDriverRoot=/home/kubernetes/bin/nvidia "
-    "--set resources.gpus.enabled=false --set kubeletPlugin.tolerations[0].operator=Exists"
-)
+    "upgrade", "--install", "nvidia-dra-driver-gpu", "nvidia-dra-driver-gpu",
+    "--repo", "https://helm.ngc.nvidia.com/nvidia", "--create-namespace",
+    "--set", "nvidiaDriverRoot=/home/kubernetes/bin/nvidia", "--set", "resources.gpus.enabled=false",
+    "--set", "kubeletPlugin.tolerations[0].operator=Exists",
+)  # fmt: skip
 
 
 @check("nvlink-domain", "Can the hosts of a group share an NVLink domain, and claim their RDMA NICs?")
@@ -29,32 +30,31 @@ def nvlink_domain(sight: Sight) -> Finding | list[Finding]:
         return skipped(f"interconnect {fabric.name} has none")
     findings: list[Finding] = []
     if sight.connection.find(f"/apis/{_DOMAINS}") is None:
-        findings.append(failed(f"the cluster does not serve ComputeDomain {_DOMAINS}", _DRIVER))
+        install = sight.commands._replace(namespace="nvidia-dra-driver-gpu").helm(*_DRIVER)
+        findings.append(
+            failed(
+                f"the cluster does not serve ComputeDomain {_DOMAINS}",
+                f"whoever runs the cluster installs its driver: {install}",
+            )
+        )
     if sight.connection.find(f"/apis/{_CLAIMS}") is None:
         findings.append(
             failed(
                 f"the cluster does not serve {_CLAIMS}: Kubernetes 1.34 or newer is needed",
-                f"gcloud container clusters upgrade {_cluster(sight)} --master",
+                f"upgrade it, on GKE: {gke.clusters('upgrade', *sight.gke, '--master')}",
             )
         )
     elif fabric.device_class and sight.find(_CLAIMS, "deviceclasses", fabric.device_class) is None:
         findings.append(
             failed(
                 f"DeviceClass {fabric.device_class} does not exist: the node pool has no managed DRANET",
-                f"gcloud container node-pools list --cluster {_cluster(sight)}; make one with "
-                "--accelerator-network-profile=auto "
-                "--node-labels=cloud.google.com/gke-networking-dra-driver=true",
+                "make a node pool with --accelerator-network-profile=auto "
+                "--node-labels=cloud.google.com/gke-networking-dra-driver=true; "
+                + line("gcloud", "container", "node-pools", "list", "--cluster", *sight.gke)
+                + " lists those there are",
             )
         )
     return findings or _domain(sight)
-
-
-def _cluster(sight: Sight) -> str:
-    """The cluster as gcloud wants it named; the settings' or the context's words."""
-    site, found = sight.target.plan.settings.site, gke.parse(sight.connection.context)
-    name = found.cluster if found else site.cluster_name or sight.connection.context
-    location = found.location if found else site.cluster_region
-    return f"{name} --location {location}" if location else name
 
 
 def _domain(sight: Sight) -> Finding:
@@ -69,6 +69,8 @@ def _domain(sight: Sight) -> Finding:
         return failed(
             f"no {wanted} free hosts carry the same {_SUBBLOCK}: "
             "the pods of a group ask for one NVLink domain",
-            f"kubectl get nodes --label-columns {_SUBBLOCK}",
+            "free hosts of one sub-block, or add some: "
+            + sight.commands.kubectl("get", "nodes", "--label-columns", _SUBBLOCK, namespace="")
+            + " shows them",
         )
     return passed(f"{largest} free hosts are of one NVLink domain")

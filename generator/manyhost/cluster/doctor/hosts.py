@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from manyhost.catalog.environment import Kubernetes
 from manyhost.cluster.connection import path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
 from manyhost.cluster.quantity import parse, show
 from manyhost.cluster.taints import advice
 from manyhost.cluster.target import Place
+from manyhost.commands import Commands
 
 Amounts = dict[str, float]
 _SHOWN = 4  # hosts named in a message
@@ -134,8 +136,7 @@ def hosts(sight: Sight) -> Finding:
             f"no node carries {labels}{_others(sight, spec['nodeSelector'])}"
             if labels
             else "the cluster has no node",
-            f"manyhost discover {target.plan.environment.name}, or add a node pool of "
-            f"{target.plan.environment.host.machine_type}",
+            _other_labels(sight),
         )
     wanted = target.hosts
     free = sum(room.pods for room in found)
@@ -149,8 +150,19 @@ def hosts(sight: Sight) -> Finding:
     return failed(
         f"{needs}, {free} of {len(found)} {'is' if free == 1 else 'are'} free"
         + (f": {shown}{more}" if blocked else ""),
-        _fix(blocked, target.plan.environment.host.machine_type),
+        _fix(blocked, target.plan.environment.host.machine_type, sight.commands),
     )
+
+
+def _other_labels(sight: Sight) -> str:
+    """What to do about labels that no node carries: perhaps only those of the settings are old."""
+    environment = sight.target.plan.environment
+    selector = environment.platform.node_selector if isinstance(environment.platform, Kubernetes) else {}
+    labels = ",".join(f"{key}={value}" for key, value in selector.items())
+    query = {"labelSelector": labels, "limit": 1}
+    if labels and sight.connection.get(path_of("v1", "nodes"), query=query).get("items"):
+        return sight.commands.discover(environment.name)
+    return f"add a node pool of {environment.host.machine_type}, or choose another environment"
 
 
 def requests_of(spec: dict[str, Any]) -> Amounts:
@@ -316,23 +328,24 @@ class _NodeLabels(msgspec.Struct):
     metadata: _Meta
 
 
-def _fix(blocked: list[tuple[str, str]], machine: str) -> str:
+def _fix(blocked: list[tuple[str, str]], machine: str, commands: Commands) -> str:
     """What cures each kind of obstacle, the ones that one command cures first."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for name, reason in blocked:
         kinds.setdefault(_kind(reason), []).append((name, reason))
     found = []
     for kind in _KINDS:
-        names = " ".join(name for name, _ in kinds.get(kind, [])[:_SHOWN])
+        names = [name for name, _ in kinds.get(kind, [])[:_SHOWN]]
         if names and kind == "cordoned":
-            found.append(f"kubectl uncordon {names} (unless somebody drains them on purpose)")
+            uncordon = commands.kubectl("uncordon", *names, namespace="")
+            found.append(f"unless somebody drains them on purpose: {uncordon}")
         elif names and kind == "not ready":
-            found.append(f"kubectl describe node {names}")
+            found.append(f"{commands.kubectl('describe', 'node', *names, namespace='')} says why")
         elif names and kind == "full":
             found.append(f"free the hosts, or add nodes of {machine} to the node pool")
         elif names and kind == "taint":
             keys = dict.fromkeys(reason.split()[1].partition(":")[0] for _, reason in kinds[kind])
-            found += [advice(key.partition("=")[0]) for key in keys]
+            found += [advice(key.partition("=")[0], commands) for key in keys]
     return "; ".join(found) or f"add nodes of {machine} to the node pool"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from manyhost.cluster.connection import Forbidden, Refused, path_of
+from manyhost.cluster.connection import Forbidden, Object, Refused, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, warned
 from manyhost.cluster.target import LWS
 
-_INSTALL = "kubectl apply --server-side -f https://github.com/kubernetes-sigs/lws/releases/download/v0.10.0/manifests.yaml"
+_MANIFESTS = "https://github.com/kubernetes-sigs/lws/releases/download/v0.10.0/manifests.yaml"
 _OLDEST = (0, 7)  # size may be changed, and LWS_WORKER_INDEX is set (since v0.6): LWS release notes
 
 
@@ -18,7 +18,7 @@ def lws_api(sight: Sight) -> Finding:
     found = sight.connection.find(f"/apis/{LWS[0]}")
     kinds = {item["kind"] for item in (found or {}).get("resources", [])}
     if "LeaderWorkerSet" not in kinds:
-        return failed(f"the cluster does not serve LeaderWorkerSet {LWS[0]}", _INSTALL)
+        return failed(f"the cluster does not serve LeaderWorkerSet {LWS[0]}", _install(sight))
     return passed(f"{LWS[0]} is served")
 
 
@@ -37,19 +37,22 @@ def lws_controller(sight: Sight) -> Finding:
     if not found:
         return warned(
             "no Deployment of the controller is to be seen; its webhook tells more",
-            "kubectl get deploy -A | grep lws",
+            sight.commands.kubectl("get", "deployments", "--all-namespaces", namespace="")
+            + " may show it under another name",
         )
     item = found[0]
     name, namespace = item["metadata"]["name"], item["metadata"]["namespace"]
     if not (item.get("status") or {}).get("availableReplicas"):
         return failed(
             f"{namespace}/{name} is not available: no pod of a group would be made",
-            f"kubectl -n {namespace} describe deployment {name}",
+            _start(sight, item),
         )
     image = item["spec"]["template"]["spec"]["containers"][0]["image"]
     match = re.search(r":v(\d+)\.(\d+)\.", image)
     if match and (int(match[1]), int(match[2])) < _OLDEST:
-        return failed(f"the controller is {image}: v{_OLDEST[0]}.{_OLDEST[1]} or newer is needed", _INSTALL)
+        return failed(
+            f"the controller is {image}: v{_OLDEST[0]}.{_OLDEST[1]} or newer is needed", _install(sight)
+        )
     return passed(f"{namespace}/{name} runs {image.rsplit('/', 1)[-1]}")
 
 
@@ -75,8 +78,25 @@ def lws_webhook(sight: Sight) -> Finding:
             return passed("it answers")
         return failed(
             f"it does not take a minimal LeaderWorkerSet: {error.message}",
-            "kubectl -n lws-system get pods,endpoints; kubectl get validatingwebhookconfigurations",
+            "see whether its controller runs: "
+            + sight.commands.kubectl("get", "pods,endpointslices", namespace="lws-system"),
         )
     if not answer["spec"].get("networkConfig"):
-        return failed("no webhook of it is registered: pods would not get their leader's address", _INSTALL)
+        return failed(
+            "no webhook of it is registered: pods would not get their leader's address", _install(sight)
+        )
     return passed("it answers")
+
+
+def _install(sight: Sight) -> str:
+    apply = sight.commands.kubectl("apply", "--server-side", "-f", _MANIFESTS, namespace="")
+    return f"whoever runs the cluster installs it: {apply}"
+
+
+def _start(sight: Sight, item: Object) -> str:
+    """What to do about a controller that does not run."""
+    name, namespace = item["metadata"]["name"], item["metadata"]["namespace"]
+    if item["spec"].get("replicas") == 0:
+        scale = sight.commands.kubectl("scale", f"deployment/{name}", "--replicas", "1", namespace=namespace)
+        return f"somebody has scaled it to 0; unless that is on purpose: {scale}"
+    return sight.commands.kubectl("describe", "deployment", name, namespace=namespace) + " says why"

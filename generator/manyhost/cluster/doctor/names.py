@@ -7,6 +7,7 @@ from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed,
 from manyhost.cluster.phases import NAME, removal
 from manyhost.cluster.release import Releases, Revision, newest
 from manyhost.cluster.target import LWS, Target, kind_of
+from manyhost.commands import Commands
 
 
 @check(
@@ -27,7 +28,7 @@ def release(sight: Sight) -> Finding:
     if found.status.startswith(("pending", "uninstalling")):
         return failed(
             f"release {target.release} is {found.status}: an operation runs or was cut off",
-            _recover(target, found),
+            _recover(sight.commands, target, found),
         )
     chart = Releases(sight.connection, target.namespace).chart(target.release)
     if chart and not target.chart.is_of(chart):
@@ -37,14 +38,12 @@ def release(sight: Sight) -> Finding:
     return passed(f"{target.release} is there as revision {found.revision}: it would be upgraded")
 
 
-def _recover(target: Target, found: Revision) -> str:
+def _recover(commands: Commands, target: Target, found: Revision) -> str:
     """What ends an operation that was cut off; there is nothing before revision 1 to go back to."""
-    where = f"--release {target.release} --namespace {target.namespace}"
-    remove = f"manyhost teardown {target.recipe} {where}"
+    remove = commands.manyhost("teardown")
     if found.revision == 1 or found.status == "uninstalling":
         return f"if none runs: {remove}"
-    back = f"helm rollback {target.release} {found.revision - 1} --namespace {target.namespace}"
-    return f"if none runs: {back}, or {remove}"
+    return f"if none runs: {commands.helm('rollback', target.release, str(found.revision - 1))}, or {remove}"
 
 
 @check(
@@ -59,18 +58,18 @@ def conflicts(sight: Sight) -> Finding | list[Finding]:
         found = sight.connection.find(path_of(version, plural, target.namespace, name), metadata=True)
         if found is None:
             continue
-        ending = removal(item["kind"], {**found["metadata"], "namespace": target.namespace})
+        ending = removal(item["kind"], found["metadata"], sight.commands)
         if ending:
             wrong.append(failed(ending.message, ending.fix))
             continue
         owner = (found["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", "")
         if owner != target.release:
             whose = f"release {owner}" if owner else "no release"
-            remove = f"kubectl delete {plural} {name} --namespace {target.namespace}"
+            remove = sight.commands.kubectl("delete", plural, name)
             wrong.append(
                 failed(
                     f"{item['kind']} {name} exists and belongs to {whose}",
-                    f"choose another --release, or: {remove}",
+                    f"choose another --release; only if it is yours and of no use any more: {remove}",
                 )
             )
     return wrong or _leftovers(sight) or passed(f"all {len(target.objects)} names are free or its own")
@@ -91,8 +90,8 @@ def _leftovers(sight: Sight) -> list[Finding]:
                 wrong.append(
                     failed(
                         f"{len(found)} {plural} of an earlier {name} are still there: {names}",
-                        f"deploy again when they have gone, or manyhost teardown {target.recipe} "
-                        f"--release {target.release} --namespace {target.namespace} (says what keeps them)",
+                        f"deploy when they have gone; {sight.commands.manyhost('teardown')} waits for that, "
+                        "and says what keeps them",
                     )
                 )
                 break
@@ -114,19 +113,16 @@ def hf_secret(sight: Sight) -> Finding:
                 f"{target.plan.model.hub_id} is gated and no Secret is set", "set huggingface.secretName"
             )
         return skipped("no Secret is set")
-    fix = (
-        f"kubectl create secret generic {name} --namespace {target.namespace} --from-literal={key}=$HF_TOKEN"
-    )
+    token = f'--from-literal={key}="${{HF_TOKEN:?}}"'  # a line for the shell, which stops without the token
+    fix = sight.commands.kubectl("create", "secret", "generic", name, shell=token)
     found = sight.find("v1", "secrets", name, target.namespace)
     problem = ""
     if found is None:
         problem = f"Secret {name} does not exist in namespace {target.namespace}"
     elif not (found.get("data") or {}).get(key):
         problem = f"Secret {name} has no key {key}"
-        fix = (
-            f"kubectl patch secret {name} --namespace {target.namespace} "
-            f'-p \'{{"stringData":{{"{key}":"\'$HF_TOKEN\'"}}}}\''
-        )
+        patch = f'-p \'{{"stringData":{{"{key}":"\'"${{HF_TOKEN:?}}"\'"}}}}\''
+        fix = sight.commands.kubectl("patch", "secret", name, shell=patch)
     if not problem:
         return passed(f"Secret {name} has its key {key}")
     if gated:

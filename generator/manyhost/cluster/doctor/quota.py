@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from manyhost.cluster.connection import Object
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
 from manyhost.cluster.doctor.hosts import limits_of, requests_of
-from manyhost.cluster.quantity import parse, show
+from manyhost.cluster.quantity import parse, show, whole
 from manyhost.cluster.target import size_of
 
 Spec = dict[str, Any]
@@ -41,7 +42,7 @@ def quota(sight: Sight) -> Finding | list[Finding]:
                 failed(
                     f"quota {name} counts {', '.join(silent)}: pods that do not "
                     "state them are refused, and these do not",
-                    f"give namespace {target.namespace} defaults with a LimitRange "
+                    f"ask whoever set it to give namespace {target.namespace} defaults with a LimitRange "
                     "(https://kubernetes.io/docs/concepts/policy/limit-range)",
                 )
             )
@@ -54,12 +55,19 @@ def quota(sight: Sight) -> Finding | list[Finding]:
                     failed(
                         f"quota {name} allows {show(resource, parse(limit))} {key}, "
                         f"{show(resource, taken)} are used and {show(resource, amount)} are needed",
-                        f"kubectl edit quota {name} --namespace {target.namespace}",
+                        f"free something, or ask whoever set it: {_raise(sight, name, key, taken + amount)}",
                     )
                 )
     if counted == 0:
         return passed("no quota of the namespace counts such pods")
     return findings or passed("1 quota leaves room" if counted == 1 else f"{counted} quotas leave room")
+
+
+def _raise(sight: Sight, name: str, key: str, amount: float) -> str:
+    """The command that lets a quota allow so much."""
+    resource = key.removeprefix("requests.").removeprefix("limits.")
+    patch = json.dumps({"spec": {"hard": {key: whole(resource, amount)}}}, separators=(",", ":"))
+    return sight.commands.kubectl("patch", "quota", name, "--type", "merge", "-p", patch)
 
 
 def _scopes(item: Object) -> list[Object]:

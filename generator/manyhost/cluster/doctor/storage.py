@@ -6,9 +6,11 @@ from typing import Any
 
 from manyhost.cluster import gcs, gke
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
+from manyhost.commands import both, line, manyhost
 from manyhost.errors import NotReady, RemoteError
 
 _DRIVER = "gcsfuse.csi.storage.gke.io"
+_ADD_DRIVER = ("--update-addons", "GcsFuseCsiDriver=ENABLED")
 
 
 @check("gcs-driver", "Is the Cloud Storage FUSE driver there?")
@@ -19,8 +21,7 @@ def gcs_driver(sight: Sight) -> Finding:
     if sight.find("storage.k8s.io/v1", "csidrivers", _DRIVER) is None:
         return failed(
             f"the cluster has no CSI driver {_DRIVER}",
-            "gcloud container clusters update CLUSTER --region REGION "
-            "--update-addons GcsFuseCsiDriver=ENABLED",
+            f"on GKE: {gke.clusters('update', *sight.gke, *_ADD_DRIVER)}",
         )
     return passed(f"{_DRIVER} is there")
 
@@ -42,7 +43,7 @@ def bucket(sight: Sight) -> Finding | list[Finding]:
             findings.append(failed(error.message, error.fix))
             continue
         if region and found.location.lower() != region:
-            make = f"gcloud storage buckets create gs://NAME --location={region} --uniform-bucket-level-access --enable-hierarchical-namespace"  # noqa: E501
+            make = f"have the weights near it: {gcs.create(f'gs://{name}-{region}', region)}"
             text = f"gs://{name} is in {found.location.lower()}, the cluster in {region}: "
             text += "every start would read far and pay for it"
             findings.append(failed(text, make) if found.kind == "region" else warned(text, make))
@@ -64,24 +65,31 @@ def bucket_access(sight: Sight) -> Finding | list[Finding]:
     for mount in _mounts(sight):
         name, write = mount["bucketName"], not mount.get("readOnly")
         role = "roles/storage.objectUser" if write else "roles/storage.objectViewer"
-        project = target.plan.settings.site.project_id or "PROJECT"
-        fix = (
-            f"gcloud storage buckets add-iam-policy-binding gs://{name} --role {role} --member "
-            f'"principal://iam.googleapis.com/projects/PROJECT_NUMBER/locations/global/workloadIdentityPools/'
-            f'{project}.svc.id.goog/subject/ns/{target.namespace}/sa/{target.service_account}"'
+        found = gke.parse(sight.connection.context)
+        project = target.plan.settings.site.project_id or (found.project if found else "PROJECT")
+        member = (
+            "principal://iam.googleapis.com/projects/PROJECT_NUMBER/locations/global/workloadIdentityPools/"
+            f"{project}.svc.id.goog/subject/ns/{target.namespace}/sa/{target.service_account}"
         )
+        grant = ("storage", "buckets", "add-iam-policy-binding", f"gs://{name}", "--role", role)
+        fix = line("gcloud", *grant, "--member", member)
         try:
             access = gcs.access_of(_store(sight), name, target.namespace, target.service_account)
         except (NotReady, RemoteError) as error:
-            findings.append(warned(f"could not read the policy of gs://{name}: {error.message}", fix))
+            findings.append(
+                warned(
+                    f"could not read the policy of gs://{name}: {error.message}", f"if it is missing: {fix}"
+                )
+            )
             continue
         if not access.read or (write and not access.write):
+            shown = line("gcloud", "projects", "get-ancestors-iam-policy", project)
             what = "read" if not access.read else "write to"
             findings.append(
                 warned(
                     f"the policy of gs://{name} does not let ServiceAccount {target.namespace}/"
                     f"{target.service_account} {what} it; grants above the bucket were not read",
-                    f"gcloud projects get-ancestors-iam-policy {project} shows those; if none has "
+                    f"{shown} shows those; if none has "
                     f"ns/{target.namespace}/sa/{target.service_account}: {fix}",
                 )
             )
@@ -104,7 +112,12 @@ def weights(sight: Sight) -> Finding:  # noqa: PLR0911  one return a finding
         None,
     )
     if mount is None:
-        return failed(f"no mounted bucket holds {path}", "manyhost explain weights.path")
+        return failed(
+            f"no mounted bucket holds {path}",
+            "set weights.path to a folder below the mount: "
+            + manyhost("explain", "weights.path", sight.target.recipe)
+            + " says who has set it",
+        )
     below = path[len((mount.get("mountPath") or "/gcs").rstrip("/")) :].strip("/")
     prefix = "/".join(part for part in (str(mount.get("onlyDir") or "").strip("/"), below) if part)
     folder = f"{prefix}/" if prefix else ""  # the model may be the whole bucket
@@ -117,9 +130,9 @@ def weights(sight: Sight) -> Finding:  # noqa: PLR0911  one return a finding
         return failed(error.message, error.fix)
     count = sum(name.endswith(".safetensors") for name in names)
     wanted = target.plan.model.weights_files
-    stage = (
-        f"hf download {target.plan.model.hub_id} --local-dir model && gcloud storage cp -r model/* {place}/"
-    )
+    fetch = line("hf", "download", target.plan.model.hub_id, "--local-dir", "model")
+    copy = line("gcloud", "storage", "rsync", "--recursive", "model", place)
+    stage = f"stage them: {both(fetch, copy)}"
     if f"{folder}config.json" not in names:
         return failed(f"{place} has no config.json: nothing is staged there", stage)
     if not count or (wanted and count != wanted):
@@ -133,7 +146,8 @@ def _mounts(sight: Sight) -> list[dict[str, Any]]:
 
 
 def _store(sight: Sight) -> gcs.Store:
-    store: gcs.Store = sight.once("gcs", lambda: gcs.open_store(sight.target.plan.settings.site.project_id))
+    site = sight.target.plan.settings.site
+    store: gcs.Store = sight.once("gcs", lambda: gcs.open_store(site.project_id, _region(sight)))
     return store
 
 
