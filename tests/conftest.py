@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from manyhost.catalog.settings import VARIABLES
+from manyhost.errors import ManyhostError
+
+from tests.helpers import fixes
 
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -22,6 +27,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         place.prepare(engine="engine" in marks)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fixes_keep_the_convention() -> Iterator[None]:
+    """Hold the fix of every error that any test brings about to it."""
+    made = ManyhostError.__init__
+
+    def checked(self: ManyhostError, *args: Any, **given: Any) -> None:
+        made(self, *args, **given)
+        fixes.check(self.fix)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ManyhostError, "__init__", checked)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -100,7 +100,7 @@ def both(first: str, second: str) -> str:
 def program() -> str:
     """Return what calls this program again from the same folder: its name, or its path as it was typed."""
     called = Path(sys.argv[0])
-    if called.name == "__main__.py":
+    if called.parts[-2:] == ("manyhost", "__main__.py"):
         return f"{_quoted([sys.executable])} -m manyhost"
     if called.name != "manyhost":
         return "manyhost"  # used as a library

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jsonschema_rs
 from manyhost.cli import COMMANDS
 
+from tests.helpers import fixes
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -47,6 +49,8 @@ def read(out: str) -> Output:
     documents = [json.loads(line) for line in out.removesuffix("\n").split("\n")]
     for document in documents:
         _validator().validate(document)
+        for fix in fixes.in_document(document):
+            fixes.check(fix)
     *lines, envelope = documents
     events = [line["event"] for line in lines]
     assert (envelope["status"] == "ok") == (envelope["exit_code"] == 0) == (not envelope["errors"]), envelope

@@ -429,6 +429,7 @@ def connect(context: str = "", site: Site = _ANY) -> Connection:
             )
         details = {name: known[name].get("context") or {} for name in known}
         clusters = {name: str(entry.get("cluster", "")) for name, entry in details.items()}
+        namespace = str(details[chosen["name"]].get("namespace") or "default")
         reader.load_kube_config(config_file=files, context=chosen["name"], client_configuration=configuration)
     except (
         ConfigException,
@@ -450,8 +451,8 @@ def connect(context: str = "", site: Site = _ANY) -> Connection:
         files,
         chosen["name"],
         clusters,
-        str(details[chosen["name"]].get("namespace") or "default"),
-        Commands(context),
+        namespace,
+        Commands(context, namespace),
     )
 
 

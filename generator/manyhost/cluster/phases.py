@@ -487,8 +487,13 @@ def _refused(message: str, commands: Commands) -> tuple[str, str]:
     if "violates PodSecurity" in message:
         return "denied", f"{commands.manyhost('doctor')} says which level the pods need"
     if "failed calling webhook" in message:
-        both = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
-        shown = commands.kubectl("get", both, "--output", "yaml", namespace="")
+        shown = commands.kubectl(
+            "get",
+            "mutatingwebhookconfigurations,validatingwebhookconfigurations",
+            "--output",
+            "yaml",
+            namespace="",
+        )
         return "denied", f"the webhook does not answer: {shown} names its service"
     if "denied" in message:
         return "denied", "correct what the admission rule names"

@@ -150,7 +150,7 @@ class Wait:
         if found is None or found.status.startswith("uninstall"):
             who = "a teardown or helm uninstall"
         else:
-            who = f"somebody's kubectl delete (Helm still has revision {found.revision}, {found.status})"
+            who = f"somebody by hand (Helm still has revision {found.revision}, {found.status})"
         text = look.removal.message if look.removal else f"its LeaderWorkerSet {self._release} has gone"
         fix = look.removal.fix if look.removal else ""
         return Failed(

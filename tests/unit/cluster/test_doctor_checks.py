@@ -21,6 +21,8 @@ from manyhost.cluster.doctor.registry import split
 from manyhost.cluster.target import Target, from_rendered
 from manyhost.render import build
 
+from tests.helpers import fixes
+
 RECIPE = "a3mega/deepseek-r1-671b"
 FILES = 163  # DeepSeek-R1's safetensors files, values/models/deepseek-r1-671b.yaml
 MODEL = "models/deepseek-ai/DeepSeek-R1"
@@ -79,8 +81,9 @@ def examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Examine:
         }  # fmt: skip
         (tmp_path / "config").write_text(json.dumps(config))
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-        (result,) = examine(connect(), target, skip=set(CHECKS) - {name})
+        (result,) = examine(connect(context), target, skip=set(CHECKS) - {name})
         assert result.check == name
+        fixes.check(result.fix, context=context)
         return result
 
     return run
@@ -283,7 +286,7 @@ def a_local_target(*assignments: str) -> Target:
         # GPU hosts that are none of this recipe's business outnumber the cordoned ones that are.
         (
             [*(a_node(f"gpu-{n}", "nvidia.com/gpu=present") for n in range(4)), a_node("cpu", cordoned=True)],
-            ": cpu: cordoned;", "unless somebody drains them on purpose: `kubectl uncordon cpu`",
+            ": cpu: cordoned;", "drains them on purpose: `kubectl uncordon cpu --context here`",
         ),
         ([a_node("gpu", "nvidia.com/gpu=present")], "taint nvidia.com/gpu=present", "leave nvidia.com/gpu"),
         ([a_node("their", "dedicated=them")], "taint dedicated=them", "dedicated is somebody's"),
@@ -350,7 +353,7 @@ def test_a_secret_without_its_key_is_patched(serve: Serve, examined: Examine) ->
 
     result = examined("hf-secret", a_target(), f"http://{serve(answer)}")
     assert "has no key hf_api_token" in result.why
-    assert result.fix.startswith("`kubectl patch secret hf-secret --namespace default -p ")
+    assert result.fix.startswith("`kubectl patch secret hf-secret --namespace default --context here -p ")
 
 
 def with_queue(name: str) -> Target:

@@ -209,7 +209,7 @@ def test_a_wait_for_what_is_being_removed_ends_at_once(revision: str | None) -> 
     assert "LeaderWorkerSet r is being removed since 2026-01-01T00:00:00Z" in text
     assert "finalizer example.com/hold keeps it" in text
     assert "foregroundDeletion" not in text
-    assert ("kubectl delete (Helm still has revision 3, deployed)" in text) is bool(revision)
+    assert ("by hand (Helm still has revision 3, deployed)" in text) is bool(revision)
     assert ("a teardown or helm uninstall" in text) is not bool(revision)
     assert "kubectl patch leaderworkerset r --type merge" in error.value.fix
 

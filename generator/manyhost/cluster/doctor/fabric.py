@@ -171,8 +171,8 @@ def _network(
     name: str, item: dict[str, Any], sets: dict[str, Any], mode: str, commands: Commands
 ) -> list[Finding]:
     spec = item.get("spec") or {}
-    kind = "networks.networking.gke.io"
-    look = f"ask whoever made it: {commands.kubectl('describe', kind, name, namespace='')} says more"
+    shown = commands.kubectl("describe", "networks.networking.gke.io", name, namespace="")
+    look = f"ask whoever made it: {shown} says more"
     if spec.get("type") != "Device":
         return [failed(f"Network {name} is of type {spec.get('type') or 'none'}, not Device", look)]
     reference = (spec.get("parametersRef") or {}).get("name", "")
