@@ -49,6 +49,7 @@ def render_text(
     engine: str = "sdk",
     chart: Path = CHART,
     options: tuple[str, ...] = (),
+    tests: bool = False,
 ) -> str:
     """Render the chart and return the manifests as one text, without NOTES.txt.
 
@@ -59,6 +60,7 @@ def render_text(
         engine: "sdk" (in process), "helm3" or "helm4".
         chart: Folder of the chart.
         options: More arguments of `helm template`; for the binaries only.
+        tests: With what `helm test` makes.
 
     Raises:
         RenderError: Helm refused.
@@ -69,9 +71,13 @@ def render_text(
             files = _load(chart).render(values or {}, name=release, namespace=namespace)
         except HelmError as error:
             raise RenderError(str(error)) from None
-        return "\n---\n".join(text for name, text in sorted(files.items()) if not name.endswith("NOTES.txt"))
+        return "\n---\n".join(
+            text
+            for name, text in sorted(files.items())
+            if not name.endswith("NOTES.txt") and (tests or "/templates/tests/" not in name)
+        )
     command = [str(helm_binaries()[engine]), "template", release, str(chart)]
-    command += ["--namespace", namespace, "--values", "-", *options]
+    command += ["--namespace", namespace, "--values", "-", *([] if tests else ["--skip-tests"]), *options]
     done = subprocess.run(
         command,
         input=json.dumps(values or {}),
@@ -92,9 +98,10 @@ def render(
     engine: str = "sdk",
     chart: Path = CHART,
     options: tuple[str, ...] = (),
+    tests: bool = False,
 ) -> list[Object]:
     """Render the chart and return its objects, ordered by kind and name; see render_text."""
-    text = render_text(values, release, namespace, engine, chart, options)
+    text = render_text(values, release, namespace, engine, chart, options, tests)
     objects = [item for item in yaml.load_all(text, Loader=yaml.CSafeLoader) if item]
     return sorted(objects, key=lambda item: (item["kind"], item["metadata"]["name"]))
 

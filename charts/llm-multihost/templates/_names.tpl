@@ -2,6 +2,7 @@
 Names, labels and the image reference.
   manyhost.labels              labels of every object (root context)
   manyhost.leaderLabels        labels that select the leaders (root context)
+  manyhost.testLabels          labels that select the pod of helm test (root context)
   manyhost.image               reference of the engine image (root context)
   manyhost.networks            names of the Network objects in NIC order, as JSON (root context)
   manyhost.leastGroups         groups that clients talk to, the fewest while autoscaling is on (root context)
@@ -30,6 +31,11 @@ manyhost.dev/recipe: {{ . | replace "/" "." | quote }}
 {{- define "manyhost.leaderLabels" -}}
 leaderworkerset.sigs.k8s.io/name: {{ .Release.Name | quote }}
 leaderworkerset.sigs.k8s.io/worker-index: "0"
+{{- end }}
+
+{{- define "manyhost.testLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-test
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "manyhost.image" -}}

@@ -74,6 +74,10 @@ class Chart(msgspec.Struct, frozen=True, dict=True):
         """Return these labels as a selector."""
         return ",".join(f"{key}={value}" for key, value in self.labels(release).items())
 
+    def test_selector(self, release: str) -> str:
+        """Return a selector of what `helm test` makes, which is none of the release's own objects."""
+        return f"app.kubernetes.io/instance={release},app.kubernetes.io/name={self.name}-test"
+
     def is_of(self, installed: str) -> bool:
         """Whether the chart of an installed release is this one: its name, with or without version."""
         return installed == self.name or installed.startswith(f"{self.name}-")

@@ -104,6 +104,8 @@ def inventory(connection: Connection, place: Place, *, sets: tuple[str, ...] = (
         except Missing:
             continue  # a cluster without LeaderWorkerSets has none of them
     there = [item.name for item in items if item.kind == "LeaderWorkerSet"]
+    tests = _find(connection, namespace, ("v1", "pods"), place.chart.test_selector(release))
+    items += [Item("Pod", name, path) for name, path, _ in tests]  # of tests that failed; nothing owns them
     sets = tuple(sorted({release, *sets, *there}))
     return Inventory(
         release=release,

@@ -16,6 +16,7 @@ _RELEASE = re.compile(r"^[a-z]([a-z0-9-]*[a-z0-9])?$")
 _NAMESPACE = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")  # an RFC 1123 label
 _TIMEOUT_SECONDS = 60
 _SENTENCE_LIMIT = 1500
+_TESTS = "/templates/tests/"  # for `helm test`, which makes them itself: no part of what is installed
 
 
 class HelmEngine(Protocol):
@@ -87,7 +88,7 @@ class Binary:
         with tempfile.NamedTemporaryFile("wb", suffix=".json") as file:
             file.write(msgspec.json.encode(values))
             file.flush()
-            command = [self.binary, "template", release, str(self.chart), "-f", file.name]
+            command = [self.binary, "template", release, str(self.chart), "-f", file.name, "--skip-tests"]
             try:
                 done = subprocess.run(
                     [*command, "--namespace", namespace],
@@ -122,13 +123,13 @@ def enumerate_documents(documents: list[str]) -> list[tuple[str, str]]:
 
 
 def _stream(files: dict[str, str]) -> str:
-    """Join rendered files, sorted by name, without notes and empty ones."""
+    """Join rendered files, sorted by name, without notes, tests and empty ones."""
     parts = []
     for name in sorted(files):
         # A template that loops begins each object with a separator: the first would make an empty document.
         text = files[name].strip("\n").removeprefix("---\n")
         path = name.split("#")[0]
-        if path.endswith((".yaml", ".yml")) and text.strip():
+        if path.endswith((".yaml", ".yml")) and _TESTS not in path and text.strip():
             parts.append(f"---\n# Source: {path}\n{text}\n")
     return "".join(parts)
 

@@ -158,6 +158,17 @@ def test_a_deployment_that_crosses_it_ends_it(api: Api, monkeypatch: pytest.Monk
         teardown(connection, PLACE, found, timeout=600, report=lambda _: None)
 
 
+def test_what_a_failed_helm_test_left_goes_too(api: Api) -> None:
+    """It has no owner and not the labels of the groups' pods, and Helm forgets it at uninstall."""
+    pod = path_of("v1", "pods", "n", "r-test")
+    others = path_of("v1", "pods", "n", "s-test")
+    labels = {"app.kubernetes.io/name": "llm-multihost-test"}
+    api.objects |= {pod: labels | {"app.kubernetes.io/instance": "r"}}
+    api.objects |= {others: labels | {"app.kubernetes.io/instance": "s"}}
+    found = inventory(cast("Connection", api), PLACE)
+    assert [item.path for item in found.items if item.kind == "Pod"] == [pod]
+
+
 def test_leftovers_alone_are_not_nothing(api: Api) -> None:
     """An earlier teardown was cut off: the next one still has something to wait for."""
     del api.objects[LWS]
