@@ -81,6 +81,7 @@ ENV = nest("vllm.env", [{"name": "A", "value": "1"}])
 SECRET_KEY = nest("vllm.envFrom", [{"name": "A", "secret": "s", "key": "k"}])
 CONFIG_MAP = nest("vllm.envFrom", [{"configMap": "c"}])
 WORKLOAD = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}}
+GATEWAY = {"routing": "inferencepool", "gateway": {"name": "g", "endpointPicker": {"name": "p"}}}
 MUTATIONS = {
     "job.image.repository": ("other/image", {}),
     "job.image.tag": ("v1", {}),
@@ -167,6 +168,15 @@ MUTATIONS = {
     "vllm.service.type": ("NodePort", {}),
     "vllm.service.annotations": ({"a": "b"}, {}),
     "vllm.service.ports.http": (9000, {}),
+    "routing": ("service", GATEWAY),
+    "gateway.name": ("other", GATEWAY),
+    "gateway.namespace": ("other", GATEWAY),
+    "gateway.hostnames": (["a.example.com"], GATEWAY),
+    "gateway.timeoutSeconds": (60, GATEWAY),
+    "gateway.gke": (True, GATEWAY),
+    "gateway.endpointPicker.name": ("other", GATEWAY),
+    "gateway.endpointPicker.port": (80, GATEWAY),
+    "gateway.endpointPicker.failureMode": ("FailClose", GATEWAY),
     "roles.prefill.groups": (1, ONE_STAGE),
     "roles.prefill.tp_size": (8, APART),
     "roles.prefill.dp_size": (2, APART),

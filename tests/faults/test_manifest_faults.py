@@ -37,6 +37,34 @@ def caught_by(check: str) -> Callable[[Fault], Fault]:
     return add
 
 
+# ------------------------------------------------------------------------------- gateway
+@caught_by("routing")
+def pool_of_workers_too(objects: list[Object]) -> None:
+    labels = item(objects, "InferencePool")["spec"]["selector"]["matchLabels"]
+    del labels["leaderworkerset.sigs.k8s.io/worker-index"]
+
+
+@caught_by("routing")
+def pool_of_another_port(objects: list[Object]) -> None:
+    item(objects, "InferencePool")["spec"]["targetPorts"] = [{"number": 8001}]
+
+
+@caught_by("routing")
+def route_to_no_pool(objects: list[Object]) -> None:
+    item(objects, "HTTPRoute")["spec"]["rules"][0]["backendRefs"][0]["name"] = "other"
+
+
+@caught_by("schema")
+def time_limit_without_a_unit(objects: list[Object]) -> None:
+    item(objects, "HTTPRoute")["spec"]["rules"][0]["timeouts"]["request"] = "300"
+
+
+@caught_by("schema")
+def misspelled_picker(objects: list[Object]) -> None:
+    spec = item(objects, "InferencePool")["spec"]
+    spec["endpointpickerRef"] = spec.pop("endpointPickerRef")
+
+
 # ------------------------------------------------------------------------------- shape
 @caught_by("schema")
 def misspelled_port_field(objects: list[Object]) -> None:

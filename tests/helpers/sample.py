@@ -35,6 +35,8 @@ EVERYTHING: Object = merge(
         "networkPolicy": {"enabled": True, "allowedNamespaces": ["gateway"]},
         "autoscaling": {"enabled": True, "minReplicas": 2},
         "queue": "gpu-queue",
+        "routing": "inferencepool",
+        "gateway": {"name": "g", "namespace": "gateway", "endpointPicker": {"name": "epp"}},
     },
 )
 

@@ -3,6 +3,7 @@ Names, labels and the image reference.
   manyhost.labels              labels of every object (root context)
   manyhost.leaderLabels        labels that select the leaders (root context)
   manyhost.testLabels          labels that select the pod of helm test (root context)
+  manyhost.gateway.on          "true" when a Gateway routes to the groups (root context)
   manyhost.image               reference of the engine image (root context)
   manyhost.networks            names of the Network objects in NIC order, as JSON (root context)
   manyhost.leastGroups         groups that clients talk to, the fewest while autoscaling is on (root context)
@@ -36,6 +37,10 @@ leaderworkerset.sigs.k8s.io/worker-index: "0"
 {{- define "manyhost.testLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}-test
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- define "manyhost.gateway.on" -}}
+{{- if and (eq .Values.mode "serve") (eq .Values.routing "inferencepool") }}true{{ end -}}
 {{- end }}
 
 {{- define "manyhost.image" -}}

@@ -16,6 +16,7 @@ What the schema cannot say. Each check prints one line for each problem, written
   (include "manyhost.check.port" .)
   (include "manyhost.check.storage" .)
   (include "manyhost.check.roles" .)
+  (include "manyhost.check.gateway" .)
   (include "manyhost.check.metadata" .)
   (include "manyhost.check.scaling" .)
   (include "manyhost.check.extraObjects" .)
@@ -318,6 +319,24 @@ vllm.executor: prefill and decode apart need mp; set it to mp, or roles.prefill.
 {{- $taken := list "5599" "5600" "6378" "6379" "29500" "29501" "29510" "29511" "65535" }}
 {{- if has (int64 $values.vllm.service.ports.http | toString) $taken }}
 vllm.service.ports.http: {{ int64 $values.vllm.service.ports.http }} and the next one are not both free for the API and the engine behind it; choose another port
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.check.gateway" -}}
+{{- $values := .Values }}
+{{- if include "manyhost.gateway.on" . }}
+{{- if not $values.gateway.name }}
+gateway.name: empty, but routing is inferencepool; name the Gateway (`kubectl get gateways --all-namespaces` lists them), or set routing to service
+{{- end }}
+{{- if not $values.gateway.endpointPicker.name }}
+gateway.endpointPicker.name: empty, but routing is inferencepool; name the Service of the endpoint picker in the namespace of the release, or set routing to service
+{{- end }}
+{{- if hasKey $values.vllm.serverArgs "ssl-certfile" }}
+vllm.serverArgs.ssl-certfile: a Gateway speaks plain HTTP to an InferencePool; remove it and let the Gateway end TLS, or set routing to service
+{{- end }}
+{{- if and $values.networkPolicy.enabled (or $values.gateway.gke (not $values.networkPolicy.allowedNamespaces)) }}
+networkPolicy.enabled: would shut out {{ ternary "the load balancer of a GKE Gateway, which is in no namespace" "the Gateway" $values.gateway.gke }}; {{ ternary "set it to false" "name the namespace of its proxies in networkPolicy.allowedNamespaces" $values.gateway.gke }}, or set routing to service
 {{- end }}
 {{- end }}
 {{- end }}

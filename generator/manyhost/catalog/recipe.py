@@ -167,6 +167,38 @@ class Roles(Struct, frozen=True):
     decode: RoleTuning = RoleTuning()
 
 
+class EndpointPicker(Struct, frozen=True):
+    """What tells a Gateway which group a request suits best (Gateway API Inference Extension)."""
+
+    name: Annotated[
+        str, Meta(description="Service of the endpoint picker, in the namespace of the release.")
+    ] = ""
+    port: Annotated[int, Meta(ge=1, le=65_535, description="Port of the picker for the Gateway.")] = 9002
+    failure_mode: Annotated[
+        Literal["FailOpen", "FailClose"],
+        Meta(
+            description="While no picker answers the Gateway picks a group itself (FailOpen) or refuses the "
+            "request (FailClose)."
+        ),
+    ] = "FailOpen"
+
+
+class Gateway(Struct, frozen=True):
+    """The Gateway before the groups."""
+
+    name: Annotated[str, Meta(description="Gateway that routes to the groups, where routing says so.")] = ""
+    namespace: Annotated[str, Meta(description="Its namespace; the release's when empty.")] = ""
+    timeout_seconds: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=DAY_SECONDS,
+            description="How long a request and its streamed answer may take; 0 is no limit, a day on GKE.",
+        ),
+    ] = 0
+    picker: EndpointPicker = EndpointPicker()
+
+
 class Capacity(Struct, frozen=True):
     """How the hosts are had."""
 
@@ -258,6 +290,14 @@ class Recipe(Workload, frozen=True):
         ),
     ] = 0
     roles: Roles = Roles()
+    routing: Annotated[
+        Literal["service", "inferencepool"],
+        Meta(
+            description="How clients reach the groups: the Service alone, or a Gateway with an InferencePool "
+            "and an HTTPRoute too."
+        ),
+    ] = "service"
+    gateway: Gateway = Gateway()
     capacity: Capacity = Capacity()
     chart: Annotated[
         dict[str, Any],

@@ -7,6 +7,13 @@ from manyhost.catalog.paths import within
 # Helm value -> the settings that render/templates/values.yaml.j2 writes it from; a fact has none.
 WRITTEN: dict[str, tuple[str, ...]] = {
     "clusterName": ("site.cluster_name",),
+    "gateway.endpointPicker.failureMode": ("gateway.picker.failure_mode",),
+    "gateway.endpointPicker.name": ("gateway.picker.name",),
+    "gateway.endpointPicker.port": ("gateway.picker.port",),
+    "gateway.gke": (),
+    "gateway.name": ("gateway.name",),
+    "gateway.namespace": ("gateway.namespace",),
+    "gateway.timeoutSeconds": ("gateway.timeout_seconds",),
     "gpuPlatformSettings.capabilities": (),
     "gpuPlatformSettings.computeDomain": (),
     "gpuPlatformSettings.deviceClaim": (),
@@ -47,6 +54,7 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     "roles.prefill.groups": ("roles.prefill.groups",),
     "roles.prefill.serverArgs": ("roles.prefill.arguments",),
     "roles.prefill.tp_size": ("roles.prefill.tensor",),
+    "routing": ("routing",),
     "vllm.command": ("engine.command",),
     "vllm.env": ("variables",),
     "vllm.executor": ("engine.executor",),

@@ -18,6 +18,7 @@ from manyhost.checks import (
     parallelism,
     pod_security,
     references,
+    routing,
     schemas,
     scripts,
     secrets,
@@ -37,6 +38,7 @@ _OF_VALID: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     engine_flags.check,
     networks.check,
     references.check,
+    routing.check,
     scripts.check,
     pod_security.check,
 )

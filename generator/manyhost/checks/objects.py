@@ -18,6 +18,10 @@ GPU = "nvidia.com/gpu"
 # Where a pod spec holds containers, in the order in which they start.
 CONTAINER_LISTS = ("initContainers", "containers", "ephemeralContainers")
 
+# Labels that the LeaderWorkerSet controller adds; rank 0 of a group is its leader.
+LWS_NAME = "leaderworkerset.sigs.k8s.io/name"
+LWS_INDEX = "leaderworkerset.sigs.k8s.io/worker-index"
+
 # What is wrong with a shell script, given its text and the name of its shell: ShellCheck("...", "bash").
 ShellCheck = Callable[[str, str], Sequence[str]]
 
@@ -130,6 +134,11 @@ class Group(msgspec.Struct, frozen=True):
     replicas: int
     leader: Pod
     worker: Pod
+
+    def labels(self, *, leader: bool) -> dict[str, str]:
+        """Return the labels of its leader or of a worker, those that the controller adds included."""
+        pod = self.leader if leader else self.worker
+        return pod.labels | {LWS_NAME: name_of(self.owner), LWS_INDEX: "0" if leader else "1"}
 
 
 def leaves(item: Any) -> list[Any]:

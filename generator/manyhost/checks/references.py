@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from manyhost.checks.finding import Finding
-from manyhost.checks.objects import Container, Context, Group, Object, Pod, name_of, place
+from manyhost.checks.objects import LWS_INDEX, LWS_NAME, Container, Context, Object, Pod, name_of, place
 from manyhost.errors import nearest
 
-_LWS_NAME = "leaderworkerset.sigs.k8s.io/name"
-_LWS_INDEX = "leaderworkerset.sigs.k8s.io/worker-index"
 # Cloud Storage FUSE finds its cache volumes by name; no container mounts them.
 _FUSE_VOLUMES = "gke-gcsfuse-"
 
@@ -151,13 +149,6 @@ def _script_folders(container: Container, pod: Pod, context: Context) -> dict[st
     }
 
 
-def _labels(group: Group, *, leader: bool) -> dict[str, str]:
-    """Return the labels of a pod, those that LWS adds included."""
-    pod = group.leader if leader else group.worker
-    added = {_LWS_NAME: name_of(group.owner), _LWS_INDEX: "0" if leader else "1"}
-    return pod.labels | added
-
-
 def _matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
     return selector.items() <= labels.items()
 
@@ -168,7 +159,7 @@ def _check_service(service: Object, context: Context) -> Iterator[Finding]:
     if name_of(service) in context.names("LeaderWorkerSet"):
         fix = "add a suffix such as -svc"
         yield _finding(where, "LWS makes a headless Service of this name itself", fix)
-    selected = [g.leader for g in context.groups if _matches(selector, _labels(g, leader=True))]
+    selected = [g.leader for g in context.groups if _matches(selector, g.labels(leader=True))]
     selected += [pod for pod in context.alone if _matches(selector, pod.labels)]
     if not context.groups and not selected:
         return  # what it selects is not among these manifests
@@ -176,14 +167,14 @@ def _check_service(service: Object, context: Context) -> Iterator[Finding]:
         yield _finding(
             f"{where} spec.selector",
             "selects no leader",
-            f"use {_LWS_NAME} and {_LWS_INDEX}: '0'",
+            f"use {LWS_NAME} and {LWS_INDEX}: '0'",
         )
         return
-    if any(_matches(selector, _labels(g, leader=False)) for g in context.groups):
+    if any(_matches(selector, g.labels(leader=False)) for g in context.groups):
         yield _finding(
             f"{where} spec.selector",
             "selects workers too, which serve nothing",
-            f"add {_LWS_INDEX}: '0'",
+            f"add {LWS_INDEX}: '0'",
         )
     open_ports = {
         value
@@ -204,7 +195,7 @@ def _check_selectors(context: Context) -> Iterator[Finding]:
         for item in context.of_kind(kind):
             selector = (item.get("spec") or {}).get(field) or {}
             labels = selector.get("matchLabels") or {}
-            pods = [_labels(g, leader=leader) for g in context.groups for leader in (True, False)]
+            pods = [g.labels(leader=leader) for g in context.groups for leader in (True, False)]
             pods += [pod.labels for pod in context.alone]
             if pods and not any(_matches(labels, pod) for pod in pods):
                 yield _finding(f"{place(item)} spec.{field}", "selects no pod", "correct it")

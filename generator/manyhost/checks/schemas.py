@@ -1,7 +1,8 @@
 """Every object is of a known kind and has the fields of that kind, and no others.
 
-The Kubernetes schemas are in kubernetes.json (tools/extract_kubernetes_schemas.py), compiled on
-first use and kept for the life of the process.
+The Kubernetes schemas are in kubernetes.json (tools/extract_kubernetes_schemas.py), those of a Gateway's
+kinds in gateway.json (tools/extract_crd_schemas.py); compiled on first use and kept for the life of the
+process.
 """
 
 from __future__ import annotations
@@ -25,10 +26,15 @@ _DEFINITIONS = "urn:manyhost:kubernetes"
 
 @cache
 def _document() -> dict[str, Any]:
-    source = Path(__file__).with_name("kubernetes.json")
-    document: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+    document = _read("kubernetes.json")
+    document["kinds"] |= _read("gateway.json")["kinds"]
     for own in (leaderworkerset, computedomain):
         document["kinds"][f"{own.API}/{own.KIND}"] = own.SCHEMA
+    return document
+
+
+def _read(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
     return document
 
 

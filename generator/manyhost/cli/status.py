@@ -26,6 +26,7 @@ RESULT = {
     "hosts": "role, group, host, pod, uid, node, address, phase, detail, restarts, problem, ... of each",
     "service": "name of the Service",
     "endpoints": "addresses behind the Service that take requests",
+    "routing": "gateway, hostnames, accepted and problems of the Gateway that routes to it; null without one",
     "problems": "what events say of hosts that are not there or not ready: kind, message, fix",
     "removal": "what removes it, when it is on its way out; null otherwise",
     "drift": "objects that were deleted (create) or changed (update, with diff) since their deployment",
@@ -91,4 +92,9 @@ def _lines(found: Status, deploy: str) -> Iterator[str]:
         yield from (f"    {line}" for line in change.diff.splitlines())
     if found.drift:
         yield f"    fix: {deploy}"
+    if found.routing:
+        names = f" for {', '.join(found.routing.hostnames)}" if found.routing.hostnames else ""
+        taken = "has taken it on" if found.routing.accepted else "has not taken it on"
+        yield f"gateway {found.routing.gateway} {taken}{names}"
+        yield from (f"  {problem}" for problem in found.routing.problems)
     yield f"endpoints of {found.service}: {', '.join(found.endpoints) or 'none'}"

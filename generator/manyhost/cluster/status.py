@@ -11,6 +11,7 @@ from manyhost.cluster.drift import drift
 from manyhost.cluster.observe import Look, Observer
 from manyhost.cluster.phases import Host, Problem
 from manyhost.cluster.release import Change, Unread, deployed, newest
+from manyhost.cluster.routing import Routing, routing
 from manyhost.cluster.target import Place
 
 # Kubernetes tries again to make a pod after 17 minutes at the latest, and says so again.
@@ -33,6 +34,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         hosts: Every host.
         service: Name of the Service.
         endpoints: Addresses behind the Service that take requests.
+        routing: The Gateway that routes to it; None where clients reach the Service alone.
         problems: What events say of hosts that are not there, or not ready.
         removal: Who removes it, when it is on its way out.
         drift: Objects that were deleted or changed in the cluster since they were deployed.
@@ -49,6 +51,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[Host, ...] = ()
     service: str = ""
     endpoints: list[str] = []
+    routing: Routing | None = None
     problems: tuple[Problem, ...] = ()
     removal: Problem | None = None
     drift: list[Change] = []
@@ -93,6 +96,7 @@ def status(connection: Connection, place: Place) -> Status:
         else [],
         service=f"{place.release}-svc" if look.exists else "",
         endpoints=_endpoints(connection, place.namespace, f"{place.release}-svc") if look.exists else [],
+        routing=routing(connection, place) if look.exists else None,
     )
 
 

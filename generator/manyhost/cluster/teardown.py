@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from manyhost.catalog.chart import KINDS
-from manyhost.cluster.connection import Connection, Missing, path_of
+from manyhost.cluster.connection import Connection, Forbidden, Missing, path_of
 from manyhost.cluster.observe import why_not_ended
 from manyhost.cluster.phases import NAME, Problem, removal
-from manyhost.cluster.release import Releases, Revision, newest
+from manyhost.cluster.release import Releases, Revision, deployed, newest
 from manyhost.cluster.target import Place
 from manyhost.commands import Commands
 from manyhost.errors import Failed, InvalidInput
@@ -53,6 +53,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
         pods: Pods of its groups; they go with their LeaderWorkerSet.
         made: What controllers made for these; it goes with them.
         sets: Names of its LeaderWorkerSets, by which controllers label what they make.
+        kinds: Kinds that were looked for.
     """
 
     release: str
@@ -62,6 +63,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     pods: list[str]
     made: list[Item]
     sets: tuple[str, ...]
+    kinds: tuple[str, ...]
 
     @property
     def empty(self) -> bool:
@@ -69,13 +71,16 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
         return not self.items and not self.pods and not self.made and self.revision is None
 
 
-def inventory(connection: Connection, place: Place, *, sets: tuple[str, ...] = ()) -> Inventory:
+def inventory(
+    connection: Connection, place: Place, *, sets: tuple[str, ...] = (), kinds: tuple[str, ...] = ()
+) -> Inventory:
     """List what there is of a release; what other charts or people made is never in it.
 
     Args:
         connection: The cluster.
         place: The release.
         sets: LeaderWorkerSets of it that may have gone before what was made for them.
+        kinds: Kinds to look for; all that the chart can make by default.
 
     Raises:
         InvalidInput: A release of this name exists and is another chart's.
@@ -93,8 +98,8 @@ def inventory(connection: Connection, place: Place, *, sets: tuple[str, ...] = (
                 fix="choose another --release; only if you want that chart's release gone: "
                 + connection.commands.helm("uninstall", release),
             )
-    items = []
-    for kind in place.chart.kinds:
+    items, looked = [], []
+    for kind in kinds or place.chart.kinds:
         try:
             items += [
                 Item(kind, name, path)
@@ -102,7 +107,13 @@ def inventory(connection: Connection, place: Place, *, sets: tuple[str, ...] = (
                 if not owned  # what has an owner goes with it
             ]
         except Missing:
-            continue  # a cluster without LeaderWorkerSets has none of them
+            pass  # a cluster without LeaderWorkerSets has none of them
+        except Forbidden as error:
+            # Kinds that the release has none of are no business of whoever may remove it.
+            if error.status == 401 or kind in _recorded(connection, place, revision):
+                raise
+            continue
+        looked.append(kind)
     there = [item.name for item in items if item.kind == "LeaderWorkerSet"]
     tests = _find(connection, namespace, ("v1", "pods"), place.chart.test_selector(release))
     items += [Item("Pod", name, path) for name, path, _ in tests]  # of tests that failed; nothing owns them
@@ -115,6 +126,7 @@ def inventory(connection: Connection, place: Place, *, sets: tuple[str, ...] = (
         pods=[name for name, _, _ in _find(connection, namespace, ("v1", "pods"), labels)],
         made=_made(connection, place, items, sets),
         sets=sets,
+        kinds=tuple(looked),
     )
 
 
@@ -153,7 +165,7 @@ def teardown(
         for _, path, _ in _find(connection, place.namespace, MADE["StatefulSet"], f"{NAME}={name}"):
             connection.delete(path, foreground=True)
     said, named = "", set[str]()
-    while not (left := inventory(connection, place, sets=found.sets)).empty:
+    while not (left := inventory(connection, place, sets=found.sets, kinds=found.kinds)).empty:
         if left.revision:
             raise Failed(
                 f"somebody deploys it again while it is being removed: Helm has revision "
@@ -175,6 +187,12 @@ def teardown(
         if time.monotonic() > end:
             raise _still_there(connection.commands, left, timeout, kept)
         time.sleep(_LOOK_SECONDS)
+
+
+def _recorded(connection: Connection, place: Place, revision: Revision | None) -> set[str]:
+    """Return the kinds that a release has objects of: what Helm has recorded, all where it knows nothing."""
+    objects = deployed(connection, place, revision) if revision else []
+    return {item["kind"] for item in objects} or set(place.chart.kinds)
 
 
 def _obstacles(connection: Connection, left: Inventory) -> list[Problem]:

@@ -18,6 +18,7 @@ from manyhost.plan import (
     region,
     resources,
     roles,
+    routing,
     security,
     startup,
     weights,
@@ -137,6 +138,7 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
         lambda: _check_lengths(recipe, facts.model),
         lambda: networks.networks(recipe, host),
         lambda: weights.source(recipe, facts.model, facts.environment),
+        lambda: routing.check(recipe, facts.environment),
     )
     names = networks.networks(recipe, host)
     source = weights.source(recipe, facts.model, facts.environment)

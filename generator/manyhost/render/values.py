@@ -13,6 +13,7 @@ import yaml12
 
 from manyhost import speed
 from manyhost.catalog import yaml_editor
+from manyhost.catalog.environment import Gke
 from manyhost.catalog.interconnect import GpuDirectTcp, Plugin, Rdma
 from manyhost.plan import Plan
 from manyhost.plan.arguments import DERIVED, merged
@@ -84,6 +85,7 @@ def values_text(plan: Plan) -> str:
         is_plugin=isinstance(fabric, Plugin),
         is_daemon=isinstance(fabric, GpuDirectTcp),
         is_rdma=isinstance(fabric, Rdma),
+        is_gke=isinstance(environment.platform, Gke),
         gpu_nics=sum(bool(nic.gpus) for nic in environment.host.nics),
         release_note=Note(f", release of {releases[0].date}" if releases else ""),
         arguments=merged(plan.settings, {}, environment.host.gpus > 0),

@@ -33,7 +33,11 @@ def test_they_are_made() -> None:
     """Every kind by some values, and no other."""
     of_the_fabric = {"deviceClaim": {"deviceClass": "rdma", "count": 8}, "computeDomain": True}
     claims = merge(fabric(), {"gpuPlatformSettings": of_the_fabric})
-    made = {item["kind"] for values in (EVERYTHING, claims) for item in render(values)}
+    of_gke = {
+        "routing": "inferencepool",
+        "gateway": {"name": "g", "gke": True, "endpointPicker": {"name": "p"}},
+    }
+    made = {item["kind"] for values in (EVERYTHING, claims, of_gke) for item in render(values)}
     assert made == set(FOUND.kinds)
 
 

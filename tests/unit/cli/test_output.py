@@ -327,7 +327,7 @@ def test_deploy_rehearsed_failed_and_interrupted(cluster: pytest.MonkeyPatch) ->
 def test_teardown(cluster: pytest.MonkeyPatch) -> None:
     found = Inventory(
         release="r", namespace="n", revision=Revision("r", 1, "deployed"),
-        items=[Item("Service", "r-svc", "/api/v1/x")], pods=["r-0"], made=[], sets=("r",),
+        items=[Item("Service", "r-svc", "/api/v1/x")], pods=["r-0"], made=[], sets=("r",), kinds=(),
     )  # fmt: skip
     replace(
         cluster, "teardown", inventory=found, teardown=lambda *_, report, **__: report("waiting for 1 pod")
@@ -347,7 +347,9 @@ def test_teardown(cluster: pytest.MonkeyPatch) -> None:
 
 def test_questions_stay_off_stdout(cluster: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is there to say yes: interrupted, and stdout has the envelope alone."""
-    found = Inventory(release="r", namespace="n", revision=None, items=[], pods=["r-0"], made=[], sets=("r",))
+    found = Inventory(
+        release="r", namespace="n", revision=None, items=[], pods=["r-0"], made=[], sets=("r",), kinds=()
+    )
     replace(cluster, "teardown", inventory=found)
     with Path(os.devnull).open() as nobody:
         monkeypatch.setattr(sys, "stdin", nobody)

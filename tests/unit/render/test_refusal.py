@@ -20,7 +20,7 @@ MOUNTS = "host_mounts=[{name: a, host_path: /a, mount_path: /x}, {name: b, host_
 FACTS = {
     "recipe", "model.name", "model.servedName", "host.environment", "host.gpus", "host.networks",
     "host.tolerations", "host.topologyKeys", "host.resources", "gpuPlatformSettings.daemonResources",
-    "roles.handover.buffer", "roles.handover.env",
+    "roles.handover.buffer", "roles.handover.env", "gateway.gke",
     "network.socketInterface", "gpuPlatformSettings.ncclPluginImage", "gpuPlatformSettings.rxdmImage",
     "gpuPlatformSettings.capabilities", "gpuPlatformSettings.devices", "gpuPlatformSettings.env",
     "gpuPlatformSettings.extendedResources", "gpuPlatformSettings.folders", "gpuPlatformSettings.libraries",
@@ -111,6 +111,9 @@ def test_every_value_of_a_render_is_a_setting_or_a_fact() -> None:
     texts = [
         build(RECIPE, assignments=["site.gcs_bucket=bucket", "node_selector.a=b"]).values_text,
         build("local/tiny-r1-disaggregated").values_text,
+        build(
+            RECIPE, assignments=["routing=inferencepool", "gateway.name=g", "gateway.picker.name=p"]
+        ).values_text,
     ]
     keys = [key for text in texts for key in _leaves(yaml.safe_load(text), "")]
     known = [*SETTINGS, *FACTS]

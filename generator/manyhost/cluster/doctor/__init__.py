@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from manyhost.cluster.connection import Connection
-from manyhost.cluster.doctor import access, fabric, gib_imex, hosts, lws, names, quota, registry, storage
+from manyhost.cluster.doctor import (
+    access,
+    fabric,
+    gib_imex,
+    hosts,
+    lws,
+    names,
+    quota,
+    registry,
+    routing,
+    storage,
+)
 from manyhost.cluster.doctor.check import CHECKS, Check, Result, Sight, run, verdict
 from manyhost.cluster.target import Target
 from manyhost.errors import InvalidInput, NotReady
@@ -21,6 +32,7 @@ _MODULES = (
     fabric,
     gib_imex,
     storage,
+    routing,
     registry,
 )  # imported for their checks
 
