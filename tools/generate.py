@@ -20,6 +20,7 @@ from manyhost.catalog import Catalog, resolve
 from manyhost.catalog.interconnect import Plugin, Rdma
 from manyhost.catalog.loader import ENGINES
 from manyhost.catalog.settings import VARIABLES, keys
+from manyhost.checks import hardening
 from manyhost.cli import COMMANDS
 from manyhost.output import Envelope, Event, EventLine, Notice
 from manyhost.render import Renderer
@@ -65,6 +66,39 @@ too, but for words in capitals that only that person knows.
 [output.schema.json](output.schema.json) is the JSON Schema of a line. New fields, commands and kinds of
 events may come within `manyhost/v1`: ignore what you do not know. What goes or changes its meaning
 makes a new version. [Exit codes](exit-codes.md) are the same for text and JSON.
+"""
+
+
+_HARDENING_HEAD = """# Hardening
+
+Generated from `generator/manyhost/checks/hardening.py` and `values/`; `make generate` writes it.
+
+Every render holds the pods of its groups to the rules below. A container breaks one for a reason that stands
+in `values/`, or the render is refused; a reason that no container needs any more fails the tests. The reasons
+of one recipe:
+
+```sh
+manyhost explain exemptions a3mega
+```
+
+## Measured
+
+The rules mean what [checkov](https://github.com/bridgecrewio/checkov) finds in a pod. It knows no
+LeaderWorkerSet, so its pods are written as pods first. The default recipe of A3 Mega, with checkov 3.3.30 on
+2026-11-26:
+
+```sh
+make render ENV=a3mega
+.venv/bin/python -m tools.unwrap_pods build/a3mega/deepseek-r1-671b/manifests.yaml build/pods
+python3 -m venv build/checkov
+build/checkov/bin/python -m pip install checkov==3.3.30
+build/checkov/bin/python -m checkov.main --directory build/pods --framework kubernetes --compact --quiet
+```
+
+9 findings in the leader and the same 9 in the worker (15 each before these rules): CKV_K8S_15, 21, 22, 23,
+25, 35, 40 and 43, and CKV2_K8S_6. Two of them are about where a release is installed and not about its pods:
+another namespace than `default` takes CKV_K8S_21 away, and `networkPolicy.enabled` CKV2_K8S_6 where the
+policy is scanned too. With checkov on `$PATH` the tests hold it against the rules for every recipe.
 """
 
 
@@ -149,7 +183,8 @@ def environments_reference() -> dict[Path, bytes]:
         "",
         "Generated from `values/environments/` and `recipes/`; `make generate` writes it. The first recipe",
         "is the default one, the first interconnect too. Prices are list prices of one host, USD an hour, on",
-        "demand, in the list's default region; the file has others, spot, commitments, source and date.",
+        "demand, in the list's default region; the file has others, spot, commitments, source and date. What",
+        "the pods of each do without, and why, is in [hardening.md](hardening.md).",
         "",
         "| Environment | Host | Platform | Interconnects | Recipes | Price |",
         "|---|---|---|---|---|---|",
@@ -185,6 +220,30 @@ def environments_reference() -> dict[Path, bytes]:
         needs = ", ".join(wanted)
         lines.append(f"| `{name}` | {fabric.description} | {needs or 'nothing'} |")
     return {ROOT / "docs/reference/environments.md": ("\n".join(lines) + "\n").encode()}
+
+
+def hardening_reference() -> dict[Path, bytes]:
+    """Return docs/reference/hardening.md: the rules, and who breaks which of them for what reason."""
+    catalog = Catalog(ROOT)
+    lines = [
+        _HARDENING_HEAD,
+        "## Rules",
+        "",
+        "| Rule | A container or pod breaks it that | checkov |",
+        "|---|---|---|",
+    ]
+    for name, rule in hardening.RULES.items():
+        lines.append(f"| `{name}` | {rule.broken} | {', '.join(rule.checkov)} |")
+    lines += ["", "## Reasons", "", "| File in `values/` | Rule and container | Reason |", "|---|---|---|"]
+    files = {"exemptions.yaml": catalog.exemptions()}
+    for name in catalog.names("environments"):
+        files[f"environments/{name}.yaml"] = catalog.environment(name).exemptions
+    for name in catalog.names("interconnects"):
+        fabric = catalog.interconnect(name)
+        files[f"interconnects/{name}.yaml"] = fabric.exemptions if isinstance(fabric, Plugin) else {}
+    for file, reasons in files.items():
+        lines += [f"| `{file}` | `{name}` | {reason} |" for name, reason in reasons.items()]
+    return {ROOT / "docs/reference/hardening.md": ("\n".join(lines) + "\n").encode()}
 
 
 def cli_reference() -> dict[Path, bytes]:
@@ -306,6 +365,7 @@ GENERATORS = (
     picture,
     settings_reference,
     environments_reference,
+    hardening_reference,
     cli_reference,
     exit_codes,
     output_reference,

@@ -153,7 +153,7 @@ def test_without_interconnect_nothing_is_added():
 def test_the_daemon_is_a_native_sidecar_with_two_capabilities():
     container = daemon()
     assert container["restartPolicy"] == "Always"
-    assert container["securityContext"] == {"capabilities": {"add": ["NET_ADMIN", "NET_BIND_SERVICE"]}}
+    assert container["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "NET_BIND_SERVICE"]
     assert container["command"] == ["/bin/sh", "/opt/manyhost/tcpxo-daemon.sh"]
     variables = {item["name"]: item["value"] for item in container["env"]}
     assert container["startupProbe"]["exec"]["command"] == [

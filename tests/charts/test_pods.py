@@ -473,13 +473,13 @@ def test_user_ids(user, not_root):
     context = engine_container(objects)["securityContext"]
     assert (context["runAsUser"], context["runAsGroup"]) == (user, user)
     assert context["runAsNonRoot"] is not_root
-    assert pod(objects)["spec"]["securityContext"] == {"fsGroup": user}
+    assert pod(objects)["spec"]["securityContext"]["fsGroup"] == user
 
 
 def test_a_user_id_is_for_the_engine_and_not_for_the_daemon():
     objects = render(merge(CONFIGURATIONS["tcpxo"], nest("security.runAsUser", 1000)))
     spec = pod(objects)["spec"]
-    assert "securityContext" not in spec
+    assert spec["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
     (daemon,) = spec["initContainers"]
     assert "runAsUser" not in daemon["securityContext"]
 

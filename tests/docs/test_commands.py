@@ -116,7 +116,7 @@ def _check_helm(arguments: list[str]) -> None:
 
 def _check_python(arguments: list[str]) -> None:
     if arguments[0] == "-m":
-        if arguments[1] in {"venv", "pip", "pytest", "http.server"}:
+        if arguments[1] in {"venv", "pip", "pytest", "http.server", "checkov.main"}:
             return
         module = ROOT / arguments[1].replace(".", "/")
         assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()

@@ -8,11 +8,13 @@ values/interconnects/<name>.yaml; with network.interconnect "none" or empty noth
   manyhost.fabric.profile         file that the launcher sources, or nothing
   manyhost.fabric.capabilities    Linux capabilities of the engine, separated by commas
   manyhost.fabric.claims          device claims of the pod, a YAML list
+  manyhost.fabric.confined        "true" when what the containers beside the engine need of their host is known
   manyhost.fabric.initContainers  YAML list
   manyhost.fabric.volumes         YAML list
   manyhost.fabric.mounts          volume mounts of the engine, a YAML list
   manyhost.fabric.daemonMounts    volume mounts of the fabric's daemon, a YAML list
-A fabric with a daemon beside the engine (rxdmImage) defines manyhost.interconnect.<name>.initContainers.
+A fabric with a daemon beside the engine (rxdmImage) defines manyhost.interconnect.<name>.initContainers, and
+manyhost.interconnect.<name>.confined.
 */}}
 
 {{- define "manyhost.fabric.on" -}}
@@ -74,6 +76,14 @@ LD_LIBRARY_PATH: {{ list $libraries .libraries | uniq | join ":" | quote }}
   resourceClaimTemplateName: {{ .Release.Name }}-rdma
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "manyhost.fabric.confined" -}}
+{{- if and (include "manyhost.fabric.on" .) .Values.gpuPlatformSettings.rxdmImage -}}
+{{ include (printf "manyhost.interconnect.%s.confined" .Values.network.interconnect) . }}
+{{- else -}}
+true
+{{- end -}}
 {{- end }}
 
 {{- define "manyhost.fabric.initContainers" -}}

@@ -4,6 +4,10 @@ Source: GoogleCloudPlatform/container-engine-accelerators, gpudirect-tcpx/nccl-t
 container; as a native sidecar it starts before the engine and ends after it (gpudirect-tcpx/best-practice.md).
 */}}
 
+{{- /* The daemon's source is not public. */}}
+{{- define "manyhost.interconnect.tcpx.confined" -}}
+{{- end }}
+
 {{- define "manyhost.interconnect.tcpx.initContainers" -}}
 {{- $settings := .Values.gpuPlatformSettings }}
 - name: tcpx-daemon
@@ -28,6 +32,7 @@ container; as a native sidecar it starts before the engine and ends after it (gp
     {{- toYaml . | nindent 4 }}
   {{- end }}
   securityContext:
+    allowPrivilegeEscalation: false
     capabilities:
       add: [NET_ADMIN]
   volumeMounts:

@@ -17,8 +17,14 @@ no semantic versions. A tag without a version counts as new. */}}
 {{- end -}}
 {{- end }}
 
+{{- /* From here on the source of daemon and plugin is public (google/nccl-plugin-gpudirect-tcpxo). */}}
+{{- define "manyhost.interconnect.tcpxo.confined" -}}
+{{- if ge (include "manyhost.interconnect.tcpxo.release" . | int64) 1000018 }}true{{ end -}}
+{{- end }}
+
 {{- define "manyhost.interconnect.tcpxo.initContainers" -}}
 {{- $settings := .Values.gpuPlatformSettings }}
+{{- $confined := include "manyhost.interconnect.tcpxo.confined" . }}
 {{- if not $settings.useHostPlugin }}
 - name: tcpxo-install
   image: {{ $settings.ncclPluginImage | quote }}
@@ -28,6 +34,12 @@ no semantic versions. A tag without a version counts as new. */}}
   resources:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+  securityContext:
+    allowPrivilegeEscalation: false
+    {{- if $confined }}
+    capabilities:
+      drop: [ALL]
+    {{- end }}
   volumeMounts:
   - {name: scripts, mountPath: /opt/manyhost, readOnly: true}
   - {name: nccl-plugin, mountPath: /usr/local/nccl-plugin}
@@ -58,7 +70,11 @@ no semantic versions. A tag without a version counts as new. */}}
     {{- toYaml . | nindent 4 }}
   {{- end }}
   securityContext:
+    allowPrivilegeEscalation: false
     capabilities:
+      {{- if $confined }}
+      drop: [ALL]
+      {{- end }}
       add: [NET_ADMIN, NET_BIND_SERVICE]
   # Its start takes about 30 s. A failed probe restarts the daemon, and with it the whole group:
   # two minutes leave room.

@@ -109,9 +109,17 @@ imagePullSecrets:
 hostNetwork: true
 dnsPolicy: ClusterFirstWithHostNet
 {{- end }}
-{{- if not (kindIs "invalid" $values.security.fsGroup) }}
+{{- $owned := not (kindIs "invalid" $values.security.fsGroup) }}
+{{- $confined := include "manyhost.fabric.confined" . }}
+{{- if or $owned $confined }}
 securityContext:
+  {{- if $owned }}
   fsGroup: {{ int64 $values.security.fsGroup }}
+  {{- end }}
+  {{- if $confined }}
+  seccompProfile:
+    type: RuntimeDefault
+  {{- end }}
 {{- end }}
 {{- with $values.host.nodeSelector }}
 nodeSelector:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from manyhost.catalog.struct import Amount, Count, Date, Name, Positive, Struct
+from manyhost.catalog.struct import Amount, Count, Date, Exemptions, Name, Positive, Struct
 
 Rate = Literal["on-demand", "spot", "flex-start", "calendar", "commit-1y", "commit-3y"]
 
@@ -28,7 +28,7 @@ class Share(Struct, frozen=True):
     """What the engine's container may count on, of a host's processors and main memory.
 
     Attributes:
-        cpu: Processors that it requests. It has no limit of them: throttled NCCL threads stall every GPU.
+        cpu: Processors that it requests. It may have all there are: throttled NCCL threads stall every GPU.
         memory_gib: Memory that it requests, what it writes to /dev/shm included.
         memory_limit_gib: Memory beyond which it is killed; 0 is no limit.
     """
@@ -47,6 +47,7 @@ class Host(Struct, frozen=True):
         gpu: Name of the GPU, for people.
         gpus: GPUs of the host; 0 counts as one rank.
         gpu_memory_gib: What CUDA reports as the memory of one GPU.
+        cpus: Processors, as the platform counts them; 0 where hosts differ, and nothing has a limit of them.
         memory_gib: Main memory.
         shm_gib: /dev/shm of a pod, in memory.
         share: Of it, the engine's; left out where the engine asks for nothing but GPUs.
@@ -64,6 +65,7 @@ class Host(Struct, frozen=True):
     shm_gib: Positive
     local_ssd_gib: Count
     interface: str
+    cpus: Count = 0
     share: Share | None = None
     nics: list[Nic] = []
 
@@ -134,6 +136,7 @@ class Environment(Struct, frozen=True):
         interconnects: How GPUs of different hosts may talk, the default first.
         platform: What runs the hosts, with what only that platform has.
         price: Its price list; left out where nobody publishes one.
+        exemptions: Hardening that its pods do without.
     """
 
     name: Name
@@ -143,6 +146,7 @@ class Environment(Struct, frozen=True):
     interconnects: Annotated[list[str], Meta(min_length=1)]
     platform: Gke | Kubernetes | RunPod
     price: Price | None = None
+    exemptions: Exemptions = {}
 
 
 def contradiction(environment: Environment) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from manyhost.catalog.struct import Amount, Date, Name, Path, Positive, Struct
+from manyhost.catalog.struct import Amount, Date, Exemptions, Name, Path, Positive, Struct
 
 
 class Point(Struct, frozen=True):
@@ -144,6 +144,7 @@ class Plugin(Interconnect, frozen=True):
         resources: Extended resources of one host that the engine asks for, beside its GPUs.
         daemonsets: What must run in kube-system.
         violations: Departures from the Pod Security baseline, with the reasons.
+        exemptions: Hardening that its pods do without.
     """
 
     releases: list[Release] = []
@@ -156,6 +157,7 @@ class Plugin(Interconnect, frozen=True):
     resources: dict[str, str] = {}
     daemonsets: list[DaemonSet] = []
     violations: list[Violation] = []
+    exemptions: Exemptions = {}
 
 
 class Rdma(Plugin, frozen=True, tag="rdma"):
@@ -179,8 +181,10 @@ class GpuDirectTcp(Plugin, frozen=True, kw_only=True, tag="gpudirect-tcp"):
         daemon_repository: Image of the daemon, without tag.
         devices: Devices beside the GPUs that the device injector gives to the daemon.
         daemon_requests: What the daemon requests of the host.
+        daemon_limits: What it may not exceed; of processors, all that the host has.
     """
 
     daemon_repository: str
     daemon_requests: dict[str, str]
+    daemon_limits: dict[str, str]
     devices: list[Path]

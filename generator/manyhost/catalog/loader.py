@@ -17,6 +17,7 @@ from manyhost.catalog.engine import Engine
 from manyhost.catalog.environment import Environment, contradiction
 from manyhost.catalog.interconnect import GpuDirectTcp, Interconnect, Rdma, Sockets
 from manyhost.catalog.model import Model
+from manyhost.catalog.struct import Exemptions
 from manyhost.catalog.written import WRITTEN
 from manyhost.errors import InvalidInput, nearest
 
@@ -24,6 +25,7 @@ LOCAL_FILE = "values/local.yaml"
 RESERVED = "reserved-flags.yaml"
 ENGINES = "engines.yaml"
 REGIONS = "values/regions.yaml"
+EXEMPTIONS = "values/exemptions.yaml"
 _HERE = Path()  # relative, so that errors name files as their owner does
 _PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
 HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
@@ -139,6 +141,16 @@ class Catalog:
             found = yaml_reader.convert(yaml_reader.read_mapping(path, where), dict[str, list[str]], where)
             self._kept[key] = found["regions"]
         kept: list[str] = self._kept[key]
+        return kept
+
+    def exemptions(self) -> Exemptions:
+        """Return the hardening that no release has, wherever it runs, with the reasons."""
+        key = ("values", "exemptions")
+        if key not in self._kept:
+            path, where = self._find(EXEMPTIONS)
+            found = yaml_reader.convert(yaml_reader.read_mapping(path, where), dict[str, Exemptions], where)
+            self._kept[key] = found["exemptions"]
+        kept: Exemptions = self._kept[key]
         return kept
 
     def engine_recipes(self) -> dict[str, str]:

@@ -18,6 +18,10 @@ Count = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
 Date = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Path = Annotated[str, Meta(pattern=r"^/")]
+# A rule of checks.hardening, of a container or of the pod ("user in vllm"), and why a place does without it.
+Exemptions = dict[
+    Annotated[str, Meta(pattern=r"^[a-z-]+( in [a-z0-9-]+)?$")], Annotated[str, Meta(min_length=10)]
+]
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from manyhost.checks import (
     coverage,
     engine_flags,
+    hardening,
     leaderworkerset,
     names,
     networks,
@@ -41,6 +42,7 @@ _OF_VALID: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     routing.check,
     scripts.check,
     pod_security.check,
+    hardening.check,
 )
 
 
@@ -59,7 +61,7 @@ def run(
     Args:
         objects: The parsed documents of one release, plain JSON values.
         flags: Flags of the pinned engine version; None skips the check of engine arguments.
-        environment_level: What the environment allows its pods; None skips Pod Security.
+        environment_level: What the environment allows its pods; None skips Pod Security and hardening.
         shell: Says what is wrong with a shell script; None skips shell scripts.
         shipped_scripts: Texts of the scripts that the chart ships, which its own tests check;
             any other script is checked here, which costs a process each.

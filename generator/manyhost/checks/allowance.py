@@ -16,7 +16,9 @@ class Allowance(msgspec.Struct, frozen=True):
     Attributes:
         level: The weakest level that its pods may have.
         violations: Departures from the baseline, in the words of `pod_security.violations`.
+        exemptions: Rules of `hardening` that they may break, in its words; None skips them.
     """
 
     level: Level
     violations: frozenset[str] = frozenset()
+    exemptions: frozenset[str] | None = None

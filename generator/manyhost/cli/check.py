@@ -143,6 +143,7 @@ def _allowed(catalog: Catalog, name: str, objects: list[dict[str, Any]]) -> Allo
             catalog.interconnect(fabric),
             on={"ssd_host_path"} | ({"network.host_network"} if pod.get("hostNetwork") else set()),
             mounts=[volume.removeprefix("host-") for volume in names if volume.startswith("host-")],
+            exemptions=catalog.exemptions(),
         )
         for fabric in environment.interconnects
     ]

@@ -40,15 +40,20 @@ def command(
 ) -> None:
     """Say what value a key has and where it came from, strongest source first.
 
-    KEY is a recipe key, an environment variable's name, an engine flag as arguments.<flag>, or a Helm
-    value of the chart, with or without chart. before it.
+    KEY is a recipe key, an environment variable's name, an engine flag as arguments.<flag>, a Helm
+    value of the chart, with or without chart. before it, or exemptions: the hardening that the pods do
+    without, and why.
 
     Example: manyhost explain arguments.max-num-seqs a3mega
     """
     catalog = Catalog()
     resolved = pick(catalog, recipe, model, assignments)
     name = re.sub(r"\[\d*\]", "", VARIABLES.get(key, key))
-    rows = list(_settings(name, resolved)) or list(_values(name.removeprefix("chart."), resolved, catalog))
+    rows = (
+        list(_settings(name, resolved))
+        or list(_exemptions(name, resolved, catalog))
+        or list(_values(name.removeprefix("chart."), resolved, catalog))
+    )
     if not rows:
         known = {*known_keys(), *resolved.origins, *_chart_values(catalog)}
         raise InvalidInput(
@@ -79,6 +84,27 @@ def _settings(name: str, resolved: Resolved) -> Iterator[Row]:
         if entry and entry.default is not msgspec.NODEFAULT and (not history or history[-1][1] is None):
             history.append(("default", entry.default))
         yield Row(key, entry.description if entry else "", history)
+
+
+def _exemptions(name: str, resolved: Resolved, catalog: Catalog) -> Iterator[Row]:
+    """Yield the reason for each rule of hardening that a recipe's pods may break, with its file."""
+    if not within(name, "exemptions"):
+        return
+    from manyhost.catalog.interconnect import Plugin
+    from manyhost.catalog.loader import EXEMPTIONS
+    from manyhost.plan.facts import join
+
+    facts = join(resolved, catalog)
+    fabric = facts.interconnect
+    files = {
+        EXEMPTIONS: facts.exemptions,
+        f"values/environments/{facts.environment.name}.yaml": facts.environment.exemptions,
+        f"values/interconnects/{fabric.name}.yaml": fabric.exemptions if isinstance(fabric, Plugin) else {},
+    }
+    for file, reasons in files.items():
+        for rule, reason in reasons.items():
+            if within(f"exemptions.{rule}", name):
+                yield Row(f"exemptions.{rule}", "", [(file, reason)])
 
 
 def _chart_values(catalog: Catalog) -> list[str]:

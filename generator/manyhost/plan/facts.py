@@ -19,6 +19,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         engine: What serves it.
         recipes: A recipe for each engine version, empty where there is none.
         regions: Regions of Google Cloud.
+        exemptions: Hardening that no release has, with the reasons.
         reserved: Engine flags that nobody may give, with the setting that does it ("" for the launcher).
     """
 
@@ -28,6 +29,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     engine: Engine
     recipes: dict[str, str]
     regions: list[str]
+    exemptions: dict[str, str]
     reserved: dict[str, str]
 
 
@@ -63,6 +65,7 @@ def join(resolved: Resolved, catalog: Catalog) -> Facts:
         engine=catalog.engine(recipe.engine.version),
         recipes=catalog.engine_recipes(),
         regions=catalog.regions(),
+        exemptions=catalog.exemptions(),
         reserved=catalog.reserved_flags(),
     )
 

@@ -204,7 +204,9 @@ def _allowed(recipe: Recipe, facts: Facts) -> security.Allowed:
     on = {"network.host_network"} if recipe.network.host_network else set()
     on |= {"ssd_host_path"} if recipe.ssd_host_path else set()
     mounts = [mount.name for mount in recipe.host_mounts]
-    return security.allowed(facts.environment, facts.interconnect, on=on, mounts=mounts)
+    return security.allowed(
+        facts.environment, facts.interconnect, on=on, mounts=mounts, exemptions=facts.exemptions
+    )
 
 
 def _warnings(recipe: Recipe, facts: Facts, found: tuple[Role, ...], moved: Handover | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the engine's container asks of its host beside GPUs, so that it is not the first to be evicted."""
+"""What the containers of a pod ask of their host beside GPUs, so that it does not evict them first."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 
 from manyhost.catalog import Model
 from manyhost.catalog.environment import Host
+from manyhost.catalog.interconnect import GpuDirectTcp
 from manyhost.plan.arguments import offload_gib
 from manyhost.plan.memory import GIB
 
@@ -41,8 +42,17 @@ def resources(host: Host, model: Model, arguments: Mapping[str, Any], *, downloa
     requests = {"cpu": cpu, "memory": _memory(share.memory_gib + extra)}
     if downloads and host.gpus:
         requests["ephemeral-storage"] = f"{math.ceil(model.weights_bytes * _DOWNLOAD_SHARE / GIB)}Gi"
-    limit = share.memory_limit_gib and max(share.memory_limit_gib, share.memory_gib + extra)
-    return Resources(requests=requests, limits={"memory": _memory(limit)} if limit else {})
+    # Of a namespace with a default limit, a container without one would get that, and be throttled.
+    limits = {"cpu": str(host.cpus)} if host.cpus else {}
+    if share.memory_limit_gib:
+        limits["memory"] = _memory(max(share.memory_limit_gib, share.memory_gib + extra))
+    return Resources(requests=requests, limits=limits)
+
+
+def daemon(interconnect: GpuDirectTcp, host: Host) -> Resources:
+    """Return what the daemon of a fabric asks for; it is throttled no more than the engine."""
+    cpus = {"cpu": str(host.cpus)} if host.cpus else {}
+    return Resources(requests=interconnect.daemon_requests, limits=cpus | interconnect.daemon_limits)
 
 
 def _memory(gib: float) -> str:

@@ -210,7 +210,7 @@ def _shortened(text: str) -> str:
 
 def allowance(allowed: Allowed) -> checks.Allowance:
     """Return what pods may do, as the checks want it."""
-    return checks.Allowance(allowed.level, frozenset(allowed.violations))
+    return checks.Allowance(allowed.level, frozenset(allowed.violations), frozenset(allowed.exemptions))
 
 
 def release_name(recipe: str, chart: Chart) -> str:

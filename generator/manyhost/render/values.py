@@ -17,6 +17,7 @@ from manyhost.catalog.environment import Gke
 from manyhost.catalog.interconnect import GpuDirectTcp, Plugin, Rdma
 from manyhost.plan import Plan
 from manyhost.plan.arguments import DERIVED, merged
+from manyhost.plan.resources import daemon
 
 # Characters that may not stand for themselves (YAML 1.2.2, section 5.1), and line breaks of YAML 1.1.
 _ESCAPED = re.compile(r"[\x7f-\x84\x86-\x9f\x85\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
@@ -83,7 +84,7 @@ def values_text(plan: Plan) -> str:
         platform=environment.platform,
         fabric=fabric,
         is_plugin=isinstance(fabric, Plugin),
-        is_daemon=isinstance(fabric, GpuDirectTcp),
+        daemon=daemon(fabric, environment.host) if isinstance(fabric, GpuDirectTcp) else None,
         is_rdma=isinstance(fabric, Rdma),
         is_gke=isinstance(environment.platform, Gke),
         gpu_nics=sum(bool(nic.gpus) for nic in environment.host.nics),

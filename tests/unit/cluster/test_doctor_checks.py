@@ -118,16 +118,19 @@ def test_kubernetes_version(version: str, status: str, why: str, serve: Serve, e
 
 
 @pytest.mark.parametrize(
-    ("hard", "ranges", "status", "why"),
+    ("recipe", "hard", "ranges", "status", "why"),
     [
-        ({"pods": "10", "requests.nvidia.com/gpu": "16"}, 0, "pass", "1 quota leaves room"),
-        ({"requests.nvidia.com/gpu": "8"}, 0, "fail", "allows 8 requests.nvidia.com/gpu, 0 are used and 16"),
-        ({"limits.cpu": "999", "memory": "9Ti"}, 0, "fail", "counts limits.cpu: pods that do not"),
-        ({"limits.cpu": "999", "memory": "9Ti"}, 1, "pass", "1 quota leaves room"),
+        (RECIPE, {"pods": "10", "requests.nvidia.com/gpu": "16"}, 0, "pass", "1 quota leaves room"),
+        (RECIPE, {"requests.nvidia.com/gpu": "8"}, 0, "fail", "8 requests.nvidia.com/gpu, 0 are used and 16"),
+        ("local/tiny-r1", {"limits.cpu": "9", "memory": "9Ti"}, 0, "fail", "limits.cpu: pods that do not"),
+        ("local/tiny-r1", {"limits.cpu": "9", "memory": "9Ti"}, 1, "pass", "1 quota leaves room"),
+        # Where the hosts are known every container has a limit: what counts is the size of the quota.
+        (RECIPE, {"limits.cpu": "999", "memory": "9Ti"}, 0, "pass", "1 quota leaves room"),
+        (RECIPE, {"limits.cpu": "600"}, 0, "fail", "allows 600 limits.cpu, 0 are used and 832"),
     ],
 )
 def test_quota(
-    hard: dict[str, str], ranges: int, status: str, why: str, serve: Serve, examined: Examine
+    recipe: str, hard: dict[str, str], ranges: int, status: str, why: str, serve: Serve, examined: Examine
 ) -> None:
     items = {
         "resourcequotas": [{"metadata": {"name": "tight"}, "status": {"hard": hard, "used": {}}}],
@@ -139,7 +142,7 @@ def test_quota(
         plural = path.partition("?")[0].rpartition("/")[2]
         return 200, {}, {"metadata": {}, "items": items[plural]}
 
-    result = examined("quota", a_target(), f"http://{serve(answer)}")
+    result = examined("quota", from_rendered(build(recipe)), f"http://{serve(answer)}")
     assert result.status == status
     assert why in result.why
 

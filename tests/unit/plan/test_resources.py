@@ -52,7 +52,7 @@ def test_a_download_into_the_pod_requests_its_storage() -> None:
     recipe = "a3ultra/deepseek-r1-671b"
     requests, limits = resources(recipe=recipe)
     assert requests == {"cpu": "100", "memory": "900Gi", "ephemeral-storage": "898Gi"}
-    assert limits == {"memory": "2800Gi"}
+    assert limits == {"cpu": "224", "memory": "2800Gi"}  # all processors of the host: nothing is throttled
     for elsewhere in ("site.gcs_bucket=b-1", "ssd_host_path=/mnt/disks/ssd"):
         assert "ephemeral-storage" not in resources(elsewhere, recipe=recipe)[0]
 

@@ -23,16 +23,18 @@ def of(*assignments: str, recipe: str = RECIPE) -> Allowed:
 
 
 def test_a_fabric_without_needs_keeps_the_level_of_the_platform() -> None:
-    assert allowed(LOCAL, NONE, on=(), mounts=()) == Allowed(level="restricted", violations={})
-    assert allowed(A3MEGA, NONE, on=(), mounts=()) == Allowed(level="baseline", violations={})
-    assert of("network.interconnect=none", "ssd_host_path=") == Allowed(level="baseline", violations={})
+    local = Allowed(level="restricted", violations={}, exemptions=LOCAL.exemptions)
+    assert allowed(LOCAL, NONE, on=(), mounts=(), exemptions={}) == local
+    assert allowed(A3MEGA, NONE, on=(), mounts=(), exemptions={}) == Allowed(level="baseline", violations={})
+    bare = of("network.interconnect=none", "ssd_host_path=")
+    assert bare == Allowed(level="baseline", violations={}, exemptions=CATALOG.exemptions())
 
 
 def test_a_place_that_is_no_kubernetes_has_pods_of_its_own() -> None:
     import msgspec
 
     rented = msgspec.structs.replace(A3MEGA, platform=RunPod(gpu_type_id="NVIDIA H200"))
-    assert allowed(rented, NONE, on=(), mounts=()) == Allowed(level="baseline", violations={})
+    assert allowed(rented, NONE, on=(), mounts=(), exemptions={}) == Allowed(level="baseline", violations={})
 
 
 def test_each_departure_has_its_reason() -> None:
@@ -84,9 +86,18 @@ def test_the_pods_do_exactly_that(recipe: str, assignments: tuple[str, ...]) -> 
     assert found == set(rendered.plan.allowed.violations)
 
 
+def test_a_reason_holds_for_all_for_a_place_or_for_a_fabric() -> None:
+    """What all releases do without, then what one environment or interconnect does."""
+    everywhere = {"user in vllm": "for every release", "cpu-limit in vllm": "a general reason"}
+    found = allowed(LOCAL, CATALOG.interconnect("rdma"), on=(), mounts=(), exemptions=everywhere).exemptions
+    assert found["user in vllm"] == "for every release"
+    assert found["cpu-limit in vllm"] == LOCAL.exemptions["cpu-limit in vllm"]  # the nearer reason
+    assert "added-capabilities in vllm" in found
+
+
 def test_either_of_several() -> None:
-    both = either(allowed(A3MEGA, fabric, on=(), mounts=()) for fabric in (NONE, TCPXO))
-    assert both == allowed(A3MEGA, TCPXO, on=(), mounts=())
+    both = either(allowed(A3MEGA, fabric, on=(), mounts=(), exemptions={}) for fabric in (NONE, TCPXO))
+    assert both == allowed(A3MEGA, TCPXO, on=(), mounts=(), exemptions={})
     assert either([Allowed(level="restricted", violations={}), Allowed(level="baseline", violations={})]) == (
         Allowed(level="baseline", violations={})
     )
