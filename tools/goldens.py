@@ -25,16 +25,24 @@ def manifests_text(objects: list[dict[str, Any]], scripts: Path) -> str:
     result = sorted(copy.deepcopy(objects), key=lambda item: (item["kind"], item["metadata"]["name"]))
     for item in result:
         if item["kind"] == "ConfigMap":
-            for name, text in item["data"].items():
-                for path in scripts.rglob(name):
-                    if path.read_text() == text:
-                        item["data"][name] = f"the text of launcher/{path.relative_to(scripts).as_posix()}"
+            item["data"] = {name: _named(text, scripts) for name, text in item["data"].items()}
+        if item["kind"] == "CronJob":
+            for container in item["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]:
+                container["command"] = [_named(word, scripts) for word in container["command"]]
         template = item.get("spec", {}).get("leaderWorkerTemplate", {})
         for role in ("leaderTemplate", "workerTemplate"):
             annotations = template.get(role, {}).get("metadata", {}).get("annotations", {})
             if CHECKSUM in annotations:
                 annotations[CHECKSUM] = "the checksum of launcher/"
     return "---\n".join(_dump(item) for item in result)
+
+
+def _named(text: str, scripts: Path) -> str:
+    """Return the name of the launcher's file that has this text, or the text of none."""
+    for path in sorted(scripts.rglob("*")):
+        if path.suffix in {".py", ".sh"} and path.read_text() == text:
+            return f"the text of launcher/{path.relative_to(scripts).as_posix()}"
+    return text
 
 
 def folder_name(recipe: str) -> str:

@@ -107,11 +107,12 @@ APART = merge(
         },
     },
 )
+JANITOR = merge(BASE, {"janitor": {"enabled": True}})
 LEAVES = {".".join(map(str, path)): path for path in strings(APART)}
 
 
 def replaced(path, value):
-    result = copy.deepcopy(APART if path[0] == "roles" else BASE)
+    result = copy.deepcopy({"roles": APART, "janitor": JANITOR}.get(path[0], BASE))
     node = result
     for key in path[:-1]:
         node = node[key]

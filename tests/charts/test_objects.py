@@ -25,6 +25,7 @@ EVERYTHING = {
     "podDisruptionBudget": {"enabled": True},
     "networkPolicy": {"enabled": True},
     "autoscaling": {"enabled": True, "minReplicas": 2},
+    "janitor": {"enabled": True},
 }
 
 
@@ -34,6 +35,9 @@ def test_objects_by_default():
 
 def test_objects_on_request():
     assert set(kinds(render(EVERYTHING))) - set(kinds(render())) == {
+        "CronJob",
+        "Role",
+        "RoleBinding",
         "PodDisruptionBudget",
         "NetworkPolicy",
         "HorizontalPodAutoscaler",

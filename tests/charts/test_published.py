@@ -43,7 +43,7 @@ def test_default_networks(engine):
     objects = render(release="jane-serving-deepseek-r1-model", engine=engine, options=line())
     assert engine_container(objects)["image"] == f"{REPOSITORY}:v0.7.3"
     lws = next(o for o in objects if o["kind"] == "LeaderWorkerSet")
-    assert lws["metadata"]["annotations"] == {"manyhost.dev/cluster-name": "c-1"}
+    assert lws["metadata"]["annotations"]["manyhost.dev/cluster-name"] == "c-1"
     service = next(o for o in objects if o["kind"] == "Service")
     assert service["metadata"]["name"] == "jane-serving-deepseek-r1-model-svc"
     (bucket,) = (v for v in pod(objects)["spec"]["volumes"] if v["name"] == "gcs-0")

@@ -82,6 +82,7 @@ OPTIONAL = {
     "podDisruptionBudget": {"enabled": True},
     "networkPolicy": {"enabled": True, "allowedNamespaces": ["a"]},
     "autoscaling": {"enabled": True, "minReplicas": 2},
+    "janitor": {"enabled": True},
 }
 
 

@@ -73,6 +73,7 @@ EXTRA = nest("volumes.extra", [{"name": "a", "mountPath": "/b", "volume": NFS}])
 PDB = merge(nest("podDisruptionBudget.enabled", True), nest("vllm.replicaCount", 3))
 POLICY = nest("networkPolicy.enabled", True)
 HPA = nest("autoscaling.enabled", True)
+JANITOR = nest("janitor.enabled", True)
 ONE_STAGE = {"model": {"tp_size": 16, "pp_size": 1}}
 APART = merge(ONE_STAGE, nest("roles.prefill.groups", 1))
 TOLERATION = nest("host.tolerations", [{"key": "a", "operator": "Exists"}])
@@ -211,6 +212,12 @@ MUTATIONS = {
     "autoscaling.maxReplicas": (9, HPA),
     "autoscaling.metric": ("m", HPA),
     "autoscaling.targetValue": (1, HPA),
+    "janitor.enabled": (True, {}),
+    "janitor.schedule": ("0 * * * *", JANITOR),
+    "janitor.image": ("a/b:1", JANITOR),
+    "janitor.heldMinutes": (1, JANITOR),
+    "janitor.resources.requests": ({"cpu": 1}, JANITOR),
+    "janitor.resources.limits": ({"cpu": 1}, JANITOR),
     "security.privileged": (True, {}),
     "security.runAsUser": (0, {}),
     "security.runAsGroup": (0, {}),

@@ -34,6 +34,7 @@ EVERYTHING: Object = merge(
         "podDisruptionBudget": {"enabled": True},
         "networkPolicy": {"enabled": True, "allowedNamespaces": ["gateway"]},
         "autoscaling": {"enabled": True, "minReplicas": 2},
+        "janitor": {"enabled": True},
         "queue": "gpu-queue",
         "routing": "inferencepool",
         "gateway": {"name": "g", "namespace": "gateway", "endpointPicker": {"name": "epp"}},

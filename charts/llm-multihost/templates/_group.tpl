@@ -26,13 +26,19 @@ metadata:
     {{- with $values.queue }}
     kueue.x-k8s.io/queue-name: {{ . | quote }}
     {{- end }}
-  {{- if or $values.clusterName $values.exclusiveTopologyKey }}
+  {{- $janitor := include "manyhost.janitor.on" . }}
+  {{- if or $values.clusterName $values.exclusiveTopologyKey $janitor }}
   annotations:
     {{- with $values.clusterName }}
     manyhost.dev/cluster-name: {{ . | quote }}
     {{- end }}
     {{- with $values.exclusiveTopologyKey }}
     leaderworkerset.sigs.k8s.io/exclusive-topology: {{ . | quote }}
+    {{- end }}
+    {{- if $janitor }}
+    manyhost.dev/held-minutes: {{ int64 $values.janitor.heldMinutes | quote }}
+    # Changes with every upgrade, so that one with Helm alone brings back groups that were released.
+    manyhost.dev/revision: {{ .Release.Revision | quote }}
     {{- end }}
   {{- end }}
 spec:

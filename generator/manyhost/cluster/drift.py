@@ -8,6 +8,7 @@ from typing import Any
 
 from manyhost.catalog.chart import KINDS
 from manyhost.cluster.connection import Connection, Forbidden, Object, path_of
+from manyhost.cluster.lease import is_released, unnumbered
 from manyhost.cluster.quantity import parse
 from manyhost.cluster.release import Change
 
@@ -38,6 +39,7 @@ def drift(connection: Connection, namespace: str, objects: list[Object]) -> list
         found = [
             f"{path}: {_show(here)} in the cluster, {_show(wanted)} deployed"
             for path, here, wanted in _differences(_part(item), live)
+            if path != "spec.replicas" or not _is_released(live)
         ]
         return Change("update", item["kind"], name, "\n".join(found), drift=True) if found else None
 
@@ -65,7 +67,13 @@ def _path(item: Object, namespace: str) -> str:
 
 
 def _part(item: Object) -> Object:
-    return {key: value for key, value in item.items() if key not in {"apiVersion", "kind", "status"}}
+    return {
+        key: value for key, value in unnumbered(item).items() if key not in {"apiVersion", "kind", "status"}
+    }
+
+
+def _is_released(live: Object) -> bool:
+    return live.get("kind") == "LeaderWorkerSet" and is_released(live)
 
 
 def _differences(wanted: Any, live: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from manyhost.cluster.connection import Connection, Forbidden, Missing, Object, Refused, Unreachable, path_of
+from manyhost.cluster.lease import unnumbered
 from manyhost.cluster.target import Place, Target, kind_of
 from manyhost.commands import Commands
 from manyhost.errors import InvalidInput, ManyhostError, NotReady, RemoteError
@@ -201,7 +202,8 @@ class Releases:
 
 def changes(old: list[Object], new: list[Object]) -> list[Change]:
     """Compare two renderings, object by object."""
-    before, after = {_key(item): item for item in old}, {_key(item): item for item in new}
+    before = {_key(item): unnumbered(item) for item in old}
+    after = {_key(item): unnumbered(item) for item in new}
     found = []
     for key in sorted({*before, *after}):
         left, right = before.get(key), after.get(key)

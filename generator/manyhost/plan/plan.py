@@ -48,6 +48,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         cold_start: Phases with their seconds, in order.
         recreation: What a group costs that is made anew.
         startup_seconds: Start budget of the engine.
+        held_minutes: How long hosts may be held while nothing answers, before the janitor frees them.
         cost: List price of all hosts.
         warnings: What may surprise; one sentence each.
     """
@@ -69,6 +70,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     cold_start: tuple[tuple[str, int], ...]
     recreation: startup.Recreation
     startup_seconds: int
+    held_minutes: int
     cost: cost.Cost
     warnings: tuple[str, ...]
 
@@ -156,6 +158,7 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
         kept=source.kind == "hub" and not in_pod,
         usd_per_hour=None if per_hour is None else per_hour * max(role.hosts for role in found) / hosts,
     )
+    budget = recipe.startup_seconds or startup.budget_seconds(phases)
     return Plan(
         recipe=resolved.name,
         settings=recipe,
@@ -178,7 +181,8 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
         allowed=_allowed(recipe, facts),
         cold_start=phases,
         recreation=again,
-        startup_seconds=recipe.startup_seconds or startup.budget_seconds(phases),
+        startup_seconds=budget,
+        held_minutes=startup.held_minutes(budget, recipe.start_attempts),
         cost=price,
         warnings=tuple(_warnings(recipe, facts, found, moved)),
     )

@@ -23,6 +23,7 @@ _IMPORT_SECONDS = (
     60  # process start, imports, model class, NCCL: 24-47 s measured (docs/reference/gpu-comparison.md)
 )
 _MARGIN = 2
+_HELD_MARGIN_SECONDS = 1800  # nodes that come late, an image that is pulled
 
 
 def cold_start(model: Model, engine: Engine, source: str) -> tuple[tuple[str, int], ...]:
@@ -84,3 +85,8 @@ def budget_seconds(phases: tuple[tuple[str, int], ...]) -> int:
     """Return the start-up budget of the engine: twice its own phases, in whole minutes, at least ten."""
     own = sum(seconds for name, seconds in phases if name not in ("schedule", "image"))
     return max(600, math.ceil(own * _MARGIN / 60) * 60)
+
+
+def held_minutes(startup_seconds: int, attempts: int) -> int:
+    """Return how long hosts may be held while nothing answers: the budget of all attempts, and a margin."""
+    return math.ceil((startup_seconds * attempts + _HELD_MARGIN_SECONDS) / 60)

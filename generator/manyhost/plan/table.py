@@ -61,6 +61,12 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     weights = "the weights are downloaded again" if again.downloads else "the weights are still there"
     result.append(("group made anew", f"~{again.seconds}s{usd}: {weights}"))
     result.append(("start budget", f"{plan.startup_seconds}s before a start counts as failed"))
+    if host.gpus:
+        held = plan.cost.usd_per_hour and plan.cost.usd_per_hour * plan.held_minutes / 60
+        at_most = f" (at most {held:,.2f} USD)" if held else ""
+        result.append(
+            ("held at most", f"{plan.held_minutes} min without an answer{at_most}, then the hosts are freed")
+        )
     result.append(("price", _price(plan)))
     return result
 

@@ -465,8 +465,9 @@ def test_apparmor_by_its_old_annotation(profile: str, violations: list[str]) -> 
 
 def test_the_sample_violates_exactly_what_its_environment_lists() -> None:
     context = Context(sample())
-    for template in context.pods:
+    for template in (each for group in context.groups for each in (group.leader, group.worker)):
         assert frozenset(pod_security.violations(template)) == ALLOWED.violations
+    assert [pod_security.level(template) for template in context.alone] == ["restricted"]  # the janitor's
 
 
 def test_a_weaker_level_than_the_environment_allows() -> None:

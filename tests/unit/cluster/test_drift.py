@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 from manyhost.cluster.connection import Connection, Forbidden, Object, path_of
 from manyhost.cluster.drift import drift, heal
+from manyhost.cluster.release import changes
 
 LWS = path_of("leaderworkerset.x-k8s.io/v1", "leaderworkersets", "n", "r")
 WANTED: Object = {
@@ -78,3 +79,25 @@ def test_drift(found: Object | None, action: str, words: str, patch: Object | No
     if found != {}:
         heal(cast("Connection", api), "n", [WANTED])
         assert api.merged == ({LWS: patch} if patch else {})
+
+
+@pytest.mark.parametrize("note", [{}, {"manyhost.dev/released": "{}"}])
+def test_groups_that_the_janitor_has_taken_away_are_a_state_and_no_drift(note: dict[str, str]) -> None:
+    found = live(replicas=0)
+    found["metadata"] = {**found["metadata"], "annotations": {"manyhost.dev/revision": "7", **note}}
+    wanted = {**WANTED, "metadata": {**WANTED["metadata"], "annotations": {"manyhost.dev/revision": "1"}}}
+    changes = drift(cast("Connection", Api(found)), "n", [wanted])
+    assert [change.diff for change in changes] == (
+        [] if note else ["spec.replicas: 0 in the cluster, 1 deployed"]
+    )
+
+
+def test_the_revision_that_every_upgrade_changes_is_no_change() -> None:
+    old, new = (
+        {**WANTED, "metadata": {"name": "r", "annotations": {"manyhost.dev/revision": number, "a": text}}}
+        for number, text in (("1", "b"), ("2", "b"))
+    )
+    assert changes(cast("list[Object]", [old]), [new]) == []
+    new["metadata"]["annotations"]["a"] = "c"
+    (change,) = changes(cast("list[Object]", [old]), [new])
+    assert "revision" not in change.diff

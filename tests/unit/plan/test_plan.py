@@ -352,3 +352,11 @@ def test_what_a_group_costs_that_is_made_anew() -> None:
     assert dict(table.rows(plan(recipe="a4/deepseek-r1-671b")))["group made anew"].endswith("again")
     two = plan("groups=2").recreation  # one of them is made anew
     assert two == plan().recreation
+
+
+def test_hosts_are_held_for_the_start_budget_of_all_attempts_and_half_an_hour() -> None:
+    found = plan("startup_seconds=900", "start_attempts=2")
+    assert found.held_minutes == 2 * 15 + 30
+    said = dict(table.rows(found))["held at most"]
+    assert said == "60 min without an answer (at most 185.88 USD), then the hosts are freed"
+    assert "held at most" not in dict(table.rows(plan(recipe="local/tiny-r1")))

@@ -25,7 +25,8 @@ FACTS = {
     "gpuPlatformSettings.capabilities", "gpuPlatformSettings.devices", "gpuPlatformSettings.env",
     "gpuPlatformSettings.extendedResources", "gpuPlatformSettings.folders", "gpuPlatformSettings.libraries",
     "gpuPlatformSettings.profile",
-    "volumes.shmSize", "security.runAsUser", "security.runAsGroup", "security.fsGroup",
+    "volumes.shmSize", "janitor.enabled", "janitor.heldMinutes",
+    "security.runAsUser", "security.runAsGroup", "security.fsGroup",
 }  # fmt: skip
 
 
