@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from manyhost.cluster.rollout import Event
 
 RESULT = {
-    "proposal": "what there was to do: release, namespace, action (install, upgrade or nothing), "
-    "revision, changes",
+    "proposal": "what there was to do: release, namespace, action (install, upgrade, start or nothing), "
+    "revision, changes, released (at, why, groups), lease (until, by), renews, usd_per_hour, usd_until_end",
     "deployed": "release, namespace, revision, groups, hosts, install_seconds, ready_seconds; "
     "null with --dry-run and until every group answers",
 }
@@ -36,24 +36,34 @@ EVENTS = {
 @click.command(name="deploy")
 @place_options
 @click.option("--dry-run", is_flag=True, help="Show what would change; the API server rehearses it.")
+@click.option(
+    "--for",
+    "lease",
+    default="",
+    metavar="DURATION",
+    help="Keep the hosts for so long (4h, 90m, 1d), from now on; then the janitor frees them.",
+)
 @timeout_option("How long to wait for the groups; the plan's cold start plus ten minutes by default.")
 @output_option
 def command(
     wanted: Wanted,
     dry_run: bool,
+    lease: str,
     timeout: float | None,
     output: Printer,
 ) -> None:
     """Install or upgrade a recipe and wait until it answers.
 
-    Example: manyhost deploy a3mega --namespace serving
+    Example: manyhost deploy a3mega --namespace serving --for 4h
     """
     from manyhost.cluster.deploy import deploy, patience, propose
     from manyhost.cluster.doctor import require
+    from manyhost.cluster.lease import duration
 
+    seconds = duration(lease) if lease else 0
     connection, target = open_target(wanted)
     require(connection, target)
-    proposal = propose(connection, target)
+    proposal = propose(connection, target, seconds=seconds)
     shown = list(_lines(proposal, full=dry_run or proposal.action == "upgrade"))
     output.result({"proposal": proposal, "deployed": None}, shown if dry_run else ())
     if dry_run:
@@ -83,12 +93,27 @@ def _lines(proposal: Proposal, *, full: bool) -> Iterator[str]:
     yield f"{proposal.action} release {proposal.release} in namespace {proposal.namespace}" + (
         f" (revision {proposal.revision} is there)" if proposal.revision else ""
     )
+    if proposal.released:
+        freed = proposal.released
+        yield f"  its groups were released at {freed.at}: {freed.why}; they are started again"
+    yield from _cost(proposal)
     for change in proposal.changes:
         why = f": {'deleted' if change.action == 'create' else 'changed'} in the cluster" * change.drift
         yield f"  {change.action} {change.kind} {change.name}{why}"
         if full and change.action == "update":
             lines = change.diff.splitlines()
             yield "\n".join(f"    {line}" for line in (lines if change.drift else lines[2:]))
+
+
+def _cost(proposal: Proposal) -> Iterator[str]:
+    """Until when the hosts are kept, and what that costs."""
+    price = f"{proposal.usd_per_hour:,.2f} USD/h" if proposal.usd_per_hour else ""
+    if proposal.lease:
+        end = f", {proposal.usd_until_end:,.2f} USD until then" if proposal.usd_until_end else ""
+        yield f"  lease until {proposal.lease.until} by {proposal.lease.by}{end}; then the hosts are freed"
+        yield "    another deploy --for renews it, teardown ends it"
+    elif price:
+        yield f"  no lease: the hosts cost {price} until teardown; --for 4h would set an end"
 
 
 def _reporter(output: Printer) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from manyhost.catalog import Catalog, Environment, Resolved
+from manyhost.catalog import Catalog, Environment, Recipe, Resolved
 from manyhost.cli.options import pick, recipe_argument, settings_options
 from manyhost.commands import Commands, manyhost
 
@@ -61,7 +61,29 @@ def timeout_option(text: str) -> Callable[[F], F]:
     return click.option("--timeout", type=click.FloatRange(min=1), metavar="SECONDS", help=text)
 
 
+class Opened(NamedTuple):
+    """The place of a recipe's release, and what the recipe says of its hosts; nothing is rendered.
+
+    Attributes:
+        connection: The cluster.
+        place: The release.
+        recipe: The recipe with all settings.
+        environment: Where it runs.
+    """
+
+    connection: Connection
+    place: Place
+    recipe: Recipe
+    environment: Environment
+
+
 def open_place(wanted: Wanted) -> tuple[Connection, Place]:
+    """Return the cluster and the place of a recipe's release; see open_release."""
+    opened = open_release(wanted)
+    return opened.connection, opened.place
+
+
+def open_release(wanted: Wanted) -> Opened:
     """Return the cluster and the place of a recipe's release, without rendering it.
 
     Raises:
@@ -78,7 +100,7 @@ def open_place(wanted: Wanted) -> tuple[Connection, Place]:
     usual = release_name(resolved.name, chart)
     place = Place(chart, wanted.namespace or connection.namespace, wanted.release or usual)
     _advise(connection, wanted, resolved, place, usual)
-    return connection, place
+    return Opened(connection, place, resolved.recipe, catalog.environment(resolved.recipe.environment))
 
 
 def open_target(wanted: Wanted) -> tuple[Connection, Target]:

@@ -9,7 +9,8 @@ import click
 
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
-from manyhost.cli.session import Wanted, open_place, place_options
+from manyhost.cli.session import Wanted, open_release, place_options
+from manyhost.commands import Commands
 
 if TYPE_CHECKING:
     from manyhost.cluster.status import Status
@@ -30,6 +31,12 @@ RESULT = {
     "problems": "what events say of hosts that are not there or not ready: kind, message, fix",
     "removal": "what removes it, when it is on its way out; null otherwise",
     "drift": "objects that were deleted (create) or changed (update, with diff) since their deployment",
+    "now": "the API server's clock",
+    "lease": "until when the hosts are kept (until, by); null without an end",
+    "released": "when and why the janitor has taken the groups away (at, why, groups); null otherwise",
+    "waits": "role, group, what, since, until, then, hosts and usd of each group that does not answer",
+    "spent": "what the hosts cost: hosts, usd_per_hour, since, usd_so_far, usd_until_end, whose price it is",
+    "janitor": "name, last_run and late of what frees the hosts; null without one",
 }
 
 
@@ -46,12 +53,14 @@ def command(
     """
     from manyhost.cluster.status import NOT_MADE, status
     from manyhost.errors import NotReady
+    from manyhost.plan.cost import cost
 
-    connection, place = open_place(wanted)
-    namespace, release = place.namespace, place.release
-    found = status(connection, place)
-    deploy = connection.commands.manyhost("deploy")
-    output.result(found, _lines(found, deploy) if found.installed else ())
+    opened = open_release(wanted)
+    recipe, namespace, release = opened.recipe, opened.place.namespace, opened.place.release
+    found = status(opened.connection, opened.place, cost(recipe, opened.environment, 1), recipe.capacity.mode)
+    commands = opened.connection.commands
+    deploy = commands.manyhost("deploy")
+    output.result(found, _lines(found, commands) if found.installed else ())
     if not found.installed:
         raise NotReady(
             f"LeaderWorkerSet {release} was deleted from namespace {namespace}; Helm has revision "
@@ -68,12 +77,18 @@ def command(
         raise NotReady(why.message, where=f"release {release}", fix=why.fix)
 
 
-def _lines(found: Status, deploy: str) -> Iterator[str]:
+def _lines(found: Status, commands: Commands) -> Iterator[str]:
+    deploy = commands.manyhost("deploy")
     yield (
         f"release {found.release} in namespace {found.namespace}: "
         f"{found.ready_groups} of {found.groups} groups ready, {found.updated_groups} up to date; "
         f"helm revision {found.revision} ({found.helm or 'not by helm'})"
     )
+    if found.released:
+        freed = found.released
+        yield f"  released at {freed.at}: {freed.why}"
+        yield f"    fix: {deploy}"
+    yield from _held(found, commands)
     for host in found.hosts:
         detail = f"  {host.detail}" if host.detail else ""
         restarts = f"  restarts {host.restarts}" if host.restarts else ""
@@ -98,3 +113,45 @@ def _lines(found: Status, deploy: str) -> Iterator[str]:
         yield f"gateway {found.routing.gateway} {taken}{names}"
         yield from (f"  {problem}" for problem in found.routing.problems)
     yield f"endpoints of {found.service}: {', '.join(found.endpoints) or 'none'}"
+
+
+def _held(found: Status, commands: Commands) -> Iterator[str]:
+    """How long the hosts are kept, what they cost, and what each group that does not answer waits for."""
+    if found.lease and not found.released:
+        left = _span(found.lease.until, found.now)
+        yield f"  lease until {found.lease.until} ({left}) by {found.lease.by}; then the hosts are freed"
+        yield "    another deploy --for renews it, teardown ends it"
+    cost = found.spent
+    if cost and cost.usd_per_hour:
+        end = f", {cost.usd_until_end:,.2f} USD until the lease ends" if cost.usd_until_end else ""
+        yield (
+            f"  {cost.hosts} host{'s' * (cost.hosts != 1)} at {cost.usd_per_hour:,.2f} USD/h "
+            f"({cost.mode}, {cost.region}, list of {cost.date}): "
+            f"{cost.usd_so_far:,.2f} USD since {cost.since}{end}"
+        )
+    for wait in found.waits:
+        name = f"{wait.role} group {wait.group}".strip()
+        since = f" since {wait.since}" if wait.since else ""
+        end = (
+            f"{wait.then} at {wait.until} ({_span(wait.until, found.now)})"
+            if wait.until
+            else f"no deadline, {wait.then}"
+        )
+        usd = f"; {wait.hosts} hosts have cost {wait.usd:,.2f} USD so far" if wait.usd else ""
+        yield f"  {name} {wait.what}{since}: {end}{usd}"
+    if found.janitor and found.janitor.late and (found.lease or found.waits):
+        last = f"since {found.janitor.last_run}" if found.janitor.last_run else "yet"
+        yield f"  the janitor has not run {last}: nothing would free the hosts"
+        name = found.janitor.name
+        look = f"{commands.kubectl('describe', 'cronjob', name)} says why"
+        yield f"    fix: {look if name else commands.manyhost('deploy')}"
+
+
+def _span(until: str, now: str) -> str:
+    """The time from now until then, for people."""
+    from manyhost.cluster.phases import timestamp
+
+    minutes = round((timestamp(until) - timestamp(now)) / 60)
+    hours, rest = divmod(abs(minutes), 60)
+    text = f"{hours} h {rest} min" if hours else f"{rest} min"
+    return f"in {text}" if minutes >= 0 else f"{text} ago"

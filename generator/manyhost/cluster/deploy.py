@@ -6,12 +6,14 @@ import time
 
 import msgspec
 
-from manyhost.cluster.connection import Connection, path_of
+from manyhost.cluster.connection import Connection, Object, Refused, path_of
 from manyhost.cluster.drift import drift, heal
-from manyhost.cluster.observe import Observer
+from manyhost.cluster.lease import Lease, Released, kept, lease, released
+from manyhost.cluster.observe import Observer, sets_of
+from manyhost.cluster.phases import stamp
 from manyhost.cluster.release import Change, Releases, changes, newest, rehearse
 from manyhost.cluster.rollout import Report, Wait
-from manyhost.cluster.target import Target
+from manyhost.cluster.target import LWS, Target
 from manyhost.errors import InvalidInput
 
 
@@ -21,9 +23,14 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         release: The release.
         namespace: Its namespace.
-        action: install, upgrade or nothing.
+        action: install, upgrade, start (of groups that were released) or nothing.
         revision: The revision in place; 0 when there is none.
         changes: Object by object.
+        released: When and why the janitor has freed its hosts, which will be started again.
+        lease: Until when the hosts will be kept; None without an end.
+        renews: Whether this deployment sets the lease.
+        usd_per_hour: List price of the hosts; None where nobody publishes one.
+        usd_until_end: The same until the lease ends; None without an end or a price.
     """
 
     release: str
@@ -31,6 +38,11 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     revision: int
     changes: list[Change]
+    released: Released | None = None
+    lease: Lease | None = None
+    renews: bool = False
+    usd_per_hour: float | None = None
+    usd_until_end: float | None = None
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,13 +67,25 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     ready_seconds: float
 
 
-def propose(connection: Connection, target: Target) -> Proposal:
+def propose(connection: Connection, target: Target, *, seconds: int = 0) -> Proposal:
     """Compare a target with what is installed, and let the API server rehearse it; nothing is changed.
 
+    Args:
+        connection: The cluster.
+        target: What to install.
+        seconds: How long to keep the hosts from now on; 0 leaves the lease that there is.
+
     Raises:
-        InvalidInput: The server or an admission webhook would refuse it, or the release is another chart's.
+        InvalidInput: The server or an admission webhook would refuse it, the release is another chart's, or
+            nothing would end the lease.
         NotReady: The namespace or the LeaderWorkerSet API is missing.
     """
+    if seconds and not any(item["kind"] == "CronJob" for item in target.objects):
+        raise InvalidInput(
+            "nothing would end the lease: the janitor is off",
+            where="--for",
+            fix="add --set chart.janitor.enabled=true, or leave --for out",
+        )
     current = newest(connection, target.place)
     live = []
     if current:
@@ -81,14 +105,41 @@ def propose(connection: Connection, target: Target) -> Proposal:
         new = {(change.kind, change.name) for change in found}
         same = [item for item in target.objects if (item["kind"], item["metadata"]["name"]) not in new]
         found += drift(connection, target.namespace, same)
-    action = "install" if not current else "nothing" if settled and not found else "upgrade"
+    sets = sets_of(connection, target.place)
+    freed, running, now = released(sets), lease(sets), connection.now()
+    if not current:
+        action = "install"
+    elif found or not settled:
+        action = "upgrade"
+    else:
+        action = "start" if freed else "nothing"
+    if seconds:
+        running = Lease(stamp(now + seconds), _user(connection))
+    elif running and running.ended(now):
+        running = None
+    per_hour = target.plan.cost.usd_per_hour
     return Proposal(
         release=target.release,
         namespace=target.namespace,
         action=action,
         revision=current.revision if current else 0,
         changes=found,
+        released=freed,
+        lease=running,
+        renews=bool(seconds),
+        usd_per_hour=per_hour,
+        usd_until_end=running.usd(per_hour, now) if running else None,
     )
+
+
+def _user(connection: Connection) -> str:
+    """The name by which the cluster knows the user; the context's before Kubernetes 1.28."""
+    body: Object = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    try:
+        answer = connection.create(path_of("authentication.k8s.io/v1", "selfsubjectreviews"), body)
+        return str(answer["status"]["userInfo"]["username"])
+    except (Refused, KeyError):
+        return connection.context
 
 
 def apply(connection: Connection, target: Target, proposal: Proposal) -> int:
@@ -98,14 +149,24 @@ def apply(connection: Connection, target: Target, proposal: Proposal) -> int:
         InvalidInput: An admission webhook refuses an object after all.
         RemoteError: Helm fails.
     """
-    if proposal.action == "nothing":
-        return proposal.revision
-    releases = Releases(connection, target.namespace)
+    revision = proposal.revision
     if proposal.action == "install":
-        return releases.install(target)
-    revision = releases.upgrade(target)
-    heal(connection, target.namespace, target.objects)
+        revision = Releases(connection, target.namespace).install(target)
+    elif proposal.action == "upgrade":
+        revision = Releases(connection, target.namespace).upgrade(target)
+        heal(connection, target.namespace, target.objects)
+    _keep(connection, target, proposal.lease if proposal.renews else None)
     return revision
+
+
+def _keep(connection: Connection, target: Target, new: Lease | None) -> None:
+    """Start the groups that were released, and set the lease."""
+    for wanted, groups in target.sets:
+        path = path_of(*LWS, target.namespace, wanted["metadata"]["name"])
+        item = connection.find(path)
+        patch = kept(item, groups, new, connection.now()) if item else {}
+        if patch:
+            connection.merge(path, patch)
 
 
 def deploy(

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from manyhost.cluster.phases import timestamp
+from manyhost.cluster.phases import stamp, timestamp
 from manyhost.errors import InvalidInput
 
 Object = dict[str, Any]
@@ -43,6 +42,12 @@ class Lease(msgspec.Struct, frozen=True):
     def ended(self, now: float) -> bool:
         """Whether it is over."""
         return timestamp(self.until) <= now
+
+    def usd(self, per_hour: float | None, now: float) -> float | None:
+        """What hosts cost from now until its end; None where nobody publishes a price."""
+        if per_hour is None:
+            return None
+        return round(per_hour * max(0.0, timestamp(self.until) - now) / 3600, 2)
 
 
 class Released(msgspec.Struct, frozen=True):
@@ -154,8 +159,3 @@ def duration(text: str) -> int:
             f"{text[:80]!r} is no duration of up to a year", where="--for", fix="write 4h, 90m or 1d12h"
         )
     return seconds
-
-
-def stamp(time: float) -> str:
-    """Return seconds since the epoch as the API writes times."""
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

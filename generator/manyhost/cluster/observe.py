@@ -44,6 +44,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         hosts: Every host that should exist or does, by role, group and host.
         removal: Who removes it, when a LeaderWorkerSet of it is on its way out.
         created: When its youngest LeaderWorkerSet was made, by the API server's clock.
+        sets: Its LeaderWorkerSets, the one that clients talk to first.
     """
 
     exists: bool
@@ -56,6 +57,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[Host, ...] = ()
     removal: Problem | None = None
     created: float = 0.0
+    sets: tuple[Object, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -80,6 +82,7 @@ class Observer:
 
     def __init__(self, connection: Connection, place: Place) -> None:
         self._connection = connection
+        self._place = place
         self._namespace = place.namespace
         self._release = place.release
         self._labels = place.selector
@@ -99,7 +102,7 @@ class Observer:
             Refused: It refuses.
         """
         labels = self._labels
-        sets = self._sets(labels)
+        sets = sets_of(self._connection, self._place)
         if all(item["metadata"]["name"] != self._release for item in sets):
             return Look(exists=False)
         pods = list(
@@ -137,15 +140,8 @@ class Observer:
             hosts=tuple(known[key] for key in sorted(known)),
             created=max(timestamp(item["metadata"].get("creationTimestamp", "")) for item in sets),
             removal=next(filter(None, leaving), None),
+            sets=tuple(sorted(sets, key=lambda item: item["metadata"]["name"] != self._release)),
         )
-
-    def _sets(self, labels: str) -> list[Object]:
-        """The LeaderWorkerSets of the release: one, or one for each role."""
-        path = path_of(*LWS, self._namespace)
-        try:
-            return list(self._connection.pages(path, dict[str, Any], labels=labels))
-        except Missing:
-            return []  # a cluster without LeaderWorkerSets has none of them
 
     def events(self, since: float) -> list[Problem]:
         """Explain the namespace's recent Warning events about this release's objects.
@@ -198,6 +194,15 @@ class Observer:
         line = last_script_line(text.splitlines())
         if line:
             self._lines[uid] = line
+
+
+def sets_of(connection: Connection, place: Place) -> list[Object]:
+    """Return the LeaderWorkerSets of a release: one, or one for each role."""
+    path = path_of(*LWS, place.namespace)
+    try:
+        return list(connection.pages(path, dict[str, Any], labels=place.selector))
+    except Missing:
+        return []  # a cluster without LeaderWorkerSets has none of them
 
 
 def why_not_ended(connection: Connection, pod: Object) -> Problem | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
@@ -91,7 +91,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     """One host (pod) of a group.
 
     `role` is prefill or decode where these are apart, and empty where each group does both. `last_words` say
-    why it has ended or is about to.
+    why it has ended or is about to. `placed` is when the pod got its node, `changed` when something last
+    happened to it, `due` when the kubelet gives up a start that goes on; empty without such a time.
     """
 
     role: str = ""
@@ -107,6 +108,9 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     revision: str = ""
     problem: Problem | None = None
     last_words: str = ""
+    placed: str = ""
+    changed: str = ""
+    due: str = ""
 
     @property
     def member(self) -> str:
@@ -171,7 +175,41 @@ def host_of(
         revision=labels.get(REVISION, ""),
         problem=overdue if ending else _problem(pod, containers, inits, line, commands),
         last_words=_last_words(pod, containers, line),
+        placed=_placed(pod),
+        changed=stamp(newest(pod)),
+        due=_due(pod, containers),
     )
+
+
+def _placed(pod: Pod) -> str:
+    scheduled = _condition(pod, "PodScheduled") or {}
+    return str(scheduled.get("lastTransitionTime") or "") if scheduled.get("status") == "True" else ""
+
+
+def _due(pod: Pod, containers: list[dict[str, Any]]) -> str:
+    """When the kubelet ends the engine for its startup probe; empty once that has succeeded."""
+    state = _named(containers, ENGINE_CONTAINER)
+    running = (state.get("state") or {}).get("running") or {}
+    if state.get("started") or not running.get("startedAt"):
+        return ""
+    spec = _named((pod.get("spec") or {}).get("containers") or [], ENGINE_CONTAINER)
+    probe = spec.get("startupProbe")
+    if not probe:
+        return ""
+    budget = probe.get("failureThreshold", 3) * probe.get("periodSeconds", 10)  # Kubernetes' own defaults
+    return stamp(timestamp(running["startedAt"]) + probe.get("initialDelaySeconds", 0) + budget)
+
+
+def newest(item: dict[str, Any]) -> float:
+    """When something last happened to a LeaderWorkerSet or a pod, as the janitor sees it."""
+    status = item.get("status") or {}
+    times = [item["metadata"].get("creationTimestamp"), status.get("startTime")]
+    times += [condition.get("lastTransitionTime") for condition in status.get("conditions") or ()]
+    for key in ("initContainerStatuses", "containerStatuses"):
+        for container in status.get(key) or ():
+            for state in (container.get("state") or {}).values():
+                times += [state.get("startedAt"), state.get("finishedAt")]
+    return max(timestamp(text or "") for text in times)
 
 
 def is_ready(pod: Pod) -> bool:
@@ -505,6 +543,11 @@ def timestamp(text: str) -> float:
     if not text:
         return 0.0
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def stamp(time: float) -> str:
+    """Return seconds since the epoch as the API writes times; empty for 0."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if time else ""
 
 
 def _condition(pod: Pod, kind: str) -> dict[str, Any] | None:

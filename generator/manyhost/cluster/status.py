@@ -6,17 +6,36 @@ from typing import Any
 
 import msgspec
 
+from manyhost.catalog.chart import KINDS
 from manyhost.cluster.connection import Connection, Missing, Refused, path_of
 from manyhost.cluster.drift import drift
+from manyhost.cluster.lease import Lease, Released, held_minutes, lease, released
 from manyhost.cluster.observe import Look, Observer
-from manyhost.cluster.phases import Host, Problem
+from manyhost.cluster.phases import Host, Problem, stamp, timestamp
 from manyhost.cluster.release import Change, Unread, deployed, newest
 from manyhost.cluster.routing import Routing, routing
 from manyhost.cluster.target import Place
+from manyhost.cluster.waits import Spent, Wait, spent, waits
+from manyhost.plan.cost import Cost
 
 # Kubernetes tries again to make a pod after 17 minutes at the latest, and says so again.
 _EVENT_SECONDS = 1200.0
+_JANITOR_SECONDS = 1800.0  # six runs of the chart's own schedule
 NOT_MADE = {"denied", "quota", "limits", "create"}  # problems of pods that are not made
+
+
+class Janitor(msgspec.Struct, frozen=True):
+    """The CronJob that frees the hosts.
+
+    Attributes:
+        name: Its name.
+        last_run: When it last ran to its end; empty when it never has.
+        late: Whether it should have run since.
+    """
+
+    name: str
+    last_run: str
+    late: bool
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +57,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         problems: What events say of hosts that are not there, or not ready.
         removal: Who removes it, when it is on its way out.
         drift: Objects that were deleted or changed in the cluster since they were deployed.
+        now: The API server's clock.
+        lease: Until when the hosts are kept.
+        released: When and why the janitor has taken its groups away.
+        waits: Groups that do not answer, each with its deadline and its cost so far.
+        spent: What its hosts cost.
+        janitor: What frees the hosts, when it is on.
     """
 
     release: str
@@ -55,6 +80,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...] = ()
     removal: Problem | None = None
     drift: list[Change] = []
+    now: str = ""
+    lease: Lease | None = None
+    released: Released | None = None
+    waits: tuple[Wait, ...] = ()
+    spent: Spent | None = None
+    janitor: Janitor | None = None
 
     @property
     def ready(self) -> bool:
@@ -62,8 +93,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return self.installed and not self.removal and self.groups > 0 and self.ready_groups == self.groups
 
 
-def status(connection: Connection, place: Place) -> Status:
+def status(connection: Connection, place: Place, cost: Cost, mode: str) -> Status:
     """Look at a release once.
+
+    Args:
+        connection: The cluster.
+        place: The release.
+        cost: Of one of its hosts.
+        mode: How they are had (capacity.mode).
 
     Raises:
         Unreachable: No answer.
@@ -79,6 +116,7 @@ def status(connection: Connection, place: Place) -> Status:
     for host in look.hosts:
         if host.phase != "ready" and host.place in ready:
             ready[host.place] = False
+    now, ends = connection.now(), lease(look.sets)
     return Status(
         release=place.release,
         namespace=place.namespace,
@@ -89,7 +127,7 @@ def status(connection: Connection, place: Place) -> Status:
         ready_groups=sum(ready.values()),
         updated_groups=look.updated_groups,
         hosts=look.hosts,
-        problems=_problems(observer, look, connection.now()),
+        problems=_problems(observer, look, now),
         removal=look.removal,
         drift=drift(connection, place.namespace, deployed(connection, place, revision))
         if revision and revision.status == "deployed"
@@ -97,7 +135,30 @@ def status(connection: Connection, place: Place) -> Status:
         service=f"{place.release}-svc" if look.exists else "",
         endpoints=_endpoints(connection, place.namespace, f"{place.release}-svc") if look.exists else [],
         routing=routing(connection, place) if look.exists else None,
+        now=stamp(now),
+        lease=ends,
+        released=released(look.sets),
+        waits=waits(look.hosts, look.sets, cost.usd_per_hour, now),
+        spent=spent(look.hosts, look.sets, ends, cost, mode, now) if look.exists else None,
+        janitor=_janitor(connection, place, now) if held_minutes(look.sets) is not None else None,
     )
+
+
+def _janitor(connection: Connection, place: Place, now: float) -> Janitor | None:
+    try:
+        found = list(
+            connection.pages(
+                path_of(*KINDS["CronJob"], place.namespace), dict[str, Any], labels=place.selector
+            )
+        )
+    except Refused:
+        return None  # not every reader may see it
+    if not found:
+        return Janitor("", "", True)
+    state = found[0].get("status") or {}
+    since = state.get("lastSuccessfulTime") or found[0]["metadata"]["creationTimestamp"]
+    late = bool(found[0]["spec"].get("suspend")) or now - timestamp(since) > _JANITOR_SECONDS
+    return Janitor(found[0]["metadata"]["name"], state.get("lastSuccessfulTime", ""), late)
 
 
 def _problems(observer: Observer, look: Look, now: float) -> tuple[Problem, ...]:

@@ -19,21 +19,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
-from manyhost.catalog import Catalog
+from manyhost.catalog import Catalog, resolve
 from manyhost.catalog.passthrough import CHART
 from manyhost.cli import COMMANDS
+from manyhost.cli.session import Opened
 from manyhost.cluster.chat import Leader, Piece
 from manyhost.cluster.deploy import Deployed, Proposal
 from manyhost.cluster.discover import Found
 from manyhost.cluster.doctor import Result
+from manyhost.cluster.lease import Lease, Released
 from manyhost.cluster.nccl import Bandwidth, Size
 from manyhost.cluster.phases import Host, Problem
 from manyhost.cluster.release import Change, Revision
 from manyhost.cluster.rollout import Event
-from manyhost.cluster.status import Status
+from manyhost.cluster.status import Janitor, Status
 from manyhost.cluster.target import Place
 from manyhost.cluster.teardown import Inventory, Item
+from manyhost.cluster.waits import Spent, Wait
 from manyhost.commands import Commands
 from manyhost.errors import Failed, NotReady
 
@@ -211,9 +215,17 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     plan = SimpleNamespace(interconnect=Catalog(ROOT).interconnect("tcpxo"))
     target = SimpleNamespace(release="r", namespace="n", recipe="local/x", hosts=2, plan=plan)
     place = Place(Catalog(ROOT).chart(CHART), "n", "r")
+    catalog = Catalog(ROOT)
+    recipe = resolve(catalog, "local/tiny-r1").recipe
+    opened: Any = Opened(connection, place, recipe, catalog.environment("local"))
+    replaced = (
+        ("open_place", (connection, place)),
+        ("open_release", opened),
+        ("open_target", (connection, target)),
+    )
     for name in COMMANDS:
         module = importlib.import_module(f"manyhost.cli.{COMMANDS[name][0]}")
-        for function, found in (("open_place", (connection, place)), ("open_target", (connection, target))):
+        for function, found in replaced:
             if hasattr(module, function):
                 monkeypatch.setattr(module, function, lambda _, found=found: found)
     return monkeypatch
@@ -264,6 +276,48 @@ def test_status(installed: bool, cluster: pytest.MonkeyPatch) -> None:
     assert ("    fix: check the tag\n" in text.out, bool(text.err)) == (installed, not installed)
 
 
+def test_status_tells_how_long_hosts_are_kept_and_what_they_cost(cluster: pytest.MonkeyPatch) -> None:
+    """Lease, price, the wait of each group and a janitor that does not run; then what it is once released."""
+    wait = Wait(
+        role="", group=0, what="starts", since="2026-01-01T10:00:00Z", until="2026-01-01T11:30:00Z",
+        then="the group is made anew", hosts=2, usd=92.94,
+    )  # fmt: skip
+    spent = Spent(
+        hosts=2, usd_per_hour=185.88, since="2026-01-01T10:00:00Z", usd_so_far=92.94, usd_until_end=371.76,
+        mode="on-demand", region="us-east4", date="2026-07-30", source="s",
+    )  # fmt: skip
+    found = Status(
+        release="r", namespace="n", installed=True, groups=1, hosts=HOSTS, now="2026-01-01T10:30:00Z",
+        lease=Lease("2026-01-01T12:30:00Z", "ada"), waits=(wait,), spent=spent,
+        janitor=Janitor("j", "", True),
+    )  # fmt: skip
+    replace(cluster, "status", status=found)
+    text = manyhost("status", "local").out
+    for line in (
+        "lease until 2026-01-01T12:30:00Z (in 2 h 0 min) by ada; then the hosts are freed",
+        "another deploy --for renews it, teardown ends it",
+        "2 hosts at 185.88 USD/h (on-demand, us-east4, list of 2026-07-30): 92.94 USD since "
+        "2026-01-01T10:00:00Z, 371.76 USD until the lease ends",
+        "group 0 starts since 2026-01-01T10:00:00Z: the group is made anew at 2026-01-01T11:30:00Z "
+        "(in 1 h 0 min); 2 hosts have cost 92.94 USD so far",
+        "the janitor has not run yet: nothing would free the hosts",
+        "fix: `kubectl describe cronjob j --namespace n` says why",
+    ):
+        assert f"  {line}\n" in text
+    result = manyhost("status", "local", *JSON).output.result
+    assert (result["waits"][0]["until"], result["spent"]["usd_so_far"]) == ("2026-01-01T11:30:00Z", 92.94)
+    replace(
+        cluster, "status",
+        status=msgspec.structs.replace(
+            found, released=Released("2026-01-01T10:29:00Z", "w", 1), waits=(), hosts=(), groups=0
+        ),
+    )  # fmt: skip
+    text = manyhost("status", "local").out
+    again = "`manyhost deploy local --release r --namespace n`"
+    assert f"  released at 2026-01-01T10:29:00Z: w\n    fix: {again}\n" in text
+    assert "lease until" not in text
+
+
 PROPOSAL = Proposal(
     release="r", namespace="n", action="upgrade", revision=1,
     changes=[Change("update", "LeaderWorkerSet", "r", "---\n+++\n-a\n+b")],
@@ -271,6 +325,34 @@ PROPOSAL = Proposal(
 DEPLOYED = Deployed(
     release="r", namespace="n", revision=2, groups=1, hosts=2, install_seconds=1, ready_seconds=2
 )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "no lease: the hosts cost 185.88 USD/h until teardown; --for 4h would set an end"),
+        (
+            {"lease": Lease("2026-01-01T12:30:00Z", "ada"), "usd_until_end": 371.76},
+            "lease until 2026-01-01T12:30:00Z by ada, 371.76 USD until then; then the hosts are freed",
+        ),
+        (
+            {"released": Released("2026-01-01T12:30:00Z", "w", 1), "action": "start"},
+            "its groups were released at 2026-01-01T12:30:00Z: w; they are started again",
+        ),
+    ],
+)
+def test_deploy_tells_what_is_kept_until_when(more: Any, said: str, cluster: pytest.MonkeyPatch) -> None:
+    proposal = msgspec.structs.replace(PROPOSAL, usd_per_hour=185.88, **more)
+    replace(cluster, "deploy", propose=proposal)
+    replace(cluster, "doctor", require=None)
+    assert f"  {said}\n" in manyhost("deploy", "local", "--dry-run").out
+
+
+def test_a_lease_that_is_none_is_refused_before_the_cluster_is_asked() -> None:
+    ran = manyhost("deploy", "local", "--for", "soon")
+    assert (ran.code, ran.out) == (3, "")
+    assert "--for: 'soon' is no duration" in ran.err
+    assert "fix: write 4h, 90m or 1d12h" in ran.err
 
 
 def deploying(cluster: pytest.MonkeyPatch, end: BaseException | None = None) -> None:

@@ -20,6 +20,7 @@ from manyhost.cluster.status import status
 from manyhost.cluster.target import Place, Target, from_rendered
 from manyhost.commands import Commands
 from manyhost.errors import Failed
+from manyhost.plan.cost import Cost
 from manyhost.render import Renderer
 
 from tests.helpers.cli import ROOT
@@ -27,6 +28,9 @@ from tests.helpers.cli import ROOT
 PLACE = Place(Catalog(ROOT).chart(CHART), "n", "r")
 LABELS = {"app.kubernetes.io/instance": "r", "app.kubernetes.io/name": "llm-multihost"}
 LWS = "leaderworkerset.sigs.k8s.io"
+FREE = Cost(
+    usd_per_hour=0.0, usd_per_hour_by_rate={}, region="local", date="2026-01-01", source="", verified=True
+)
 
 
 def group_set(name: str, role: str, ready: int, replicas: int = 1, seen: int = 3) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def test_a_release_is_there_when_the_set_of_its_name_is() -> None:
 def test_status_counts_groups_of_each_duty() -> None:
     for ready in (True, False):
         found = api(prefill_ready=ready)
-        said = status(cast("Connection", found), PLACE)
+        said = status(cast("Connection", found), PLACE, FREE, "on-demand")
         assert (said.groups, said.ready_groups, said.ready) == (2, 1 + ready, ready)
 
 
@@ -148,7 +152,7 @@ def test_a_reader_without_secrets_gets_status(monkeypatch: pytest.MonkeyPatch) -
         return pages(path, **options)
 
     monkeypatch.setattr(found, "pages", refuse)
-    said = status(cast("Connection", found), PLACE)
+    said = status(cast("Connection", found), PLACE, FREE, "on-demand")
     assert (said.ready, said.revision, said.helm) == (True, 0, "may not be read")
 
 
@@ -164,10 +168,10 @@ def test_status_says_why_pods_are_not_made() -> None:
         for name in ("r", "r-other")
     ]  # fmt: skip
     found.objects["events"] = events
-    (problem,) = status(cast("Connection", found), PLACE).problems
+    (problem,) = status(cast("Connection", found), PLACE, FREE, "on-demand").problems
     assert (problem.kind, problem.message) == ("quota", f"r: the pod is not created: {text}")
     found.objects["pods"].insert(0, pod("r-0", "decode", "a", ready=False))  # it is there after all
-    assert status(cast("Connection", found), PLACE).problems == ()
+    assert status(cast("Connection", found), PLACE, FREE, "on-demand").problems == ()
 
 
 def test_a_group_that_was_made_anew_three_times_carries_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +228,7 @@ def test_a_wait_for_what_has_gone_ends_at_once(monkeypatch: pytest.MonkeyPatch) 
 def test_status_of_what_is_being_removed_is_not_ready() -> None:
     found = api(prefill_ready=True)
     ending(found)
-    said = status(cast("Connection", found), PLACE)
+    said = status(cast("Connection", found), PLACE, FREE, "on-demand")
     assert said.removal is not None
     assert not said.ready
 
