@@ -6,6 +6,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -190,3 +191,37 @@ def test_a_lease_needs_a_janitor(place: Place, image: tuple[str, str], namespace
     assert refused.code == 3
     assert "nothing would end the lease: the janitor is off" in refused.err
     assert "--set chart.janitor.enabled=true" in refused.err
+
+
+def test_nodes_that_are_still_billed_are_told_with_the_command_that_removes_them(
+    gpu_hosts: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a context that is named as gcloud names it; nothing is advised while somebody uses a node."""
+    copy, name = tmp_path / "kubeconfig", "gke_test-project_us-central1_c1"
+    copy.write_bytes(gpu_hosts.kubeconfig.read_bytes())
+    current = subprocess.run(
+        [gpu_hosts.kubectl, "--kubeconfig", str(copy), "config", "current-context"],
+        check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    rename = [gpu_hosts.kubectl, "--kubeconfig", str(copy), "config", "rename-context", current, name]
+    subprocess.run(rename, check=True, capture_output=True)
+    monkeypatch.setenv("KUBECONFIG", str(copy))
+    own = gpu_hosts.own
+    assert own is not None
+    resize = (
+        f"`gcloud container clusters resize c1 --node-pool {hosts.NODE_POOL} --num-nodes 0 "
+        "--location us-central1 --project test-project`"
+    )
+    gone = run("teardown", "a3mega", "--yes").ok()
+    assert "6 nodes are billed, 557.64 USD/h by list price, and nothing uses them" in gone.out
+    assert resize in gone.out
+    absent = run("status", "a3mega")
+    assert (absent.code, resize in absent.out) == (4, True)
+    try:
+        faults.occupy(own, hosts.HEALTHY[0])
+        (pool,) = run("teardown", "a3mega", "--yes", "--output", "json").ok().output.result["pools"]
+        assert (pool["others"], pool["resize"]) == ([f"default/busy-{hosts.HEALTHY[0]}"], "")
+        assert "gcloud" not in run("status", "a3mega").out
+    finally:
+        faults.heal(own)
+    assert run("teardown", "local", "--yes", "--output", "json").ok().output.result["pools"] == []

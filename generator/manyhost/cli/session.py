@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -11,9 +11,11 @@ import click
 from manyhost.catalog import Catalog, Environment, Recipe, Resolved
 from manyhost.cli.options import pick, recipe_argument, settings_options
 from manyhost.commands import Commands, manyhost
+from manyhost.errors import RemoteError
 
 if TYPE_CHECKING:
     from manyhost.cluster.connection import Connection
+    from manyhost.cluster.nodes import Pool
     from manyhost.cluster.target import Place, Target
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -75,6 +77,36 @@ class Opened(NamedTuple):
     place: Place
     recipe: Recipe
     environment: Environment
+
+
+def node_pools(opened: Opened) -> list[Pool] | None:
+    """Return the node pools with hosts of a recipe's type, on GKE only; None when they could not be read."""
+    from manyhost.catalog.environment import Gke
+    from manyhost.cluster import gke
+    from manyhost.cluster.nodes import pools, selected
+    from manyhost.plan.cost import cost
+
+    recipe, platform = opened.recipe, opened.environment.platform
+    if not isinstance(platform, Gke):
+        return []
+    named = gke.named(recipe.site, opened.connection.context)
+    price = cost(recipe, opened.environment, 1).usd_per_hour
+    try:
+        nodes = selected(opened.connection, {**platform.node_selector, **recipe.node_selector})
+        return pools(opened.connection, opened.place, nodes, price, named)
+    except RemoteError:  # people of one namespace may read neither nodes nor all pods
+        return None
+
+
+def pool_lines(pools: Iterable[Pool]) -> Iterator[str]:
+    """Say of each node pool what it costs and who uses it."""
+    from manyhost.cluster.nodes import describe
+
+    for pool in pools:
+        text, fix = describe(pool)
+        yield text
+        if fix:
+            yield f"  fix: {fix}"
 
 
 def open_place(wanted: Wanted) -> tuple[Connection, Place]:

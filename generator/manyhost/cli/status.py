@@ -9,7 +9,7 @@ import click
 
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
-from manyhost.cli.session import Wanted, open_release, place_options
+from manyhost.cli.session import Wanted, node_pools, open_release, place_options, pool_lines
 from manyhost.commands import Commands
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ RESULT = {
     "waits": "role, group, what, since, until, then, hosts and usd of each group that does not answer",
     "spent": "what the hosts cost: hosts, usd_per_hour, since, usd_so_far, usd_until_end, whose price it is",
     "janitor": "name, last_run and late of what frees the hosts; null without one",
+    "pools": "node pools with hosts of this type: name, nodes, own and others (pods on them), usd_per_hour, "
+    "resize; null when you may not look",
 }
 
 
@@ -51,6 +53,8 @@ def command(
 
     Example: manyhost status a3mega
     """
+    import msgspec
+
     from manyhost.cluster.status import NOT_MADE, status
     from manyhost.errors import NotReady
     from manyhost.plan.cost import cost
@@ -60,7 +64,9 @@ def command(
     found = status(opened.connection, opened.place, cost(recipe, opened.environment, 1), recipe.capacity.mode)
     commands = opened.connection.commands
     deploy = commands.manyhost("deploy")
-    output.result(found, _lines(found, commands) if found.installed else ())
+    pools = node_pools(opened)
+    lines = [*(_lines(found, commands) if found.installed else ()), *pool_lines(pools or ())]
+    output.result({**msgspec.structs.asdict(found), "pools": pools}, lines)
     if not found.installed:
         raise NotReady(
             f"LeaderWorkerSet {release} was deleted from namespace {namespace}; Helm has revision "

@@ -10,7 +10,14 @@ import click
 
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
-from manyhost.cli.session import Wanted, open_place, place_options, timeout_option
+from manyhost.cli.session import (
+    Wanted,
+    node_pools,
+    open_release,
+    place_options,
+    pool_lines,
+    timeout_option,
+)
 
 if TYPE_CHECKING:
     from manyhost.cluster.teardown import Inventory
@@ -19,6 +26,8 @@ RESULT = {
     "inventory": "what there was of the release: revision, items, pods, made, ...",
     "removed": "whether nothing of it is left",
     "seconds": "what removing it took",
+    "pools": "node pools with hosts of this type that are still billed: name, nodes, own and others (pods on "
+    "them), usd_per_hour, resize; null when you may not look",
 }
 EVENTS = {
     "inventory": "what will be removed; its data is the result's inventory",
@@ -45,13 +54,16 @@ def command(
     """
     from manyhost.cluster.teardown import inventory, teardown
 
-    connection, place = open_place(wanted)
+    opened = open_release(wanted)
+    connection, place = opened.connection, opened.place
     found = inventory(connection, place)
-    result = {"inventory": found, "removed": found.empty, "seconds": 0.0}
+    result = {"inventory": found, "removed": found.empty, "seconds": 0.0, "pools": None}
     ends = dry_run or found.empty
-    output.result(result, _lines(found) if ends else ())
     if ends:
+        pools = node_pools(opened)
+        output.result({**result, "pools": pools}, [*_lines(found), *pool_lines(pools or ())])
         return
+    output.result(result)
     output.event("inventory", "\n".join(_lines(found)), found)
     if not yes:
         click.confirm("remove all of this?", abort=True, err=True)
@@ -64,7 +76,13 @@ def command(
         report=lambda text: output.event("step", text),
     )
     seconds = round(time.monotonic() - begin, 1)
-    output.result({**result, "removed": True, "seconds": seconds}, [f"nothing is left ({seconds} s)"])
+    pools = node_pools(opened)
+    output.result(
+        {**result, "removed": True, "seconds": seconds, "pools": pools},
+        [f"nothing is left ({seconds} s)", *pool_lines(pools or ())],
+    )
+    if pools is None:
+        output.warn("you may not see whether nodes are still billed", fix="ask somebody who may list nodes")
 
 
 def _lines(found: Inventory) -> Iterator[str]:
