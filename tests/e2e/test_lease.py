@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,34 @@ def test_nodes_that_are_still_billed_are_told_with_the_command_that_removes_them
     finally:
         faults.heal(own)
     assert run("teardown", "local", "--yes", "--output", "json").ok().output.result["pools"] == []
+
+
+def test_what_would_outlive_the_hosts_is_refused(gpu_hosts: Place) -> None:
+    """The nodes say when they end, as GKE writes it; what fits is not refused."""
+    own = gpu_hosts.own
+    assert own is not None
+    end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3 * 3600))
+    note = {"metadata": {"annotations": {"node.gke.io/machine-termination-datetime": end}}}
+    nodes = [f"/api/v1/nodes/{name}" for name in (*hosts.HEALTHY, hosts.CORDONED, hosts.SMALL)]
+    deploy = ("deploy", "a3mega", "--dry-run", "--release", "fits")
+    try:
+        for path in nodes:
+            own.api.patch(path, note)
+        late = run(*deploy, "--for", "4h")
+        assert late.code == 3
+        assert f"after the hosts, which go at {end} (node " in late.err
+        assert "fix: ask for less: `manyhost deploy a3mega" in late.err
+        fits = run(*deploy, "--for", "2h").ok()
+        assert f"the hosts go at {end} (node " in fits.out
+        assert "lease until" in fits.out
+        assert f"the hosts go at {end}" in run("status", "a3mega").out
+        short = run(*deploy, "--for", "5m")
+        assert short.code == 3
+        assert "before the engine answers: a cold start takes about 36 min" in short.err
+        soon = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(time.time() + 600))
+        gone = run(*deploy, "--set", f"capacity.ends={soon}")
+        assert gone.code == 4
+        assert "(capacity.ends), before the engine answers" in gone.err
+    finally:
+        for path in nodes:
+            own.api.patch(path, {"metadata": {"annotations": dict.fromkeys(note["metadata"]["annotations"])}})

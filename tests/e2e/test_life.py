@@ -524,6 +524,7 @@ def test_refusals_are_one_line(
     place: Place, gpu_hosts: Place, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import msgspec
+    from manyhost.catalog import Catalog
     from manyhost.cluster.connection import connect
     from manyhost.cluster.deploy import propose
     from manyhost.cluster.target import from_rendered
@@ -539,7 +540,7 @@ def test_refusals_are_one_line(
                 "maxSurge": 0,
             }
     with pytest.raises(InvalidInput, match="maxUnavailable") as error:
-        propose(connect(), msgspec.structs.replace(target, objects=objects))
+        propose(connect(), msgspec.structs.replace(target, objects=objects), Catalog().capacity())
     assert "denied the request" in error.value.message
     assert "\n" not in error.value.message
     assert not everything(place, namespace)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml12
 
 from manyhost.catalog import chart, yaml_reader
+from manyhost.catalog.capacity import CapacityFacts
 from manyhost.catalog.chart import Chart
 from manyhost.catalog.engine import Engine
 from manyhost.catalog.environment import Environment, contradiction
@@ -26,6 +27,7 @@ RESERVED = "reserved-flags.yaml"
 ENGINES = "engines.yaml"
 REGIONS = "values/regions.yaml"
 EXEMPTIONS = "values/exemptions.yaml"
+CAPACITY = "values/capacity.yaml"
 _HERE = Path()  # relative, so that errors name files as their owner does
 _PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
 HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
@@ -152,6 +154,15 @@ class Catalog:
             self._kept[key] = found["exemptions"]
         kept: Exemptions = self._kept[key]
         return kept
+
+    def capacity(self) -> CapacityFacts:
+        """Return how long hosts are had, by capacity.mode."""
+        key = ("values", "capacity")
+        if key not in self._kept:
+            path, where = self._find(CAPACITY)
+            self._kept[key] = yaml_reader.convert(yaml_reader.read_mapping(path, where), CapacityFacts, where)
+        found: CapacityFacts = self._kept[key]
+        return found
 
     def engine_recipes(self) -> dict[str, str]:
         """Return a recipe for each engine version that has one, as the chart names them too."""

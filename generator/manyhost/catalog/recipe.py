@@ -204,8 +204,15 @@ class Capacity(Struct, frozen=True):
 
     mode: Annotated[
         Literal["on-demand", "spot", "flex-start", "calendar", "reservation"],
-        Meta(description="How the platform gives the hosts; decides the price."),
+        Meta(description="How the platform gives the hosts; decides the price, and how long they are had."),
     ] = "on-demand"
+    ends: Annotated[
+        str,
+        Meta(
+            description="When the hosts go, where their nodes do not say it: the end of a reservation, "
+            'written "2026-12-01T08:00Z".'
+        ),
+    ] = ""
 
 
 class Site(Struct, frozen=True):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 RESULT = {
     "proposal": "what there was to do: release, namespace, action (install, upgrade, start or nothing), "
-    "revision, changes, released (at, why, groups), lease (until, by), renews, usd_per_hour, usd_until_end",
+    "revision, changes, released (at, why, groups), lease (until, by), renews, usd_per_hour, usd_until_end, "
+    "capacity (mode, at, why, any_time)",
     "deployed": "release, namespace, revision, groups, hosts, install_seconds, ready_seconds; "
     "null with --dry-run and until every group answers",
 }
@@ -56,6 +57,7 @@ def command(
 
     Example: manyhost deploy a3mega --namespace serving --for 4h
     """
+    from manyhost.catalog import Catalog
     from manyhost.cluster.deploy import deploy, patience, propose
     from manyhost.cluster.doctor import require
     from manyhost.cluster.lease import duration
@@ -63,7 +65,7 @@ def command(
     seconds = duration(lease) if lease else 0
     connection, target = open_target(wanted)
     require(connection, target)
-    proposal = propose(connection, target, seconds=seconds)
+    proposal = propose(connection, target, Catalog().capacity(), seconds=seconds)
     shown = list(_lines(proposal, full=dry_run or proposal.action == "upgrade"))
     output.result({"proposal": proposal, "deployed": None}, shown if dry_run else ())
     if dry_run:
@@ -106,7 +108,11 @@ def _lines(proposal: Proposal, *, full: bool) -> Iterator[str]:
 
 
 def _cost(proposal: Proposal) -> Iterator[str]:
-    """Until when the hosts are kept, and what that costs."""
+    """Until when the hosts are had and kept, and what that costs."""
+    from manyhost.cluster.capacity import describe
+
+    if proposal.capacity and (text := describe(proposal.capacity)):
+        yield f"  {text}"
     price = f"{proposal.usd_per_hour:,.2f} USD/h" if proposal.usd_per_hour else ""
     if proposal.lease:
         end = f", {proposal.usd_until_end:,.2f} USD until then" if proposal.usd_until_end else ""

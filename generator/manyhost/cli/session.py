@@ -15,7 +15,7 @@ from manyhost.errors import RemoteError
 
 if TYPE_CHECKING:
     from manyhost.cluster.connection import Connection
-    from manyhost.cluster.nodes import Pool
+    from manyhost.cluster.nodes import Node, Pool
     from manyhost.cluster.target import Place, Target
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,32 +69,62 @@ class Opened(NamedTuple):
     Attributes:
         connection: The cluster.
         place: The release.
-        recipe: The recipe with all settings.
+        resolved: The recipe with all settings.
         environment: Where it runs.
     """
 
     connection: Connection
     place: Place
-    recipe: Recipe
+    resolved: Resolved
     environment: Environment
 
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with all settings."""
+        return self.resolved.recipe
 
-def node_pools(opened: Opened) -> list[Pool] | None:
-    """Return the node pools with hosts of a recipe's type, on GKE only; None when they could not be read."""
+    def target(self) -> Target:
+        """Render the recipe.
+
+        Raises:
+            InvalidInput: It cannot be rendered.
+        """
+        from manyhost.cluster.target import from_rendered
+        from manyhost.render import Renderer
+
+        place = self.place
+        return from_rendered(
+            Renderer(Catalog()).render(self.resolved, release=place.release, namespace=place.namespace)
+        )
+
+
+def nodes_of(opened: Opened) -> list[Node] | None:
+    """Return the nodes that a recipe selects, on GKE only; None when they could not be read."""
     from manyhost.catalog.environment import Gke
-    from manyhost.cluster import gke
-    from manyhost.cluster.nodes import pools, selected
-    from manyhost.plan.cost import cost
+    from manyhost.cluster.nodes import selected
 
-    recipe, platform = opened.recipe, opened.environment.platform
+    platform = opened.environment.platform
     if not isinstance(platform, Gke):
         return []
-    named = gke.named(recipe.site, opened.connection.context)
-    price = cost(recipe, opened.environment, 1).usd_per_hour
     try:
-        nodes = selected(opened.connection, {**platform.node_selector, **recipe.node_selector})
+        return selected(opened.connection, {**platform.node_selector, **opened.recipe.node_selector})
+    except RemoteError:  # people of one namespace may not read nodes
+        return None
+
+
+def pools_of(opened: Opened, nodes: list[Node] | None) -> list[Pool] | None:
+    """Return the node pools of the nodes that a recipe selects; None when they could not be read."""
+    from manyhost.cluster import gke
+    from manyhost.cluster.nodes import pools
+    from manyhost.plan.cost import cost
+
+    if not nodes:
+        return None if nodes is None else []
+    named = gke.named(opened.recipe.site, opened.connection.context)
+    price = cost(opened.recipe, opened.environment, 1).usd_per_hour
+    try:
         return pools(opened.connection, opened.place, nodes, price, named)
-    except RemoteError:  # people of one namespace may read neither nodes nor all pods
+    except RemoteError:  # nor all pods
         return None
 
 
@@ -132,7 +162,7 @@ def open_release(wanted: Wanted) -> Opened:
     usual = release_name(resolved.name, chart)
     place = Place(chart, wanted.namespace or connection.namespace, wanted.release or usual)
     _advise(connection, wanted, resolved, place, usual)
-    return Opened(connection, place, resolved.recipe, catalog.environment(resolved.recipe.environment))
+    return Opened(connection, place, resolved, catalog.environment(resolved.recipe.environment))
 
 
 def open_target(wanted: Wanted) -> tuple[Connection, Target]:

@@ -9,10 +9,11 @@ import click
 
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
-from manyhost.cli.session import Wanted, node_pools, open_release, place_options, pool_lines
+from manyhost.cli.session import Wanted, nodes_of, open_release, place_options, pool_lines, pools_of
 from manyhost.commands import Commands
 
 if TYPE_CHECKING:
+    from manyhost.cluster.capacity import Ends
     from manyhost.cluster.status import Status
 
 RESULT = {
@@ -37,6 +38,7 @@ RESULT = {
     "waits": "role, group, what, since, until, then, hosts and usd of each group that does not answer",
     "spent": "what the hosts cost: hosts, usd_per_hour, since, usd_so_far, usd_until_end, whose price it is",
     "janitor": "name, last_run and late of what frees the hosts; null without one",
+    "capacity": "until when the hosts are had: mode, at (empty when nothing ends them), why, any_time",
     "pools": "node pools with hosts of this type: name, nodes, own and others (pods on them), usd_per_hour, "
     "resize; null when you may not look",
 }
@@ -55,6 +57,9 @@ def command(
     """
     import msgspec
 
+    from manyhost.catalog import Catalog
+    from manyhost.cluster.capacity import ends
+    from manyhost.cluster.phases import timestamp
     from manyhost.cluster.status import NOT_MADE, status
     from manyhost.errors import NotReady
     from manyhost.plan.cost import cost
@@ -64,9 +69,19 @@ def command(
     found = status(opened.connection, opened.place, cost(recipe, opened.environment, 1), recipe.capacity.mode)
     commands = opened.connection.commands
     deploy = commands.manyhost("deploy")
-    pools = node_pools(opened)
-    lines = [*(_lines(found, commands) if found.installed else ()), *pool_lines(pools or ())]
-    output.result({**msgspec.structs.asdict(found), "pools": pools}, lines)
+    nodes = nodes_of(opened)
+    until = ends(
+        recipe.capacity,
+        Catalog().capacity(),
+        nodes or [],
+        used={host.node for host in found.hosts if host.node},
+        hosts=len(found.hosts),
+        since=timestamp(found.spent.since if found.spent else found.now),
+    )
+    pools = pools_of(opened, nodes)
+    lines = [*(_lines(found, commands) if found.installed else ()), *_capacity(until, found.now)]
+    document = {**msgspec.structs.asdict(found), "capacity": until, "pools": pools}
+    output.result(document, [*lines, *pool_lines(pools or ())])
     if not found.installed:
         raise NotReady(
             f"LeaderWorkerSet {release} was deleted from namespace {namespace}; Helm has revision "
@@ -151,6 +166,13 @@ def _held(found: Status, commands: Commands) -> Iterator[str]:
         name = found.janitor.name
         look = f"{commands.kubectl('describe', 'cronjob', name)} says why"
         yield f"    fix: {look if name else commands.manyhost('deploy')}"
+
+
+def _capacity(until: Ends, now: str) -> Iterator[str]:
+    from manyhost.cluster.capacity import describe
+
+    if text := describe(until):
+        yield f"{text}{f': {_span(until.at, now)}' if until.at else ''}"
 
 
 def _span(until: str, now: str) -> str:

@@ -12,10 +12,11 @@ from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
 from manyhost.cli.session import (
     Wanted,
-    node_pools,
+    nodes_of,
     open_release,
     place_options,
     pool_lines,
+    pools_of,
     timeout_option,
 )
 
@@ -60,7 +61,7 @@ def command(
     result = {"inventory": found, "removed": found.empty, "seconds": 0.0, "pools": None}
     ends = dry_run or found.empty
     if ends:
-        pools = node_pools(opened)
+        pools = pools_of(opened, nodes_of(opened))
         output.result({**result, "pools": pools}, [*_lines(found), *pool_lines(pools or ())])
         return
     output.result(result)
@@ -76,7 +77,7 @@ def command(
         report=lambda text: output.event("step", text),
     )
     seconds = round(time.monotonic() - begin, 1)
-    pools = node_pools(opened)
+    pools = pools_of(opened, nodes_of(opened))
     output.result(
         {**result, "removed": True, "seconds": seconds, "pools": pools},
         [f"nothing is left ({seconds} s)", *pool_lines(pools or ())],

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import msgspec
 
-from manyhost.cluster.connection import Connection, Object, Refused, path_of
+from manyhost.catalog.capacity import CapacityFacts
+from manyhost.catalog.environment import Gke
+from manyhost.cluster.capacity import Ends, ends, refuse
+from manyhost.cluster.connection import Connection, Forbidden, Object, Refused, path_of
 from manyhost.cluster.drift import drift, heal
 from manyhost.cluster.lease import Lease, Released, kept, lease, released
+from manyhost.cluster.nodes import selected
 from manyhost.cluster.observe import Observer, sets_of
 from manyhost.cluster.phases import stamp
 from manyhost.cluster.release import Change, Releases, changes, newest, rehearse
@@ -31,6 +36,7 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
         renews: Whether this deployment sets the lease.
         usd_per_hour: List price of the hosts; None where nobody publishes one.
         usd_until_end: The same until the lease ends; None without an end or a price.
+        capacity: Until when the hosts are had.
     """
 
     release: str
@@ -43,6 +49,7 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     renews: bool = False
     usd_per_hour: float | None = None
     usd_until_end: float | None = None
+    capacity: Ends | None = None
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,18 +74,19 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     ready_seconds: float
 
 
-def propose(connection: Connection, target: Target, *, seconds: int = 0) -> Proposal:
+def propose(connection: Connection, target: Target, facts: CapacityFacts, *, seconds: int = 0) -> Proposal:
     """Compare a target with what is installed, and let the API server rehearse it; nothing is changed.
 
     Args:
         connection: The cluster.
         target: What to install.
+        facts: How long hosts are had.
         seconds: How long to keep the hosts from now on; 0 leaves the lease that there is.
 
     Raises:
-        InvalidInput: The server or an admission webhook would refuse it, the release is another chart's, or
-            nothing would end the lease.
-        NotReady: The namespace or the LeaderWorkerSet API is missing.
+        InvalidInput: The server or an admission webhook would refuse it, the release is another chart's, the
+            lease would outlive the hosts, or nothing would end it.
+        NotReady: The namespace or the LeaderWorkerSet API is missing, or the hosts go before it would answer.
     """
     if seconds and not any(item["kind"] == "CronJob" for item in target.objects):
         raise InvalidInput(
@@ -117,6 +125,15 @@ def propose(connection: Connection, target: Target, *, seconds: int = 0) -> Prop
         running = Lease(stamp(now + seconds), _user(connection))
     elif running and running.ended(now):
         running = None
+    until = _ends(connection, target, facts, now)
+    refuse(
+        until,
+        lease=running if seconds else None,
+        seconds=sum(duration for _, duration in target.plan.cold_start),
+        starts=action in {"install", "start"},
+        now=now,
+        commands=connection.commands,
+    )
     per_hour = target.plan.cost.usd_per_hour
     return Proposal(
         release=target.release,
@@ -129,7 +146,18 @@ def propose(connection: Connection, target: Target, *, seconds: int = 0) -> Prop
         renews=bool(seconds),
         usd_per_hour=per_hour,
         usd_until_end=running.usd(per_hour, now) if running else None,
+        capacity=until,
     )
+
+
+def _ends(connection: Connection, target: Target, facts: CapacityFacts, now: float) -> Ends:
+    """Until when the hosts are had that the release may get."""
+    settings, platform = target.plan.settings, target.plan.environment.platform
+    nodes = []
+    if isinstance(platform, Gke):
+        with contextlib.suppress(Forbidden):  # people of one namespace may not read nodes
+            nodes = selected(connection, {**platform.node_selector, **settings.node_selector})
+    return ends(settings.capacity, facts, nodes, hosts=target.hosts, since=now)
 
 
 def _user(connection: Connection) -> str:

@@ -83,7 +83,7 @@ def discover(connection: Connection, environment: Environment) -> Found:
     site = _site(connection.context) or _site(connection.cluster)
     if site:
         settings["site"] = site
-    lws = _lws_version(connection)
+    lws = lws_version(connection)
     if lws is None:
         doctor = connection.commands._replace(recipe=environment.name).manyhost("doctor")
         notes.append(f"no LeaderWorkerSet controller is to be seen; {doctor} says how to install it")
@@ -166,7 +166,8 @@ def _site(context: str) -> dict[str, str]:
     }
 
 
-def _lws_version(connection: Connection) -> str | None:
+def lws_version(connection: Connection) -> str | None:
+    """Return the version of the LeaderWorkerSet controller's image; None when it is not to be seen."""
     try:
         found = list(
             connection.pages(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from manyhost.catalog import Catalog, Engine, Environment, Interconnect, Model, Recipe, Resolved
+from manyhost.catalog.capacity import Mode
 from manyhost.catalog.interconnect import GpuDirectTcp
 from manyhost.errors import InvalidInput, nearest
 
@@ -20,6 +21,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         recipes: A recipe for each engine version, empty where there is none.
         regions: Regions of Google Cloud.
         exemptions: Hardening that no release has, with the reasons.
+        mode: How long hosts are had at the recipe's capacity.mode.
         reserved: Engine flags that nobody may give, with the setting that does it ("" for the launcher).
     """
 
@@ -30,6 +32,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     recipes: dict[str, str]
     regions: list[str]
     exemptions: dict[str, str]
+    mode: Mode
     reserved: dict[str, str]
 
 
@@ -66,6 +69,7 @@ def join(resolved: Resolved, catalog: Catalog) -> Facts:
         recipes=catalog.engine_recipes(),
         regions=catalog.regions(),
         exemptions=catalog.exemptions(),
+        mode=catalog.capacity().modes[recipe.capacity.mode],
         reserved=catalog.reserved_flags(),
     )
 

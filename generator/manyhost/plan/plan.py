@@ -12,6 +12,7 @@ from manyhost.catalog.interconnect import Sockets
 from manyhost.errors import InvalidInput, ManyhostError, first
 from manyhost.plan import (
     arguments,
+    capacity,
     cost,
     image,
     networks,
@@ -50,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         startup_seconds: Start budget of the engine.
         held_minutes: How long hosts may be held while nothing answers, before the janitor frees them.
         cost: List price of all hosts.
+        capacity: Until when the hosts are had, for people; empty where nothing ends them.
         warnings: What may surprise; one sentence each.
     """
 
@@ -72,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     startup_seconds: int
     held_minutes: int
     cost: cost.Cost
+    capacity: str
     warnings: tuple[str, ...]
 
     def origin(self, key: str) -> str:
@@ -135,6 +138,7 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
     _each(
         lambda: image.check(recipe, facts),
         lambda: region.check(recipe.site, facts),
+        lambda: capacity.check(recipe.capacity),
         lambda: arguments.check(recipe.arguments, facts.reserved, "arguments"),
         lambda: roles.check(recipe, facts.interconnect, facts.engine),
         lambda: _check_lengths(recipe, facts.model),
@@ -184,6 +188,7 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
         startup_seconds=budget,
         held_minutes=startup.held_minutes(budget, recipe.start_attempts),
         cost=price,
+        capacity=capacity.describe(recipe.capacity, facts.mode),
         warnings=tuple(_warnings(recipe, facts, found, moved)),
     )
 
@@ -241,8 +246,8 @@ def _warnings(recipe: Recipe, facts: Facts, found: tuple[Role, ...], moved: Hand
             )
     if recipe.capacity.mode != "on-demand" and not isinstance(facts.environment.platform, RunPod):
         warnings.append(
-            f"capacity.mode {recipe.capacity.mode} decides the price alone: "
-            "choose the node pool that has such hosts with node_selector"
+            f"capacity.mode {recipe.capacity.mode} gives no such hosts by itself: "
+            "choose the node pool that has them with node_selector"
         )
     if moved and moved.seconds * 1000 > recipe.objectives.ttft_ms:
         warnings.append(

@@ -67,6 +67,8 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         result.append(
             ("held at most", f"{plan.held_minutes} min without an answer{at_most}, then the hosts are freed")
         )
+    if plan.capacity:
+        result.append(("capacity", f"{plan.settings.capacity.mode}: {plan.capacity}"))
     result.append(("price", _price(plan)))
     return result
 

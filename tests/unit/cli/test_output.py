@@ -216,8 +216,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     target = SimpleNamespace(release="r", namespace="n", recipe="local/x", hosts=2, plan=plan)
     place = Place(Catalog(ROOT).chart(CHART), "n", "r")
     catalog = Catalog(ROOT)
-    recipe = resolve(catalog, "local/tiny-r1").recipe
-    opened: Any = Opened(connection, place, recipe, catalog.environment("local"))
+    resolved = resolve(catalog, "local/tiny-r1")
+    opened: Any = Opened(connection, place, resolved, catalog.environment("local"))
     replaced = (
         ("open_place", (connection, place)),
         ("open_release", opened),

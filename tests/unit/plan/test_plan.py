@@ -360,3 +360,13 @@ def test_hosts_are_held_for_the_start_budget_of_all_attempts_and_half_an_hour() 
     said = dict(table.rows(found))["held at most"]
     assert said == "60 min without an answer (at most 185.88 USD), then the hosts are freed"
     assert "held at most" not in dict(table.rows(plan(recipe="local/tiny-r1")))
+
+
+def test_the_end_of_the_capacity_is_told_and_checked() -> None:
+    flex = plan("capacity.mode=flex-start", "capacity.ends=2026-12-01T08:00Z")
+    assert dict(table.rows(flex))["capacity"] == "flex-start: until 2026-12-01T08:00Z, 7 days at most"
+    assert plan("capacity.mode=spot").capacity == "may be taken away at any time"
+    assert plan("capacity.mode=calendar").capacity.endswith("capacity.ends does not say until when")
+    assert "capacity" not in dict(table.rows(plan()))
+    for text in ("tomorrow", "2026-12-01T08:00"):
+        assert f"--set: capacity.ends: '{text}' is no time with its zone" in refused(f"capacity.ends={text}")
