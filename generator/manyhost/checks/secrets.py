@@ -15,7 +15,7 @@ _FIX = "put it in a Secret and refer to it; if it was real, revoke it"
 
 # Shapes of well-known credentials: Hugging Face, Google API and OAuth, AWS, GitHub, OpenAI style,
 # private keys and bearer headers.
-_SHAPES = re.compile(
+SHAPES = re.compile(
     r"\bhf_[A-Za-z0-9]{20,}|\bAIza[0-9A-Za-z_-]{35}|\bya29\.[0-9A-Za-z_-]{10,}"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[0-9A-Za-z]{36}|\bsk-[0-9A-Za-z_-]{20,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY|\b[Bb]earer\s+[0-9A-Za-z._~+/-]{16,}"
@@ -71,9 +71,9 @@ def check(
     everything = "\n".join(texts)
     hints = [hint for hint in _HINTS if hint in everything]
     suspects = [text for text in texts if any(hint in text for hint in hints)] if hints else []
-    if any(map(_SHAPES.search, suspects)):
+    if any(map(SHAPES.search, suspects)):
         for path, leaf in paths(item):
-            if isinstance(leaf, str) and _SHAPES.search(leaf):
+            if isinstance(leaf, str) and SHAPES.search(leaf):
                 yield Finding("secret", f"{where} {path}", "looks like a credential", _FIX)
     for path, container in containers:
         if isinstance(container, dict):

@@ -27,6 +27,7 @@ COMMANDS = {
     "deploy": ("deploy", "Install or upgrade a recipe and wait until it answers."),
     "status": ("status", "Show the groups of a release and why one is not ready."),
     "logs": ("logs", "Show the engine's logs."),
+    "collect": ("collect", "Pack what a bug report needs, without secrets."),
     "chat": ("chat", "Talk to the model."),
     "nccl": ("nccl", "Measure the bandwidth between two hosts."),
     "teardown": ("teardown", "Remove everything a recipe made."),

@@ -62,19 +62,22 @@ def command(
     from manyhost.cluster.doctor import require
     from manyhost.cluster.lease import duration
 
-    seconds = duration(lease) if lease else 0
+    kept = duration(lease) if lease else 0
     connection, target = open_target(wanted)
     require(connection, target)
-    proposal = propose(connection, target, Catalog().capacity(), seconds=seconds)
+    proposal = propose(connection, target, Catalog().capacity(), seconds=kept)
     shown = list(_lines(proposal, full=dry_run or proposal.action == "upgrade"))
     output.result({"proposal": proposal, "deployed": None}, shown if dry_run else ())
     if dry_run:
         return
+    seconds = timeout or patience(target)
+    at_most = f" ({proposal.usd_per_hour * seconds / 3600:,.2f} USD)" if proposal.usd_per_hour else ""
+    shown.append(f"  waits {seconds / 60:.0f} min at most{at_most}")
     output.event("proposal", "\n".join(shown), proposal)
     again = connection.commands.manyhost
     try:
         with _reporter(output) as report:
-            done = deploy(connection, target, proposal, timeout=timeout or patience(target), report=report)
+            done = deploy(connection, target, proposal, timeout=seconds, report=report)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted: release {target.release} is installed and goes on starting; "

@@ -55,6 +55,8 @@ def command(
 
     Example: manyhost status a3mega
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     import msgspec
 
     from manyhost.catalog import Catalog
@@ -66,10 +68,13 @@ def command(
 
     opened = open_release(wanted)
     recipe, namespace, release = opened.recipe, opened.place.namespace, opened.place.release
-    found = status(opened.connection, opened.place, cost(recipe, opened.environment, 1), recipe.capacity.mode)
+    with ThreadPoolExecutor(1) as pool:  # on a large cluster both take their time
+        billed = pool.submit(lambda: (seen := nodes_of(opened), pools_of(opened, seen)))
+        price = cost(recipe, opened.environment, 1)
+        found = status(opened.connection, opened.place, price, recipe.capacity.mode)
+        nodes, pools = billed.result()
     commands = opened.connection.commands
     deploy = commands.manyhost("deploy")
-    nodes = nodes_of(opened)
     until = ends(
         recipe.capacity,
         Catalog().capacity(),
@@ -78,7 +83,6 @@ def command(
         hosts=len(found.hosts),
         since=timestamp(found.spent.since if found.spent else found.now),
     )
-    pools = pools_of(opened, nodes)
     lines = [*(_lines(found, commands) if found.installed else ()), *_capacity(until, found.now)]
     document = {**msgspec.structs.asdict(found), "capacity": until, "pools": pools}
     output.result(document, [*lines, *pool_lines(pools or ())])

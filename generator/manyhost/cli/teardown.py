@@ -11,6 +11,7 @@ import click
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
 from manyhost.cli.session import (
+    Opened,
     Wanted,
     nodes_of,
     open_release,
@@ -19,6 +20,7 @@ from manyhost.cli.session import (
     pools_of,
     timeout_option,
 )
+from manyhost.errors import ManyhostError
 
 if TYPE_CHECKING:
     from manyhost.cluster.teardown import Inventory
@@ -33,6 +35,7 @@ RESULT = {
 EVENTS = {
     "inventory": "what will be removed; its data is the result's inventory",
     "step": "something is removed or waited for",
+    "collected": "what is kept for a bug report, of a release of which no group answers: archive, files, ...",
 }
 
 
@@ -68,6 +71,7 @@ def command(
     output.event("inventory", "\n".join(_lines(found)), found)
     if not yes:
         click.confirm("remove all of this?", abort=True, err=True)
+    _report(opened, output)
     begin = time.monotonic()
     teardown(
         connection,
@@ -84,6 +88,19 @@ def command(
     )
     if pools is None:
         output.warn("you may not see whether nodes are still billed", fix="ask somebody who may list nodes")
+
+
+def _report(opened: Opened, output: Printer) -> None:
+    """Pack what a bug report needs before it goes, of a release of which no group answers."""
+    from manyhost.cluster.collect import before_teardown
+
+    try:
+        found = before_teardown(opened.connection, opened.place, opened.target)
+    except ManyhostError as error:  # a report is no reason to go on paying
+        output.warn(f"nothing is kept for a bug report: {error.message}")
+        return
+    if found:
+        output.event("collected", f"no group answers; logs and events are kept in {found.archive}", found)
 
 
 def _lines(found: Inventory) -> Iterator[str]:

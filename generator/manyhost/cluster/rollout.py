@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from manyhost.cluster.connection import Connection, Forbidden, Refused, Unreachable
+from manyhost.cluster.lease import released
 from manyhost.cluster.observe import Look, Observer
 from manyhost.cluster.phases import Host, Problem
 from manyhost.cluster.release import newest
@@ -94,7 +95,7 @@ class Wait:
         """Wait until every host of every group is ready with the newest template.
 
         Raises:
-            Failed: A host has given up, or a group keeps crashing, or time is up.
+            Failed: A host has given up, a group keeps crashing, the janitor frees the hosts, or time is up.
             NotReady: Time is up and the cluster has no place, or it cannot be reached any more.
         """
         look = Look(exists=False)
@@ -104,6 +105,12 @@ class Wait:
                 if seen.removal or (look.exists and not seen.exists):
                     raise self._removed(seen)
                 look = seen
+                if freed := released(look.sets):
+                    raise Failed(
+                        f"its hosts were freed while this waited: {freed.why}",
+                        where=f"release {self._release}",
+                        fix=f"cure it; {self._connection.commands.manyhost('deploy')} starts it again",
+                    )
                 self._follow(look)
                 if self._done(look):
                     self._say("ready")

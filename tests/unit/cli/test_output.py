@@ -26,6 +26,7 @@ from manyhost.catalog.passthrough import CHART
 from manyhost.cli import COMMANDS
 from manyhost.cli.session import Opened
 from manyhost.cluster.chat import Leader, Piece
+from manyhost.cluster.collect import Collected
 from manyhost.cluster.deploy import Deployed, Proposal
 from manyhost.cluster.discover import Found
 from manyhost.cluster.doctor import Result
@@ -379,6 +380,7 @@ def test_deploy(cluster: pytest.MonkeyPatch) -> None:
     assert output.result["deployed"]["revision"] == 2
     assert manyhost("deploy", "local").out == (
         "upgrade release r in namespace n (revision 1 is there)\n  update LeaderWorkerSet r\n    -a\n    +b\n"
+        "  waits 1 min at most\n"
         "    1.5 s  group 0 host 1 (r-0-1 on h) ready\n"
         "    2.0 s  it crashed\n           | line\u2028one\n           | two\n           fix: look\n"
         "release r revision 2: 1 group on 2 hosts answer (installed in 1.0 s, ready after 2.0 s)\n"
@@ -414,8 +416,22 @@ def test_teardown(cluster: pytest.MonkeyPatch) -> None:
     replace(
         cluster, "teardown", inventory=found, teardown=lambda *_, report, **__: report("waiting for 1 pod")
     )
+    kept = Collected(archive="build/r.tar.gz", files=3, bytes=4096, unread=["x: y"])
+    replace(cluster, "collect", before_teardown=kept)
     output = manyhost("teardown", "local", "--yes", *JSON).output
-    assert [(event["kind"], event["text"]) for event in output.events][1:] == [("step", "waiting for 1 pod")]
+    assert [(event["kind"], event["text"]) for event in output.events][1:] == [
+        ("collected", "no group answers; logs and events are kept in build/r.tar.gz"),
+        ("step", "waiting for 1 pod"),
+    ]
+    assert output.events[1]["data"]["unread"] == ["x: y"]
+
+    def full(*_: Any) -> None:
+        raise Failed("cannot be written: No space left on device", where="build")
+
+    replace(cluster, "collect", before_teardown=full)
+    warned = manyhost("teardown", "local", "--yes", *JSON).output  # no reason to go on paying
+    assert (warned.result["removed"], len(warned.envelope["warnings"])) == (True, 1)
+    replace(cluster, "collect", before_teardown=None)
     assert output.events[0]["data"] == output.result["inventory"]
     assert output.result["removed"] is True
     dry = manyhost("teardown", "local", "--dry-run", *JSON).output
@@ -425,6 +441,16 @@ def test_teardown(cluster: pytest.MonkeyPatch) -> None:
         "release r in namespace n:", "  helm release, revision 1 (deployed)", "  Service r-svc", "  pod r-0",
     ]  # fmt: skip
     assert text[-1].startswith("nothing is left (")
+
+
+def test_collect(cluster: pytest.MonkeyPatch) -> None:
+    found = Collected(archive="a.tar.gz", files=3, bytes=4096, unread=["x: y"])
+    replace(cluster, "collect", collect=found)
+    assert manyhost("collect", "local", "--to", "a.tar.gz", *JSON).output.result == {
+        "archive": "a.tar.gz", "files": 3, "bytes": 4096, "unread": ["x: y"],
+    }  # fmt: skip
+    said = manyhost("collect", "local", "--to", "a.tar.gz").out
+    assert said == "a.tar.gz: 3 files, 4 KiB\n  not read: x: y\n"
 
 
 def test_questions_stay_off_stdout(cluster: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:

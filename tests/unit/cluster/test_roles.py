@@ -256,3 +256,25 @@ def test_plans_in_json_say_both() -> None:
     document = json.loads(table.to_json(target().plan))
     assert [(role["name"], role["groups"]) for role in document["roles"]] == [("prefill", 1), ("decode", 1)]
     assert document["handover"] == {"bytes": 294912, "seconds": 0.0, "tokens": 64}
+
+
+def test_a_wait_ends_when_the_janitor_frees_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No groups are wanted any more and none is missing: that is not ready."""
+    found = api(prefill_ready=False)
+    found.objects["leaderworkersets"][0]["status"]["readyReplicas"] = 0
+    note = json.dumps({"at": "2026-01-01T00:00:00Z", "why": "the lease of ada ended", "groups": 1})
+
+    def free(_: float) -> None:
+        for item in found.objects["leaderworkersets"]:
+            item["spec"]["replicas"] = 0
+            item["status"] |= {"readyReplicas": 0, "updatedReplicas": 0}
+            item["metadata"]["annotations"] = {"manyhost.dev/released": note}
+        found.objects["pods"] = []
+
+    monkeypatch.setattr(rollout.time, "sleep", free)
+    wait = Wait(cast("Connection", found), PLACE, timeout=60, report=lambda _: None)
+    with pytest.raises(
+        Failed, match="its hosts were freed while this waited: the lease of ada ended"
+    ) as error:
+        wait.run()
+    assert error.value.fix.startswith("cure it; `manyhost deploy ")

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from manyhost.catalog import Catalog
 from manyhost.cluster import teardown as module
-from manyhost.cluster.connection import Connection, path_of
+from manyhost.cluster.connection import Connection, Forbidden, path_of
 from manyhost.cluster.release import Revision
 from manyhost.cluster.target import Place
 from manyhost.cluster.teardown import inventory, teardown
@@ -38,6 +38,7 @@ class Api:
 
     Attributes:
         stuck: Objects that never go.
+        denied: Kinds that the user may not list.
         foreground: What was deleted so that it waits for what it owns.
         details: More of the metadata of some objects, and whole pods and nodes.
     """
@@ -49,6 +50,7 @@ class Api:
         self.stuck: set[str] = set()
         self.foreground: list[str] = []
         self.details: dict[str, dict[str, Any]] = {}
+        self.denied: set[str] = set()
 
     def now(self) -> float:
         return NOW
@@ -63,6 +65,8 @@ class Api:
     def pages(
         self, path: str, kind: Any, *, labels: str = "", metadata: bool = False
     ) -> Iterator[dict[str, Any]]:
+        if path.rpartition("/")[2] in self.denied:
+            raise Forbidden("no", status=403)
         if path.endswith("/pods") and LWS in self.foreground:
             going = next((item for item in OWNED if item in self.objects and item not in self.stuck), LWS)
             if going not in self.stuck:
@@ -190,3 +194,13 @@ def test_prefill_groups_belong_to_their_release_alone(api: Api) -> None:
     assert made in {item.path for item in inventory(connection, PLACE, sets=found.sets).made}
     # A release of its own may have this name.
     assert made not in {item.path for item in inventory(connection, PLACE).made}
+
+
+def test_who_may_not_see_roles_can_remove_what_they_made(api: Api) -> None:
+    """The role "edit" of Kubernetes has no access to them; to everything else there must be."""
+    api.denied = {"roles", "rolebindings"}
+    remove(api, 60)
+    assert api.objects == STRANGE
+    api.denied = {"cronjobs"}
+    with pytest.raises(Forbidden):
+        inventory(cast("Connection", api), PLACE)
