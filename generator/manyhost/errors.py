@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 
 
@@ -62,9 +63,20 @@ class RemoteError(ManyhostError):
 
 
 class Interrupted(ManyhostError):
-    """Interrupted (Ctrl-C or SIGTERM)."""
+    """Interrupted (Ctrl-C, SIGTERM or SIGHUP)."""
 
     exit_code = 130
+
+
+def no_space(error: BaseException) -> Failed | None:
+    """Return what to say of a disk that is full, wherever it was met; None for any other error."""
+    if not isinstance(error, OSError):
+        return None
+    nowhere = "No usable temporary directory" in (error.strerror or "")  # tempfile has tried to write there
+    if nowhere or error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        where = str(error.filename or "the output or a temporary file")[:200]
+        return Failed(f"cannot be written: {error.strerror}", where=where, fix="free some space")
+    return None
 
 
 def first(errors: Sequence[InvalidInput]) -> InvalidInput:

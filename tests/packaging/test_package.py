@@ -98,7 +98,7 @@ def run(site: Path, tmp_path: Path) -> Run:
 
     def manyhost(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", "from manyhost.cli import entry; entry()", *arguments],
+            [sys.executable, "-m", "manyhost", *arguments],
             cwd=tmp_path / "empty",
             env=environment,
             capture_output=True,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
-import signal
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 
 import click
 
-from manyhost import __version__, speed
+from manyhost import __version__, interrupts, speed
 from manyhost.cli.printer import Printer
 from manyhost.commands import program
-from manyhost.errors import Interrupted, ManyhostError
+from manyhost.errors import Interrupted, ManyhostError, no_space
 
 # Command → (module, one line of help). The modules are not imported for `manyhost --help`.
 COMMANDS = {
@@ -67,30 +66,37 @@ def main() -> None:
 def entry() -> None:
     """Run the command line; every user's problem becomes one or two lines and a documented exit code."""
     code = run(None)
-    # Done but for milliseconds: Ctrl-C now would print a traceback of Python's own end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    interrupts.ignore()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # a reader that has gone, or a full disk: Python would try once more and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if code == Interrupted.exit_code:  # threads may still wait for a cluster's answer: nobody waits for them
+        atexit._run_exitfuncs()
+        os._exit(code)
     speed.leave_at_once()
     sys.exit(code)
 
 
 def run(arguments: list[str] | None) -> int:
     """Run the command line and return the exit code (docs/reference/exit-codes.md)."""
-    signal.signal(signal.SIGTERM, _interrupt)
     words = sys.argv[1:] if arguments is None else arguments
     output = Printer(words[0] if words and words[0] in COMMANDS else "", as_json=_asks_for_json(words))
     try:
         code, error = _run(words, output)
-        with _undisturbed():
+        with interrupts.ignored():
             return output.end(code, error)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; there is nobody to tell
-        return 0
+    except (BrokenPipeError, SystemExit):
+        return 0  # the reader has gone (click exits by itself then); there is nobody to tell
+    finally:
+        interrupts.forget()
 
 
 def _run(words: list[str], output: Printer) -> tuple[int, ManyhostError | click.ClickException | None]:
     try:
-        result = main.main(args=words, prog_name=program(), standalone_mode=False, obj=output)
+        with interrupts.allowed():
+            result = main.main(args=words, prog_name=program(), standalone_mode=False, obj=output)
     except (ManyhostError, click.ClickException) as error:
         return error.exit_code, error
     except (click.Abort, KeyboardInterrupt):
@@ -98,6 +104,10 @@ def _run(words: list[str], output: Printer) -> tuple[int, ManyhostError | click.
     except BrokenPipeError:
         raise
     except Exception as error:
+        if interrupts.came():  # in the middle of an import, say
+            return Interrupted.exit_code, Interrupted("interrupted")
+        if problem := no_space(error):
+            return problem.exit_code, problem
         if output.as_json:  # a program gets its last line from a bug too; the traceback goes to stderr
             output.end(1, ManyhostError(f"this is a bug: {type(error).__name__}: {error}"))
         raise
@@ -115,19 +125,3 @@ def _asks_for_json(words: list[str]) -> bool:
         elif word.startswith("--output="):
             found = word.partition("=")[2]
     return found == "json"
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let Ctrl-C wait, so that the last line is whole."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.SIG_IGN) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt

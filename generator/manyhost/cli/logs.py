@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import click
@@ -57,8 +56,7 @@ def command(
     )
     if not output.as_json:  # a log is shown as it is, byte for byte
         for piece in pieces:
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+            output.copy(piece)
     else:
         count = 0
         for line in lines(pieces):

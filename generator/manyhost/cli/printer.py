@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from manyhost.errors import ManyhostError, sentence
+from manyhost.errors import Failed, ManyhostError, sentence
 
 if TYPE_CHECKING:
     from manyhost.output import Envelope, EventLine
@@ -42,22 +43,30 @@ class Printer:
         """Print lines for people; programs have no use for them."""
         if not self.as_json:
             for line in lines:
-                click.echo(line)
+                with _written():
+                    click.echo(line)
 
     def write(self, piece: str, *, dim: bool = False) -> None:
         """Print a piece of a line for people."""
         if not self.as_json:
-            click.echo(click.style(piece, dim=True) if dim else piece, nl=False)
+            with _written():
+                click.echo(click.style(piece, dim=True) if dim else piece, nl=False)
+
+    def copy(self, piece: bytes) -> None:
+        """Print a piece of somebody else's output for people, byte for byte."""
+        with _written():
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
 
     def aside(self, remark: str) -> None:
         """Tell people something that is no part of the result: it goes to stderr, as it is."""
         if not self.as_json:
-            click.echo(remark, nl=False, err=True)
+            _tell(remark, nl=False)
 
     def event(self, kind: str, text: str, data: Any = None) -> None:
         """Say that a step is done: its text for people, a line for programs."""
         if not self.as_json:
-            click.echo(text)
+            self.text(text)
             return
         from manyhost.output import Event, EventLine
 
@@ -85,22 +94,28 @@ class Printer:
         """Say what may go wrong."""
         self._warnings.append((message, where, fix))
         if not self.as_json:
-            click.echo(f"warning: {sentence(message, where, fix)}", err=True)
+            _tell(f"warning: {sentence(message, where, fix)}")
 
     def end(self, exit_code: int, error: ManyhostError | click.ClickException | None = None) -> int:
         """Say how it ended, and return the exit code."""
         if self.as_json:
-            if error or self._begun:  # --help and --version have said all
+            if not error and not self._begun:
+                return exit_code  # --help and --version have said all
+            try:
                 self._envelope(exit_code, error)
-        elif isinstance(error, click.ClickException):
-            error.show()
+                return exit_code
+            except Failed as full:  # programs get no last line; people may see why
+                exit_code, error = exit_code or full.exit_code, error or full
+        if isinstance(error, click.ClickException):
+            with suppress(OSError):
+                error.show()
         elif error:
-            click.echo(f"manyhost: {error}", err=True)
+            _tell(f"manyhost: {error}")
             others = _more(error)
             for other in others[:_SHOWN]:
-                click.echo(f"manyhost: {other}", err=True)
+                _tell(f"manyhost: {other}")
             if others[_SHOWN:]:
-                click.echo(f"manyhost: and {len(others) - _SHOWN} more; --output json lists all", err=True)
+                _tell(f"manyhost: and {len(others) - _SHOWN} more; --output json lists all")
         return exit_code
 
     def _envelope(self, exit_code: int, error: ManyhostError | click.ClickException | None) -> None:
@@ -132,6 +147,24 @@ def _parts(error: ManyhostError | click.ClickException) -> tuple[str, str, str]:
 def _print(document: Envelope | EventLine) -> None:
     from manyhost.output import to_line
 
-    sys.stdout.flush()
-    sys.stdout.buffer.write(to_line(document))  # JSON is UTF-8 whatever the terminal's language is
-    sys.stdout.buffer.flush()
+    with _written():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(to_line(document))  # JSON is UTF-8 whatever the terminal's language is
+        sys.stdout.buffer.flush()
+
+
+def _tell(line: str, *, nl: bool = True) -> None:
+    """Print to stderr; when it cannot be written either, the exit code is all there is."""
+    with suppress(OSError):
+        click.echo(line, nl=nl, err=True)
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Turn a failure to write the output into one line; a reader that goes away is no failure."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failed(f"cannot be written: {error.strerror}", where="standard output") from None

@@ -18,7 +18,7 @@ import msgspec
 from manyhost.catalog.recipe import Site
 from manyhost.cluster import gke
 from manyhost.commands import Commands, line
-from manyhost.errors import NotReady, RemoteError
+from manyhost.errors import NotReady, RemoteError, no_space
 
 T = TypeVar("T")
 Object = dict[str, Any]
@@ -440,6 +440,8 @@ def connect(context: str = "", site: Site = _ANY) -> Connection:
         AttributeError,
         ValueError,
     ) as error:
+        if full := no_space(error):  # its certificates become temporary files
+            raise full from None
         raise NotReady(
             f"the kubeconfig cannot be used: {_line(error)}",
             where=files,

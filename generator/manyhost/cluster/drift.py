@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from manyhost.catalog.chart import KINDS
@@ -11,6 +10,7 @@ from manyhost.cluster.connection import Connection, Forbidden, Object, path_of
 from manyhost.cluster.lease import is_released, unnumbered
 from manyhost.cluster.quantity import parse
 from manyhost.cluster.release import Change
+from manyhost.cluster.threads import pool
 
 _AT_ONCE = 6
 _SHOWN = 80  # characters of a value in a message
@@ -44,8 +44,8 @@ def drift(connection: Connection, namespace: str, objects: list[Object]) -> list
         return Change("update", item["kind"], name, "\n".join(found), drift=True) if found else None
 
     known = [item for item in objects if item["kind"] in KINDS]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return [change for change in pool.map(look, known) if change]
+    with pool(_AT_ONCE) as threads:
+        return [change for change in threads.map(look, known) if change]
 
 
 def heal(connection: Connection, namespace: str, objects: list[Object]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -24,6 +23,7 @@ from manyhost.cluster.phases import (
     timestamp,
 )
 from manyhost.cluster.target import LWS, Place, size_of
+from manyhost.cluster.threads import pool
 
 _LOGS_AT_ONCE = 8
 _LOGS_A_LOOK = 32  # with more hosts than that starting, a look shows the logs of the first ones
@@ -178,8 +178,8 @@ class Observer:
     def _read_logs(self, pods: list[Object]) -> None:
         if not pods:
             return
-        with ThreadPoolExecutor(_LOGS_AT_ONCE) as pool:
-            list(pool.map(self._read_log, pods[:_LOGS_A_LOOK]))
+        with pool(_LOGS_AT_ONCE) as threads:
+            list(threads.map(self._read_log, pods[:_LOGS_A_LOOK]))
 
     def _read_log(self, pod: Object) -> None:
         uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from manyhost.errors import Failed
+from manyhost.interrupts import held
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
@@ -20,6 +21,11 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
     Raises:
         Failed: When the folder cannot be written; old files are untouched then, and no new folder is left.
     """
+    with held():
+        _write(folder, files)
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
     made: list[tuple[Path, Path]] = []
     folders: list[Path] = []
     try:

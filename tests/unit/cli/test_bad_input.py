@@ -583,7 +583,7 @@ def test_check_with_an_unknown_engine_or_environment(tmp_path: Path) -> None:
 )
 def test_as_a_program(arguments: tuple[str, ...], code: int, words: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from manyhost.cli import entry; entry()", *arguments],
+        [sys.executable, "-m", "manyhost", *arguments],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -598,7 +598,7 @@ def test_as_a_program(arguments: tuple[str, ...], code: int, words: str, tmp_pat
 
 def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
     done = subprocess.run(
-        f"'{sys.executable}' -c 'from manyhost.cli import entry; entry()' list | head -c 1",
+        f"'{sys.executable}' -m manyhost list | head -c 1",
         shell=True,
         capture_output=True,
         text=True,

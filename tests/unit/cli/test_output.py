@@ -46,7 +46,7 @@ from tests.helpers.cli import ROOT, manyhost
 from tests.helpers.output import read
 
 JSON = ("--output", "json")
-PROGRAM = [sys.executable, "-c", "from manyhost.cli import entry; entry()"]
+PROGRAM = [sys.executable, "-m", "manyhost"]
 ON_A_CLUSTER = {
     "discover": ("a3mega",),
     "doctor": ("local",),
@@ -163,7 +163,7 @@ def test_json_is_utf_8_in_every_locale() -> None:
     assert "é" in read(done.stdout.decode()).envelope["errors"][0]["message"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted(number: signal.Signals, tmp_path: Path) -> None:
     """A command that waits for a pipe is interrupted."""
     pipe = tmp_path / "pipe"

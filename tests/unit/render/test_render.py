@@ -235,8 +235,8 @@ def test_a_refused_plan_does_not_start_helm(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             sys.executable,
-            "-c",
-            "from manyhost.cli import entry; entry()",
+            "-m",
+            "manyhost",
             "render",
             "a3mega",
             "--set",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 from manyhost.catalog.chart import KINDS
 from manyhost.checks import pod_security
@@ -14,6 +13,7 @@ from manyhost.cluster import gke
 from manyhost.cluster.connection import Forbidden, Missing, Object, Refused, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.cluster.teardown import MADE
+from manyhost.cluster.threads import pool
 from manyhost.commands import both
 
 # Native sidecars are on by default since it: kubernetes.io, "Sidecar Containers".
@@ -56,8 +56,8 @@ def permissions(sight: Sight) -> Finding:
         ("delete", "apps", "statefulsets", namespace),  # what teardown hastens and waits for
         *(("list", version.rpartition("/")[0], plural, namespace) for version, plural in MADE.values()),
     ]
-    with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda item: _allowed(sight, item), wanted))
+    with pool(6) as threads:
+        answers = list(threads.map(lambda item: _allowed(sight, item), wanted))
     lacking = [
         (verb, f"{plural}.{group}" if group else plural)
         for (verb, group, plural, _), yes in zip(wanted, answers, strict=True)

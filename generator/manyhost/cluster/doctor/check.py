@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Literal
 
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from manyhost.cluster import gke
 from manyhost.cluster.connection import Connection, Forbidden, path_of
 from manyhost.cluster.target import Target
+from manyhost.cluster.threads import pool
 from manyhost.errors import ManyhostError
 
 Status = Literal["pass", "warn", "fail", "skip"]
@@ -157,10 +158,10 @@ def run(sight: Sight, checks: Iterable[Check]) -> list[Result]:
         The results in the order of the checks; a check may have several.
     """
     futures: dict[str, Future[list[Result]]] = {}
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with pool(_WORKERS) as threads:
         for item in checks:
             needed = {name: futures[name] for name in item.needs if name in futures}
-            futures[item.name] = pool.submit(_run, item, sight, needed)
+            futures[item.name] = threads.submit(_run, item, sight, needed)
         return [result for future in futures.values() for result in future.result()]
 
 
