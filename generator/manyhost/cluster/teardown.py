@@ -18,6 +18,8 @@ from manyhost.commands import Commands
 from manyhost.errors import Failed, InvalidInput
 
 _LOOK_SECONDS = 0.5
+# Who may not list these (the role "edit" of Kubernetes) has not made any.
+_OF_ADMINISTRATORS = frozenset({"Role", "RoleBinding"})
 # What controllers make for a release; it goes with its owner, some time after it.
 MADE: dict[str, tuple[str, str]] = {
     "StatefulSet": ("apps/v1", "statefulsets"),
@@ -190,9 +192,9 @@ def teardown(
 
 
 def _recorded(connection: Connection, place: Place, revision: Revision | None) -> set[str]:
-    """Return the kinds that a release has objects of: what Helm has recorded, all where it knows nothing."""
+    """Return the kinds that a release has objects of: what Helm has recorded, any where it knows nothing."""
     objects = deployed(connection, place, revision) if revision else []
-    return {item["kind"] for item in objects} or set(place.chart.kinds)
+    return {item["kind"] for item in objects} or set(place.chart.kinds) - _OF_ADMINISTRATORS
 
 
 def _obstacles(connection: Connection, left: Inventory) -> list[Problem]:
