@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers.helm import CHART, RenderError, find, kinds, merge, nest, pod, render
+from tests.helpers.helm import CHART, RenderError, find, kinds, merge, nest, notes, pod, render
 
 ON = nest("janitor.enabled", True)
 SCRIPT = (CHART / "launcher/janitor/janitor.py").read_text()
@@ -68,6 +68,13 @@ def test_the_longest_name_of_a_release_leaves_room():
     assert len(name) == 52
     name = find(render(ON, release="r" * 43 + "-x"), "CronJob")["metadata"]["name"]
     assert name == "r" * 43 + "-janitor"
+
+
+def test_notes_tell_what_helm_alone_would_not():
+    text = notes(merge(ON, nest("janitor.heldMinutes", 90)), release="x")
+    assert "CronJob x-janitor takes the groups to 0" in text
+    assert "90 minutes; helm upgrade starts them again" in text
+    assert "CronJob" not in notes()
 
 
 def test_the_groups_carry_the_deadline_and_the_revision():

@@ -214,7 +214,7 @@ def test_nodes_that_are_still_billed_are_told_with_the_command_that_removes_them
         "--location us-central1 --project test-project`"
     )
     gone = run("teardown", "a3mega", "--yes").ok()
-    assert "6 nodes are billed, 557.64 USD/h by list price, and nothing uses them" in gone.out
+    assert "6 nodes are billed, 557.64 USD/h (us-east4, list of 2026-07-30, " in gone.out
     assert resize in gone.out
     absent = run("status", "a3mega")
     assert (absent.code, resize in absent.out) == (4, True)

@@ -121,7 +121,7 @@ def pools_of(opened: Opened, nodes: list[Node] | None) -> list[Pool] | None:
     if not nodes:
         return None if nodes is None else []
     named = gke.named(opened.recipe.site, opened.connection.context)
-    price = cost(opened.recipe, opened.environment, 1).usd_per_hour
+    price = cost(opened.recipe, opened.environment, 1)
     try:
         return pools(opened.connection, opened.place, nodes, price, named)
     except RemoteError:  # nor all pods

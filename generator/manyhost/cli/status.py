@@ -40,7 +40,7 @@ RESULT = {
     "janitor": "name, last_run and late of what frees the hosts; null without one",
     "capacity": "until when the hosts are had: mode, at (empty when nothing ends them), why, any_time",
     "pools": "node pools with hosts of this type: name, nodes, own and others (pods on them), usd_per_hour, "
-    "resize; null when you may not look",
+    "price, resize; null when you may not look",
 }
 
 
@@ -162,7 +162,8 @@ def _held(found: Status, commands: Commands) -> Iterator[str]:
             if wait.until
             else f"no deadline, {wait.then}"
         )
-        usd = f"; {wait.hosts} hosts have cost {wait.usd:,.2f} USD so far" if wait.usd else ""
+        count = f"{wait.hosts} host{'s' * (wait.hosts != 1)}"
+        usd = f"; {count} for {wait.usd:,.2f} USD so far" if wait.usd else ""
         yield f"  {name} {wait.what}{since}: {end}{usd}"
     if found.janitor and found.janitor.late and (found.lease or found.waits):
         last = f"since {found.janitor.last_run}" if found.janitor.last_run else "yet"

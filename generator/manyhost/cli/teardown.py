@@ -30,7 +30,7 @@ RESULT = {
     "removed": "whether nothing of it is left",
     "seconds": "what removing it took",
     "pools": "node pools with hosts of this type that are still billed: name, nodes, own and others (pods on "
-    "them), usd_per_hour, resize; null when you may not look",
+    "them), usd_per_hour, price, resize; null when you may not look",
 }
 EVENTS = {
     "inventory": "what will be removed; its data is the result's inventory",

@@ -6,6 +6,7 @@ Pure functions on API objects. The janitor in the cluster goes by the same annot
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -108,8 +109,9 @@ def lease(sets: Iterable[Object]) -> Lease | None:
     """Return the lease of a release; None when it has none."""
     for item in sets:
         notes = notes_of(item)
-        if LEASE_UNTIL in notes:
-            return Lease(notes[LEASE_UNTIL], notes.get(LEASE_BY, ""))
+        with contextlib.suppress(ValueError):  # no time, and so no lease
+            if timestamp(notes.get(LEASE_UNTIL, "")):
+                return Lease(notes[LEASE_UNTIL], notes.get(LEASE_BY, ""))
     return None
 
 
@@ -141,7 +143,7 @@ def kept(item: Object, groups: int, new: Lease | None, now: float) -> Object:
         patch["spec"] = {"replicas": int(item["spec"].get("replicas", 1)) or groups}
     if new:
         changed |= {LEASE_UNTIL: new.until, LEASE_BY: new.by}
-    elif LEASE_UNTIL in notes and timestamp(notes[LEASE_UNTIL]) <= now:
+    elif (old := lease([item])) and old.ended(now):
         changed |= {LEASE_UNTIL: None, LEASE_BY: None}
     return {**patch, "metadata": {"annotations": changed}} if changed else {}
 

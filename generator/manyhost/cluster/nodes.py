@@ -9,6 +9,7 @@ import msgspec
 from manyhost.cluster import gke
 from manyhost.cluster.connection import Connection, path_of
 from manyhost.cluster.target import Place
+from manyhost.plan.cost import Cost
 
 POOL = "cloud.google.com/gke-nodepool"
 _SHOWN = 3  # of the pods that use a pool
@@ -82,6 +83,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         own: How many pods of the release are on them.
         others: Pods of others on them (namespace/name), DaemonSets left out.
         usd_per_hour: List price of the nodes; None where nobody publishes one.
+        price: Whose price it is: region, date and source of the list.
         resize: The command that removes the nodes, in backticks; empty while something uses them.
     """
 
@@ -90,6 +92,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     own: int
     others: list[str]
     usd_per_hour: float | None
+    price: str
     resize: str
 
 
@@ -105,7 +108,7 @@ def selected(connection: Connection, selector: Mapping[str, str]) -> list[Node]:
 
 
 def pools(
-    connection: Connection, place: Place, nodes: Sequence[Node], price: float | None, named: Sequence[str]
+    connection: Connection, place: Place, nodes: Sequence[Node], cost: Cost, named: Sequence[str]
 ) -> list[Pool]:
     """Return the node pools of some nodes with who uses them.
 
@@ -113,7 +116,7 @@ def pools(
         connection: The cluster.
         place: The release that counts as one's own.
         nodes: The nodes.
-        price: USD an hour for one of them.
+        cost: Of one of them.
         named: The cluster, as gcloud's commands want it named.
 
     Raises:
@@ -124,11 +127,11 @@ def pools(
         return []
     fields = "status.phase!=Succeeded,status.phase!=Failed,spec.nodeName!="
     pods = connection.pages(path_of("v1", "pods"), Pod, fields=fields)
-    return group(place, nodes, pods, price, named)
+    return group(place, nodes, pods, cost, named)
 
 
 def group(
-    place: Place, nodes: Iterable[Node], pods: Iterable[Pod], price: float | None, named: Sequence[str]
+    place: Place, nodes: Iterable[Node], pods: Iterable[Pod], cost: Cost, named: Sequence[str]
 ) -> list[Pool]:
     """Return the node pools of some nodes; see pools()."""
     by_pool: dict[str, list[Node]] = {}
@@ -151,7 +154,8 @@ def group(
             nodes=sorted(node.name for node in members),
             own=own[pool],
             others=sorted(others[pool]),
-            usd_per_hour=None if price is None else round(price * len(members), 2),
+            usd_per_hour=None if cost.usd_per_hour is None else round(cost.usd_per_hour * len(members), 2),
+            price=f"{cost.region}, list of {cost.date}, {cost.source}" if cost.usd_per_hour else "",
             resize="" if own[pool] or others[pool] else _resize(pool, members[0], named),
         )
         for pool, members in sorted(by_pool.items())
@@ -173,7 +177,7 @@ def describe(pool: Pool) -> tuple[str, str]:
     """Return in a sentence what a pool costs and who uses it, and what to do about it."""
     count = len(pool.nodes)
     nodes = f"{count} node{'s' * (count != 1)}"
-    price = f", {pool.usd_per_hour:,.2f} USD/h by list price" if pool.usd_per_hour else ""
+    price = f", {pool.usd_per_hour:,.2f} USD/h ({pool.price})" if pool.usd_per_hour else ""
     text = f"node pool {pool.name}: {nodes} {'are' if count != 1 else 'is'} billed{price}"
     if pool.others:
         shown = ", ".join(pool.others[:_SHOWN])

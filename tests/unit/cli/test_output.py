@@ -300,7 +300,7 @@ def test_status_tells_how_long_hosts_are_kept_and_what_they_cost(cluster: pytest
         "2 hosts at 185.88 USD/h (on-demand, us-east4, list of 2026-07-30): 92.94 USD since "
         "2026-01-01T10:00:00Z, 371.76 USD until the lease ends",
         "group 0 starts since 2026-01-01T10:00:00Z: the group is made anew at 2026-01-01T11:30:00Z "
-        "(in 1 h 0 min); 2 hosts have cost 92.94 USD so far",
+        "(in 1 h 0 min); 2 hosts for 92.94 USD so far",
         "the janitor has not run yet: nothing would free the hosts",
         "fix: `kubectl describe cronjob j --namespace n` says why",
     ):

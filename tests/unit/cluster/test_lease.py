@@ -60,6 +60,8 @@ def test_a_lease_and_its_price() -> None:
     assert found.usd(None, NOW) is None
     assert (found.ended(NOW), found.ended(NOW + HOUR)) == (False, True)
     assert lease.lease([group()]) is None
+    assert lease.lease([group(lease_until="tomorrow")]) is None
+    assert lease.kept(group(lease_until="tomorrow"), 1, None, NOW) == {}
 
 
 def test_since_when_the_hosts_are_held() -> None:

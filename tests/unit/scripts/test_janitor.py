@@ -150,6 +150,15 @@ def test_groups_that_somebody_has_started_are_no_longer_released() -> None:
     assert patch["metadata"]["annotations"][janitor.RELEASED] is None
 
 
+def test_what_people_have_written_themselves_stops_nothing() -> None:
+    assert decide(group(released="by Ada", replicas=0)) == []
+    ((_, patch, _),) = decide(group(released="by Ada"))
+    assert patch["metadata"]["annotations"][janitor.RELEASED] is None
+    assert decide(group(lease_until="tomorrow", ready=1)) == []
+    ((_, patch, _),) = decide(group(lease_until="tomorrow"), pods=[pod(HELD)])
+    assert patch["spec"] == {"replicas": 0}
+
+
 # ------------------------------------------------------------------ one run
 
 

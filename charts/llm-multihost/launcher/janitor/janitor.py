@@ -68,15 +68,19 @@ def _restored(item: Object, now: float) -> list[tuple[str, Object, str]]:
     notes = _annotations(item)
     if RELEASED not in notes:
         return []
-    released = json.loads(notes[RELEASED])
     # A lease that has ended would end the groups again at once.
     ended = _ended(notes, now)
     cleared = {RELEASED: None, STARTED: stamp(now), **({LEASE_UNTIL: None, LEASE_BY: None} if ended else {})}
     if _groups(item):
         return [(item["metadata"]["name"], _patch(item, cleared), "its groups were started again")]
-    if notes.get(REVISION) == released.get("revision"):
+    try:
+        released = json.loads(notes[RELEASED])
+        groups, revision = int(released["groups"]), released["revision"]
+    except (ValueError, TypeError, LookupError):
+        return []  # somebody's own words
+    if notes.get(REVISION) == revision:
         return []
-    patch = _patch(item, cleared, int(released["groups"]))
+    patch = _patch(item, cleared, groups)
     return [(item["metadata"]["name"], patch, f"Helm has upgraded it to revision {notes.get(REVISION)}")]
 
 
@@ -119,7 +123,10 @@ def _patch(item: Object, annotations: Object, groups: int | None = None) -> Obje
 
 
 def _ended(notes: dict[str, str], now: float) -> bool:
-    return bool(notes.get(LEASE_UNTIL)) and seconds(notes[LEASE_UNTIL]) <= now
+    try:
+        return bool(notes.get(LEASE_UNTIL)) and seconds(notes[LEASE_UNTIL]) <= now
+    except ValueError:
+        return False  # no time, and so no lease
 
 
 def _annotations(item: Object) -> dict[str, str]:
