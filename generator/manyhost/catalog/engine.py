@@ -6,7 +6,21 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from manyhost.catalog.struct import Amount, Positive, Struct
+from manyhost.catalog.struct import Amount, Count, Positive, Struct
+
+
+class ImageLock(Struct, frozen=True):
+    """What is inside an image. What nobody has read is left out, and no check is made on it.
+
+    Attributes:
+        architectures: What it is built for.
+        cuda: Version of the CUDA runtime that its PyTorch brings, major and minor.
+        minimum_driver: Oldest branch of NVIDIA's driver that runs it; 0 where nobody has read it.
+    """
+
+    architectures: list[Literal["amd64", "arm64"]] = []
+    cuda: Annotated[str, Meta(pattern=r"^([0-9]+\.[0-9]+)?$")] = ""
+    minimum_driver: Count = 0
 
 
 class Engine(Struct, frozen=True):
@@ -18,7 +32,7 @@ class Engine(Struct, frozen=True):
         image: The stock image, without tag.
         tag: Its tag.
         device: What it computes on.
-        architectures: What the stock image is built for.
+        image_lock: What is inside the stock image, by tag.
         flags: File with the command-line flags, beside this one.
         executors: What can start the ranks of several hosts.
         stock_image_executors: Those of them that the stock image contains.
@@ -40,7 +54,7 @@ class Engine(Struct, frozen=True):
     image: str
     tag: str
     device: Literal["cuda", "cpu"]
-    architectures: Annotated[list[Literal["amd64", "arm64"]], Meta(min_length=1)]
+    image_lock: dict[str, ImageLock]
     flags: str
     executors: Annotated[list[Literal["mp", "ray"]], Meta(min_length=1)]
     stock_image_executors: list[Literal["mp", "ray"]]

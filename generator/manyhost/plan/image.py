@@ -7,7 +7,7 @@ import re
 import msgspec
 
 from manyhost.catalog import Engine, Recipe
-from manyhost.catalog.engine import known_version, version_in
+from manyhost.catalog.engine import ImageLock, known_version, version_in
 from manyhost.errors import InvalidInput
 from manyhost.plan.facts import Facts
 
@@ -48,6 +48,14 @@ def image(recipe: Recipe, engine: Engine) -> Image:
     )
 
 
+def lock(recipe: Recipe, engine: Engine) -> ImageLock:
+    """Return what is known of the inside of a recipe's image; nothing of one's own or of a digest."""
+    settings = recipe.engine
+    if settings.image or settings.digest or recipe.site.artifact_registry:
+        return ImageLock()
+    return engine.image_lock.get(settings.tag or engine.tag, ImageLock())
+
+
 def check(recipe: Recipe, facts: Facts) -> None:
     """Check that the image is what the recipe says, can start its executor, and was built for the hosts.
 
@@ -80,9 +88,10 @@ def check(recipe: Recipe, facts: Facts) -> None:
             where="engine.executor",
             fix="use executor mp, or name an image that has Ray (engine.image)",
         )
-    if host.architecture not in engine.architectures:
+    architectures = lock(recipe, engine).architectures
+    if architectures and host.architecture not in architectures:
         raise InvalidInput(
-            f"the stock image {engine.image}:{engine.tag} is built for {', '.join(engine.architectures)}, "
+            f"the stock image {image(recipe, engine)} is built for {', '.join(architectures)}, "
             f"{host.machine_type} is {host.architecture}",
             where="engine.version",
             fix="use a newer engine.version, or name an image of that architecture (engine.image)",

@@ -50,6 +50,7 @@ ELSEWHERE = {
     "architecture.mtp_layers": ("plan/memory.py", "its multi-token-prediction layers are not loaded"),
     "host.memory_gib": ("plan/sizing.py", "host.memory_gib"),
     "nixl": ("plan/roles.py", ".nixl"),
+    "image_lock": ("plan/image.py", ".image_lock"),
     "default_arguments": ("catalog/settings.py", ".default_arguments"),
     "flags": ("catalog/loader.py", "engine.flags"),
     "spans_hosts": ("plan/plan.py", ".spans_hosts"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from manyhost.catalog import Catalog, Engine, Environment, Recipe, resolve
+from manyhost.catalog.engine import ImageLock
 from manyhost.errors import InvalidInput
 from manyhost.plan import image, make_plan
 from manyhost.plan.facts import Facts, join
@@ -15,8 +16,8 @@ CATALOG = Catalog(ROOT)
 ENGINE = CATALOG.engine("v0.26.0")
 FACTS = join(resolve(CATALOG, RECIPE), CATALOG)
 A3MEGA, A4X = CATALOG.environment("a3mega"), CATALOG.environment("a4x")
-BOTH = msgspec.structs.replace(ENGINE, architectures=["amd64", "arm64"])
-INTEL = msgspec.structs.replace(ENGINE, architectures=["amd64"])
+BOTH = msgspec.structs.replace(ENGINE, image_lock={"v0.26.0": ImageLock(architectures=["amd64", "arm64"])})
+INTEL = msgspec.structs.replace(ENGINE, image_lock={"v0.26.0": ImageLock(architectures=["amd64"])})
 DIGEST = f"sha256:{'a' * 64}"
 
 
@@ -48,6 +49,23 @@ def test_nobody_knows_what_ones_own_image_is_built_for(
     assignments: tuple[str, ...], variables: dict[str, str]
 ) -> None:
     image.check(recipe(*assignments, **variables), facts(INTEL, A4X))
+
+
+@pytest.mark.parametrize(
+    ("assignments", "variables", "cuda"),
+    [
+        ((), {}, "13.0"),
+        (("engine.tag=v0.26.0-cu129",), {}, "12.9"),
+        (("engine.tag=v0.26.0-other",), {}, ""),
+        ((f"engine.digest=sha256:{'a' * 64}",), {}, ""),
+        (("engine.image=o/vllm",), {}, ""),
+        ((), {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r"}, ""),
+    ],
+)
+def test_only_what_somebody_has_read_is_known_of_an_image(
+    assignments: tuple[str, ...], variables: dict[str, str], cuda: str
+) -> None:
+    assert image.lock(recipe(*assignments, **variables), ENGINE).cuda == cuda
 
 
 @pytest.mark.parametrize("environment", CATALOG.names("environments"))
