@@ -28,6 +28,7 @@ _CLUSTER_SCOPED = {
     "Network": "networks",
     "GKENetworkParamSet": "gkenetworkparamsets",
 }
+_PLURALS = {"NetworkPolicy": "networkpolicies"}
 
 
 class Api:
@@ -102,4 +103,4 @@ def path_of(item: Object) -> str:
     base = f"/apis/{version}" if "/" in version else f"/api/{version}"
     if kind in _CLUSTER_SCOPED:
         return f"{base}/{_CLUSTER_SCOPED[kind]}/{meta['name']}"
-    return f"{base}/namespaces/{meta['namespace']}/{kind.lower()}s/{meta['name']}"
+    return f"{base}/namespaces/{meta['namespace']}/{_PLURALS.get(kind, f'{kind.lower()}s')}/{meta['name']}"

@@ -16,6 +16,12 @@ _KUBE_SYSTEM = "/apis/apps/v1/namespaces/kube-system/daemonsets"
 _BUSY = {"testcluster.manyhost.dev/busy": "true"}
 _CONTROLLERS = "node.kubernetes.io/"  # taints that the control plane puts and takes itself
 _AMOUNTS = ("capacity", "allocatable")
+_PLANTED = {"testcluster.manyhost.dev/planted": "true"}
+_NAMESPACED = {"LimitRange": "v1", "ResourceQuota": "v1", "NetworkPolicy": "networking.k8s.io/v1"}
+_WEBHOOKS = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
+_HELM = ("meta.helm.sh/release-name", "meta.helm.sh/release-namespace")
+_KEEP = "helm.sh/resource-policy"
+_LWS_CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/leaderworkersets.leaderworkerset.x-k8s.io"
 _LWS = "/apis/apps/v1/namespaces/lws-system/deployments/lws-controller-manager"
 
 
@@ -64,8 +70,15 @@ def add_taint(cluster: Cluster, node: str, key: str, value: str, effect: str) ->
 
 
 def set_gpus(cluster: Cluster, node: str, count: int) -> None:
-    """Changes how many GPUs a kwok node offers, as when some fell off the bus."""
+    """Changes how many GPUs a kwok node has, as when some fell off the bus."""
     set_resource(cluster, node, "nvidia.com/gpu", str(count))
+
+
+def set_healthy_gpus(cluster: Cluster, node: str, count: int) -> None:
+    """Changes how many of a kwok node's GPUs can be used, as when the device plug-in found others broken."""
+    cluster.api.patch(
+        f"/api/v1/nodes/{node}/status", {"status": {"allocatable": {"nvidia.com/gpu": str(count)}}}
+    )
 
 
 def set_resource(cluster: Cluster, node: str, name: str, value: str | None) -> None:
@@ -86,6 +99,83 @@ def occupy(cluster: Cluster, node: str, gpus: int = 8, *, name: str = "") -> Non
         "spec": {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 0},
     }
     cluster.api.apply(pod)
+
+
+def detach(cluster: Cluster, node: str, network: str) -> None:
+    """Takes a network from a kwok node: its node pool has no NIC in it."""
+    for name in gpu_hosts.network_resources(network):
+        set_resource(cluster, node, name, None)
+
+
+def rename_networks(cluster: Cluster, names: dict[str, str]) -> None:
+    """Gives additional networks other names, as other tools do: the objects, and what the hosts offer."""
+    for item in gpu_hosts.networks(cluster.shape):
+        new = names.get(item["metadata"]["name"])
+        if new is None:
+            continue
+        spec = dict(item["spec"])
+        if item["kind"] == "Network":
+            cluster.api.delete(item)
+            spec["parametersRef"] = {**spec["parametersRef"], "name": new}
+        cluster.api.apply({**item, "metadata": {"name": new}, "spec": spec})
+    for node in cluster.shape.hosts:
+        amounts: dict[str, str | None] = {}
+        for old, new in names.items():
+            amounts |= dict.fromkeys(gpu_hosts.network_resources(old))
+            amounts |= dict.fromkeys(gpu_hosts.network_resources(new), "1")
+        status = {"status": dict.fromkeys(_AMOUNTS, amounts)}
+        cluster.api.patch(f"/api/v1/nodes/{node}/status", status)
+
+
+def set_network_condition(cluster: Cluster, name: str, kind: str, status: str, message: str) -> None:
+    """Gives a Network one condition that is not the healthy one; the parameters' is their set's too."""
+    network = next(
+        i for i in gpu_hosts.networks(cluster.shape) if i["metadata"]["name"] == name and "type" in i["spec"]
+    )
+    parameters = {**network, "kind": "GKENetworkParamSet"}
+    healthy = {"ParamsReady": ("True", ""), "Ready": ("True", "")}
+    if kind == "ParamsReady":
+        gpu_hosts.set_conditions(cluster.api, parameters, {"Ready": (status, message)})
+        healthy["Ready"] = ("False", "params are not ready")
+        message = "GKENetworkParamSet is not ready"
+    gpu_hosts.set_conditions(cluster.api, network, {**healthy, kind: (status, message)})
+
+
+def plant(cluster: Cluster, item: Object) -> None:
+    """Creates an object of somebody else that `heal` takes away again."""
+    metadata = {**item["metadata"], "labels": _PLANTED}
+    if item["kind"] in _NAMESPACED:
+        metadata.setdefault("namespace", "default")
+    cluster.api.apply({**item, "metadata": metadata})
+
+
+def break_webhook(cluster: Cluster, kind: str) -> None:
+    """Registers a webhook that must be asked about every pod of `default`, and that nothing answers.
+
+    Args:
+        cluster: the cluster.
+        kind: Mutating or Validating.
+    """
+    service = {"namespace": "default", "name": "policy", "path": "/", "port": 443}
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    hook = {
+        "name": "pods.policy.example",
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "failurePolicy": "Fail",
+        "timeoutSeconds": 2,
+        "clientConfig": {"service": service},
+        "rules": [rule],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}},
+    }
+    version = "admissionregistration.k8s.io/v1"
+    made = {"apiVersion": version, "kind": f"{kind}WebhookConfiguration", "metadata": {"name": "policy"}}
+    plant(cluster, {**made, "webhooks": [hook]})
+
+
+def install_lws_with_helm(cluster: Cluster) -> None:
+    """Marks the CRD of LeaderWorkerSet as Helm does that of a chart up to v0.7.0."""
+    cluster.api.patch(_LWS_CRD, {"metadata": {"annotations": dict.fromkeys(_HELM, "lws")}})
 
 
 def set_daemonset_ready(cluster: Cluster, name: str, *, ready: bool) -> None:
@@ -137,12 +227,24 @@ def heal(cluster: Cluster) -> None:
     api = cluster.api
     selector = "&".join(f"labelSelector={k}%3D{v}" for k, v in _BUSY.items())
     api.call("DELETE", f"/api/v1/namespaces/default/pods?{selector}")
+    _uproot(api)
     shape = cluster.shape
     for item in [*gpu_hosts.nodes(shape), *gpu_hosts.system_objects(shape), *lws.deployment()]:
         _reset(api, item)
     gpu_hosts.install_networks(api, shape)
     gpu_hosts.wait(api, shape)
     cluster.start_lws_controller()
+
+
+def _uproot(api: Api) -> None:
+    """Takes away what `plant` and `install_lws_with_helm` have made."""
+    selector = "&".join(f"labelSelector={k}%3D{v}" for k, v in _PLANTED.items())
+    for plural in _WEBHOOKS:
+        api.call("DELETE", f"/apis/admissionregistration.k8s.io/v1/{plural}?{selector}")
+    for kind, version in _NAMESPACED.items():
+        example = {"apiVersion": version, "kind": kind, "metadata": {"name": "", "namespace": "default"}}
+        api.call("DELETE", f"{path_of(example).rstrip('/')}?{selector}")
+    api.patch(_LWS_CRD, {"metadata": {"annotations": dict.fromkeys((*_HELM, _KEEP))}})
 
 
 def _reset(api: Api, item: Object) -> None:
@@ -165,4 +267,6 @@ def _reset(api: Api, item: Object) -> None:
 
     api.change(path, healed)
     if item["kind"] == "Node":
-        api.patch(f"{path}/status", {"status": {k: item["status"][k] for k in _AMOUNTS}})
+        has = api.get(path)["status"]
+        amounts = {k: {**dict.fromkeys(has.get(k) or {}), **item["status"][k]} for k in _AMOUNTS}
+        api.patch(f"{path}/status", {"status": amounts})

@@ -80,11 +80,12 @@ def node(
             "cloud.google.com/gce-topology-block": "block-1",
             SUBBLOCK: f"subblock-{(number - 1) // shape.subblock_hosts + 1}",
             "cloud.google.com/gce-topology-host": f"host-{number}",
+            "cloud.google.com/gke-gpu-driver-version": "latest",
         }
     offered = dict(shape.resources)
     if shape.gpus:
         offered["nvidia.com/gpu"] = str(shape.gpus if gpus is None else gpus)
-        offered |= {f"{_GROUP}.networks/{network}.IP": "1" for network, _ in shape.networks}
+        offered |= {name: "1" for network, _ in shape.networks for name in network_resources(network)}
     capacity = {
         "cpu": str(shape.cpus),
         "memory": f"{shape.memory_gib}Gi",
@@ -105,6 +106,11 @@ def node(
         "spec": spec,
         "status": {"capacity": capacity, "allocatable": allocatable, "nodeInfo": info},
     }
+
+
+def network_resources(network: str) -> tuple[str, str]:
+    """What a host offers one of for each network: the device, and its address."""
+    return f"{_GROUP}.networks/{network}", f"{_GROUP}.networks/{network}.IP"
 
 
 def nodes(shape: Shape = A3MEGA) -> list[Object]:
@@ -247,6 +253,23 @@ def install_networks(api: Api, shape: Shape = A3MEGA) -> None:
                 api.call("DELETE", f"{path}/{found['metadata']['name']}")
     for item in wanted:
         api.apply(item)
+        kinds = ("ParamsReady", "Ready") if item["kind"] == "Network" else ("Ready",)
+        set_conditions(api, item, dict.fromkeys(kinds, ("True", "")))
+
+
+def set_conditions(api: Api, item: Object, conditions: dict[str, tuple[str, str]]) -> None:
+    """Gives a network object its conditions as GKE's controllers do: by type, status and message."""
+    made = [
+        {
+            "type": kind,
+            "status": status,
+            "reason": f"{item['kind']}{'Ready' if status == 'True' else 'NotReady'}",
+            "message": message,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        for kind, (status, message) in conditions.items()
+    ]
+    api.patch(f"{path_of(item)}/status", {"status": {"conditions": made}})
 
 
 def remove_network_types(api: Api) -> None:

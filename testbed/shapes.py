@@ -243,7 +243,11 @@ A4X = Shape(
 KUBERNETES = Shape(
     name="kubernetes",
     machine="",
-    labels={"nvidia.com/gpu.present": "true", "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"},
+    labels={
+        "nvidia.com/gpu.present": "true",
+        "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
+        "nvidia.com/cuda.driver-version.major": "580",
+    },
     gpus=8,
     cpus=224,
     memory_gib=2048,

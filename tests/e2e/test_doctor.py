@@ -258,21 +258,9 @@ def test_discover(plant: Any, broken: Cluster, monkeypatch: pytest.MonkeyPatch, 
     local.write_text("# ours\nsite:\n  gcs_bucket: ''  # none yet\ncontext: 16384\n")
     monkeypatch.setenv("MANYHOST_LOCAL", str(local))
 
-    def rename(cluster: Cluster) -> None:
-        for item in hosts.networks():
-            name = item["metadata"]["name"]
-            if name == "default":
-                continue
-            number = int(name.removeprefix("vpc"))
-            new = f"mine-gpunet-{number + 5}-subnet"  # 6 to 13: not in the order of the alphabet
-            if item["kind"] == "Network":
-                cluster.api.delete(item)
-            spec = {**item["spec"]}
-            if item["kind"] == "Network":
-                spec["parametersRef"] = {**spec["parametersRef"], "name": new}
-            cluster.api.apply({**item, "metadata": {"name": new}, "spec": spec})
-
-    plant(rename)
+    # 6 to 13: not in the order of the alphabet
+    names = {f"vpc{number}": f"mine-gpunet-{number + 5}-subnet" for number in range(1, 9)}
+    plant(lambda cluster: faults.rename_networks(cluster, names))
     try:
         assert list(findings()) == ["networks"]
         dry = run("discover", "a3mega", "--dry-run").ok()

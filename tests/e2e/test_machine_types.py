@@ -276,14 +276,7 @@ def renamed(cluster: Cluster, shape: Shape) -> list[str]:
     for item in hosts.networks(shape):
         if "vpcSubnet" in item["spec"] and "deviceMode" in item["spec"]:
             names[item["metadata"]["name"]] = item["spec"]["vpcSubnet"].replace(shape.name, "mine")
-    for item in hosts.networks(shape):
-        old_name = item["metadata"]["name"]
-        if old_name in names:
-            new, spec = names[old_name], dict(item["spec"])
-            if item["kind"] == "Network":
-                cluster.api.delete(item)
-                spec["parametersRef"] = {**spec["parametersRef"], "name": new}
-            cluster.api.apply({**item, "metadata": {"name": new}, "spec": spec})
+    faults.rename_networks(cluster, names)
     return [names[name] for name, _ in shape.networks]
 
 

@@ -12,6 +12,10 @@ from testbed import Cluster, ClusterError, faults, gpu_hosts, shapes
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 NODE = gpu_hosts.HEALTHY[0]
 NETWORKS = "networks.networking.gke.io"
+WEBHOOKS = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
+LWS = "leaderworkersets.leaderworkerset.x-k8s.io"
+RULE = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "tight"}}
+POLICY = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny-all"}}
 PARAMETERS = "gkenetworkparamsets.networking.gke.io"
 
 
@@ -30,6 +34,7 @@ def seen(cluster: Cluster) -> dict[str, str]:
     ready += "{.spec.template.spec.initContainers[*].image}{'\\n'}{end}"
     return {
         "networks": ask(NETWORKS, "-o", "name"),
+        "conditions": ask(NETWORKS, "-o", "jsonpath={.items[*].status.conditions[*].status}"),
         "parameters": ask(PARAMETERS, "-o", "jsonpath={.items[*].spec}"),
         "nodes": re.sub(r',"timeAdded":"[^"]*"', "", ask("nodes", "-o", path)),
         "daemon sets": ask("daemonsets", "-n", "kube-system", "-o", ready),
@@ -38,6 +43,8 @@ def seen(cluster: Cluster) -> dict[str, str]:
         "drivers": ask("csidrivers", "-o", "name"),
         "types": ask("crds", "-o", "name"),
         "classes": ask("deviceclasses", "-o", "name"),
+        "rules": ask(f"limitranges,quota,networkpolicies,{WEBHOOKS}", "-A", "-o", "name"),
+        "crd": ask("crd", LWS, "-o", "jsonpath={.metadata.annotations}"),
     }
 
 
@@ -59,6 +66,17 @@ FAULTS: dict[str, tuple[str, Callable[[Cluster], None]]] = {
     "label removed": ("nodes", lambda c: faults.set_label(c, NODE, gpu_hosts.ACCELERATOR, None)),
     "tainted": ("nodes", lambda c: faults.add_taint(c, NODE, "broken", "yes", "NoSchedule")),
     "GPUs lost": ("nodes", lambda c: faults.set_gpus(c, NODE, 7)),
+    "GPUs unhealthy": ("nodes", lambda c: faults.set_healthy_gpus(c, NODE, 7)),
+    "no NIC in a network": ("nodes", lambda c: faults.detach(c, NODE, "vpc3")),
+    "networks of other names": ("nodes", lambda c: faults.rename_networks(c, {"vpc3": "mine"})),
+    "network not ready": (
+        "conditions",
+        lambda c: faults.set_network_condition(c, "vpc3", "ParamsReady", "False", "no subnet"),
+    ),
+    "limits": ("rules", lambda c: faults.plant(c, {**RULE, "spec": {"limits": [{"type": "Container"}]}})),
+    "policy": ("rules", lambda c: faults.plant(c, {**POLICY, "spec": {"podSelector": {}}})),
+    "webhook down": ("rules", lambda c: faults.break_webhook(c, "Validating")),
+    "CRD of Helm": ("crd", faults.install_lws_with_helm),
     "occupied": ("pods", lambda c: faults.occupy(c, NODE)),
     "injector waits": (
         "daemon sets",
