@@ -15,7 +15,8 @@ _CAPITALS = re.compile(r"(?<![\w$={:])[A-Z][A-Z_]{2,}(?![\w:])")
 # Flags that take a value, and those that take none, of the kubectl verbs that we advise (kubectl v1.35).
 _EVERYWHERE = {"--namespace", "--context"}
 _KUBECTL: dict[str, tuple[set[str], set[str]]] = {
-    "apply": ({"-f"}, {"--server-side"}),
+    "annotate": (set(), {"--overwrite"}),
+    "apply": ({"-f"}, {"--server-side", "--force-conflicts"}),
     "auth can-i": (set(), {"--list"}),
     "cluster-info": (set(), set()),
     "create namespace": (set(), set()),
@@ -24,7 +25,7 @@ _KUBECTL: dict[str, tuple[set[str], set[str]]] = {
     "create secret generic": ({"--from-literal"}, set()),
     "delete": (set(), set()),
     "describe": (set(), set()),
-    "get": ({"--label-columns", "--output"}, {"--all-namespaces"}),
+    "get": ({"--label-columns", "--output", "--selector"}, {"--all-namespaces"}),
     "label": (set(), set()),
     "logs": ({"-c"}, {"--previous"}),
     "patch": ({"--type", "-p"}, set()),
@@ -39,8 +40,9 @@ BARE = re.compile(
 )
 # What is in no namespace, by the word behind the verb, and verbs that are about nothing in one.
 _OUTSIDE = re.compile(
-    r"(apply|cluster-info|uncordon|create namespace|label namespace"
+    r"(annotate crd|apply|cluster-info|uncordon|create namespace|label namespace|describe namespace"
     r"|(get|describe|delete) (nodes?|networks|gkenetworkparamsets|mutatingwebhook|validatingwebhook)\w*"
+    r"|(get|describe) (priorityclasses|runtimeclasses|validatingadmissionpolicies)"
     r"|get \S+ --all-namespaces)\b"
 )
 
@@ -119,7 +121,9 @@ def _kubectl(line: str, words: list[str], context: str) -> None:
         else:
             rest.append(word)
     if verb in {"describe", "delete", "patch"}:  # of a kind, which one: all of a kind are never deleted
-        assert len(rest) >= (1 if rest[0] in {"nodes", "quota", "limitrange"} else 2), line
+        assert len(rest) >= (
+            1 if rest[0] in {"nodes", "quota", "limitrange", "validatingadmissionpolicies"} else 2
+        ), line
     if not _OUTSIDE.match(" ".join(words)):
         assert "--namespace" in given, f"no namespace: {line}"
     if context:

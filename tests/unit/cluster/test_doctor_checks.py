@@ -6,91 +6,29 @@ The others are tested against planted faults in the test cluster (tests/e2e/test
 
 from __future__ import annotations
 
-import http.server
-import json
-import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from manyhost.cluster.connection import connect
-from manyhost.cluster.doctor import CHECKS, Result, examine
 from manyhost.cluster.doctor.registry import split
 from manyhost.cluster.target import Target, from_rendered
 from manyhost.render import build
 
-from tests.helpers import fixes
+from tests.unit.cluster.doctor import (
+    Examine,
+    Reply,
+    Serve,
+    a_local_target,
+    a_range,
+    a_target,
+    lists,
+    with_pods,
+)
 
-RECIPE = "a3mega/deepseek-r1-671b"
 FILES = 163  # DeepSeek-R1's safetensors files, values/models/deepseek-r1-671b.yaml
 MODEL = "models/deepseek-ai/DeepSeek-R1"
 POOL = "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p.svc.id.goog"
-NOBODY = "http://127.0.0.1:9"
-
-Reply = tuple[int, dict[str, str], Any]
-Examine = Callable[..., Result]
-Serve = Callable[[Callable[[str, str, Any], Reply]], str]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Starts HTTP servers on loopback; each answers (method, path, headers) with (status, headers, JSON)."""
-    started: list[http.server.ThreadingHTTPServer] = []
-
-    def start(answer: Callable[[str, str, Any], Reply]) -> str:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                status, headers, body = answer(self.command, self.path, self.headers)
-                data = json.dumps(body).encode()
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(data)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_: object) -> None: ...
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        started.append(server)
-        return f"127.0.0.1:{server.server_port}"
-
-    yield start
-    for item in started:
-        item.shutdown()
-        item.server_close()
-
-
-@pytest.fixture
-def examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Examine:
-    """Runs one check on a target and returns its only result."""
-
-    def run(name: str, target: Target, api: str = NOBODY, context: str = "here") -> Result:
-        config = {
-            "apiVersion": "v1", "kind": "Config", "current-context": context,
-            "clusters": [{"name": "c", "cluster": {"server": api}}],
-            "users": [{"name": "u", "user": {"token": "t"}}],
-            "contexts": [{"name": context, "context": {"cluster": "c", "user": "u"}}],
-        }  # fmt: skip
-        (tmp_path / "config").write_text(json.dumps(config))
-        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-        (result,) = examine(connect(context), target, skip=set(CHECKS) - {name})
-        assert result.check == name
-        fixes.check(result.fix, context=context)
-        return result
-
-    return run
-
-
-def a_target(*assignments: str) -> Target:
-    return from_rendered(build(RECIPE, assignments=assignments))
 
 
 # ------------------------------------------------------------------ the API server
@@ -134,29 +72,17 @@ def test_quota(
 ) -> None:
     items = {
         "resourcequotas": [{"metadata": {"name": "tight"}, "status": {"hard": hard, "used": {}}}],
-        "limitranges": [{"metadata": {"name": "defaults"}}] * ranges,
+        "limitranges": [a_range(default={"cpu": "200"})] * ranges,
         "pods": [],
     }
 
     def answer(method: str, path: str, headers: Any) -> Reply:
         plural = path.partition("?")[0].rpartition("/")[2]
-        return 200, {}, {"metadata": {}, "items": items[plural]}
+        return 200, {}, {"metadata": {}, "items": items.get(plural, [])}
 
     result = examined("quota", from_rendered(build(recipe)), f"http://{serve(answer)}")
     assert result.status == status
     assert why in result.why
-
-
-def with_pods(**fields: Any) -> Target:
-    """The target with these fields in the specs of both kinds of pod."""
-    target = a_target()
-    objects = json.loads(json.dumps(target.objects))
-    group = next(item for item in objects if item["kind"] == "LeaderWorkerSet")["spec"][
-        "leaderWorkerTemplate"
-    ]
-    for role in ("leaderTemplate", "workerTemplate"):
-        group[role]["spec"].update(fields)
-    return msgspec.structs.replace(target, objects=objects)
 
 
 def select(scope: str, operator: str, *values: str) -> dict[str, Any]:
@@ -226,7 +152,7 @@ def test_quota_scopes(
 
     def answer(method: str, path: str, headers: Any) -> Reply:
         plural = path.partition("?")[0].rpartition("/")[2]
-        return 200, {}, {"metadata": {}, "items": items[plural]}
+        return 200, {}, {"metadata": {}, "items": items.get(plural, [])}
 
     result = examined("quota", with_pods(**fields), f"http://{serve(answer)}")
     if counts:
@@ -263,24 +189,6 @@ def a_node(name: str, *taints: str, cordoned: bool = False, ready: str = "True")
         "spec": {"unschedulable": cordoned, "taints": found},
         "status": {"allocatable": room, "conditions": [{"type": "Ready", "status": ready}]},
     }
-
-
-def lists(**items: list[Any]) -> Callable[[str, str, Any], Reply]:
-    """An API server whose collections are these; others are empty."""
-
-    def answer(method: str, path: str, headers: Any) -> Reply:
-        return 200, {}, {"metadata": {}, "items": items.get(path.partition("?")[0].rpartition("/")[2], [])}
-
-    return answer
-
-
-def a_local_target(*assignments: str) -> Target:
-    return from_rendered(
-        build(
-            "local/tiny-r1",
-            assignments=["host_mounts=[]", "weights.source=hub", "weights.path=", *assignments],
-        )
-    )
 
 
 @pytest.mark.parametrize(

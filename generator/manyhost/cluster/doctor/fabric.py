@@ -8,30 +8,29 @@ from typing import Any
 
 from manyhost.catalog.interconnect import DaemonSet, GpuDirectTcp, Plugin
 from manyhost.cluster import gke
-from manyhost.cluster.connection import Missing, path_of
+from manyhost.cluster.connection import Forbidden, Missing, Object, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.commands import Commands
 
+INTERFACES = "networking.gke.io/interfaces"  # annotation of a pod: which networks it is attached to
 _API = "networking.gke.io/v1"
 _SYSTEM = "kube-system"
+_NOT_TRUE = ("False", "Unknown")
 
 
 @check("networks", "Are the GPU networks there, in the right mode?")
 def networks(sight: Sight) -> Finding | list[Finding]:
     """Network objects of the pods' annotation, and their parameter sets."""
-    wanted = _wanted(sight)
-    if not wanted:
+    modes = _modes(sight)
+    if not modes:
         return skipped("the pods use the cluster's network only")
-    environment = sight.target.plan.environment
     try:
-        found = {item["metadata"]["name"]: item for item in sight.list(_API, "networks")}
-        sets = {item["metadata"]["name"]: item for item in sight.list(_API, "gkenetworkparamsets")}
+        found, sets = _objects(sight)
     except Missing:
         return failed(
             "the cluster has no multi-networking: it is chosen when a cluster is made",
             gke.new_cluster(),
         )
-    modes = {name: nic.mode for name, nic in zip(wanted, environment.host.nics, strict=True) if nic.mode}
     missing = [name for name in modes if name not in found]
     findings: list[Finding] = []
     if missing:
@@ -161,14 +160,47 @@ def _mode(network: dict[str, Any], sets: dict[str, Any]) -> str:
     return str((parameters.get("spec") or {}).get("deviceMode", "")) if spec.get("type") == "Device" else ""
 
 
-def _wanted(sight: Sight) -> list[str]:
+def attachable(sight: Sight) -> list[str]:
+    """Return the networks beside the cluster's own that pods could get on a host that is attached to them.
+
+    A network that is missing or not ready is no host's fault.
+    """
+    try:
+        found, sets = _objects(sight)
+    except (Missing, Forbidden):
+        return []
+    return [
+        name
+        for name, mode in _modes(sight).items()
+        if name in found and not _network(name, found[name], sets, mode, sight.commands)
+    ]
+
+
+def _modes(sight: Sight) -> dict[str, str]:
+    """The device mode that each network of the pods' annotation must have, the cluster's own left out."""
     annotations = sight.target.pod("leader")["metadata"].get("annotations") or {}
-    text = annotations.get("networking.gke.io/interfaces")
-    return [item["network"] for item in json.loads(text)] if text else []
+    interfaces = json.loads(annotations.get(INTERFACES) or "[]")
+    if not interfaces:
+        return {}
+    nics = sight.target.plan.environment.host.nics
+    return {item["network"]: nic.mode for item, nic in zip(interfaces, nics, strict=True) if nic.mode}
+
+
+def _objects(sight: Sight) -> tuple[dict[str, Object], dict[str, Object]]:
+    """Network objects and their parameter sets, by name.
+
+    Raises:
+        Missing: The cluster has no multi-networking.
+    """
+    networks, sets = sight.list(_API, "networks"), sight.list(_API, "gkenetworkparamsets")
+    return (
+        {item["metadata"]["name"]: item for item in networks},
+        {item["metadata"]["name"]: item for item in sets},
+    )
 
 
 def _network(
-    name: str, item: dict[str, Any], sets: dict[str, Any], mode: str, commands: Commands
+    name: str, item: Object, sets: dict[str, Object], mode: str, commands: Commands
 ) -> list[Finding]:
     spec = item.get("spec") or {}
     shown = commands.kubectl("describe", "networks.networking.gke.io", name, namespace="")
@@ -183,22 +215,29 @@ def _network(
                 f"ask whoever made it: {commands.kubectl('get', gke.NETWORKS, namespace='')} shows all",
             )
         ]
+    shown = commands.kubectl("describe", "gkenetworkparamsets.networking.gke.io", reference, namespace="")
+    look_at_set = f"ask whoever made it: {shown} says more"
     found = (sets[reference].get("spec") or {}).get("deviceMode") or "none"
     if found != mode:
-        return [
-            failed(
-                f"GKENetworkParamSet {reference} has device mode {found}, not {mode}",
-                "ask whoever made it: "
-                + commands.kubectl(
-                    "describe", "gkenetworkparamsets.networking.gke.io", reference, namespace=""
-                )
-                + " says more",
-            )
-        ]
-    for condition in (item.get("status") or {}).get("conditions") or []:
-        if condition.get("type") == "Ready" and condition.get("status") == "False":
-            return [failed(f"Network {name} is not ready: {condition.get('message', '')}", look)]
+        return [failed(f"GKENetworkParamSet {reference} has device mode {found}, not {mode}", look_at_set)]
+    # Both conditions: GoogleCloudPlatform/gke-networking-api, apis/network/v1. Ready builds on ParamsReady.
+    state, why = _condition(item, "ParamsReady")
+    if state in _NOT_TRUE:
+        own, cause = _condition(sets[reference], "Ready")
+        why = cause if own in _NOT_TRUE else why
+        return [failed(f"the parameters of Network {name} are not ready ({state}): {why}", look_at_set)]
+    state, why = _condition(item, "Ready")
+    if state in _NOT_TRUE:
+        return [failed(f"Network {name} is not ready ({state}): {why}", look)]
     return []
+
+
+def _condition(item: Object, kind: str) -> tuple[str, str]:
+    """Status and message of a condition; empty texts when the object has none of that type."""
+    for condition in (item.get("status") or {}).get("conditions") or []:
+        if condition.get("type") == kind:
+            return str(condition.get("status", "")), str(condition.get("message") or "no reason is given")
+    return "", ""
 
 
 def _hosts(sight: Sight) -> bool:

@@ -7,7 +7,7 @@ from collections import Counter
 from manyhost.catalog.interconnect import Rdma
 from manyhost.cluster import gke
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped
-from manyhost.cluster.doctor.hosts import rooms
+from manyhost.cluster.doctor.hosts import free_rooms
 from manyhost.commands import line
 
 _DOMAINS = "resource.nvidia.com/v1beta1"
@@ -59,7 +59,7 @@ def nvlink_domain(sight: Sight) -> Finding | list[Finding]:
 
 def _domain(sight: Sight) -> Finding:
     sizes: Counter[str] = Counter()
-    for room in rooms(sight):
+    for room in free_rooms(sight):
         sizes[room.labels.get(_SUBBLOCK, "")] += room.pods
     wanted = max(role.hosts for role in sight.target.plan.roles)
     largest = max((count for name, count in sizes.items() if name), default=0)

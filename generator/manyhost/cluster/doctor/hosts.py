@@ -7,17 +7,26 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from manyhost.catalog.environment import Kubernetes
-from manyhost.cluster.connection import path_of
+from manyhost.catalog.environment import Gke, Host, Kubernetes
+from manyhost.cluster.connection import Forbidden, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
+from manyhost.cluster.doctor.fabric import attachable
 from manyhost.cluster.quantity import parse, show
 from manyhost.cluster.taints import advice
 from manyhost.cluster.target import Place
-from manyhost.commands import Commands
+from manyhost.commands import line
 
 Amounts = dict[str, float]
 _SHOWN = 4  # hosts named in a message
-_KINDS = ("cordoned", "not ready", "full", "taint")  # why a host is closed, the easiest to cure first
+# Why a host is closed, the easiest to cure first.
+_KINDS = ("cordoned", "not ready", "gpu", "network", "full", "taint")
+_GPU = "nvidia.com/gpu"
+# A node has one of each network that it is attached to, with .IP behind the name and without, and GKE makes
+# pods ask for both of each network of their annotation (NVIDIA/cluster-readiness-engine; llm-d/llm-d#1730).
+_NETWORK = "networking.gke.io.networks/"
+_MACHINE, _POOL = "node.kubernetes.io/instance-type", "cloud.google.com/gke-nodepool"
+# "Report faulty hosts"
+_FAULTY = "https://docs.cloud.google.com/ai-hypercomputer/docs/manage/manage-gke-clusters"
 
 
 # Only what is looked at is decoded: a thousand nodes and five thousand pods stay small.
@@ -43,9 +52,20 @@ class _Condition(msgspec.Struct):
     status: str
 
 
+class _Capacity(msgspec.Struct):
+    gpus: str = msgspec.field(name=_GPU, default="0")
+
+
+class _NodeInfo(msgspec.Struct):
+    kubelet: str = msgspec.field(name="kubeletVersion", default="")
+    system: str = msgspec.field(name="osImage", default="")
+
+
 class _NodeStatus(msgspec.Struct):
     allocatable: dict[str, str] | None = None
+    capacity: _Capacity = msgspec.field(default_factory=_Capacity)
     conditions: list[_Condition] | None = None
+    info: _NodeInfo = msgspec.field(name="nodeInfo", default_factory=_NodeInfo)
 
 
 class _Node(msgspec.Struct):
@@ -82,19 +102,35 @@ class Room(NamedTuple):
         name: The node's name.
         labels: Its labels.
         pods: How many more of the pods fit.
+        kind: Which kind of reason there is that none does.
         reason: Why none does.
+        kubelet: Version of its kubelet.
+        system: Its operating system.
     """
 
     name: str
     labels: dict[str, str]
     pods: int
+    kind: str
     reason: str
+    kubelet: str
+    system: str
 
 
 def rooms(sight: Sight) -> list[Room]:
     """Return every host that the pods select, with what it has free; read once for all checks."""
     found: list[Room] = sight.once("rooms", lambda: _rooms(sight))
     return found
+
+
+def free_rooms(sight: Sight) -> list[Room]:
+    """Return the hosts that take at least one of the pods; none to who may not look, as check hosts says."""
+    try:
+        return [room for room in rooms(sight) if room.pods]
+    except Forbidden as error:
+        if error.status == 401:
+            raise
+        return []
 
 
 def _rooms(sight: Sight) -> list[Room]:
@@ -105,17 +141,22 @@ def _rooms(sight: Sight) -> list[Room]:
         return []
     request = requests_of(spec)
     request["pods"] = 1.0
+    request |= {f"{_NETWORK}{name}{of}": 1.0 for name in attachable(sight) for of in ("", ".IP")}
     used, by = _usage(sight)
     spread = bool(spec.get("topologySpreadConstraints"))
+    host = target.plan.environment.host
     found = []
     for node in nodes:
-        room, reason = 0, _closed(node, spec)
-        if not reason:
-            room, reason = _room(node, request, used.get(node.metadata.name, {}))
+        name, info = node.metadata.name, node.status.info
+        room = 0
+        kind, reason = _closed(node, spec) or _lacking(node, request, host)
+        if not kind:
+            room, reason = _room(node, request, used.get(name, {}))
             room = min(room, target.groups) if spread else room
-            others = by.get(node.metadata.name)
+            kind = "" if room else "full"
+            others = by.get(name)
             reason += f", used by {', '.join(others[:2])}" if others else ""
-        found.append(Room(node.metadata.name, node.metadata.labels or {}, room, reason))
+        found.append(Room(name, node.metadata.labels or {}, room, kind, reason, info.kubelet, info.system))
     return found
 
 
@@ -140,17 +181,17 @@ def hosts(sight: Sight) -> Finding:
         )
     wanted = target.hosts
     free = sum(room.pods for room in found)
-    blocked = [(room.name, room.reason) for room in found if not room.pods]
+    blocked = [room for room in found if not room.pods]
     needs = f"{wanted} hosts are needed ({target.groups} group{'s' * (target.groups != 1)})"
     if free >= wanted:
         return passed(f"{needs}, {free} are free")
-    blocked.sort(key=lambda item: _KINDS.index(_kind(item[1])))
-    shown = "; ".join(f"{name}: {reason}" for name, reason in blocked[:_SHOWN])
+    blocked.sort(key=lambda room: _KINDS.index(room.kind))
+    shown = "; ".join(f"{room.name}: {room.reason}" for room in blocked[:_SHOWN])
     more = f"; and {len(blocked) - _SHOWN} more" if len(blocked) > _SHOWN else ""
     return failed(
         f"{needs}, {free} of {len(found)} {'is' if free == 1 else 'are'} free"
         + (f": {shown}{more}" if blocked else ""),
-        _fix(blocked, target.plan.environment.host.machine_type, sight.commands),
+        _fix(sight, blocked),
     )
 
 
@@ -249,11 +290,11 @@ def _is_own(meta: _Meta, place: Place) -> bool:
     return meta.namespace == place.namespace and own <= (meta.labels or {}).items()
 
 
-def _closed(node: _Node, spec: dict[str, Any]) -> str:
-    """Why nothing new goes to a node; empty when something may."""
+def _closed(node: _Node, spec: dict[str, Any]) -> tuple[str, str] | None:
+    """Why nothing new goes to a node, and the kind of it; None when something may."""
     ready = next((c.status for c in node.status.conditions or () if c.type == "Ready"), "Unknown")
     if ready != "True":
-        return "not ready"
+        return "not ready", "not ready"
     # A cordon is a taint too, and one that is named last: lifting it alone would not open the others.
     cordon = ", and it is cordoned" if node.spec.unschedulable else ""
     for taint in node.spec.taints or ():
@@ -261,12 +302,29 @@ def _closed(node: _Node, spec: dict[str, Any]) -> str:
             continue
         if not any(_tolerates(t, taint) for t in spec.get("tolerations") or []):
             value = f"={taint.value}" if taint.value else ""
-            return f"taint {taint.key}{value}:{taint.effect} is not tolerated{cordon}"
+            return "taint", f"taint {taint.key}{value}:{taint.effect} is not tolerated{cordon}"
     if node.spec.unschedulable:
-        return "cordoned"
+        return "cordoned", "cordoned"
     if not _affine(node.metadata.labels or {}, spec):
-        return "not among the target nodes"
-    return ""
+        return "full", "not among the target nodes"
+    return None
+
+
+def _lacking(node: _Node, request: Amounts, host: Host) -> tuple[str, str]:
+    """What a node should have and has not, whoever uses it; empty texts when it has everything."""
+    has, wanted = node.status.allocatable or {}, request.get(_GPU, 0.0)
+    healthy, shown = parse(has.get(_GPU, "0")), parse(node.status.capacity.gpus)
+    if healthy < wanted <= shown:
+        return "gpu", f"{healthy:g} of its {shown:g} GPUs are healthy"
+    # A machine of another type has fewer by right.
+    machine = (node.metadata.labels or {}).get(_MACHINE, host.machine_type)
+    if shown < wanted and machine == host.machine_type:
+        return "gpu", f"shows {shown:g} GPUs where {host.machine_type} has {host.gpus}"
+    missing = [name for name in request if name.startswith(_NETWORK) and parse(has.get(name, "0")) < 1]
+    if missing:
+        network = missing[0].removeprefix(_NETWORK).removesuffix(".IP")
+        return "network", f"has no NIC in network {network}: it offers no {missing[0]}"
+    return "", ""
 
 
 def _tolerates(toleration: dict[str, Any], taint: _Taint) -> bool:
@@ -297,14 +355,14 @@ def _affine(labels: dict[str, str], spec: dict[str, Any]) -> bool:
 
 def _room(node: _Node, request: Amounts, used: Amounts) -> tuple[int, str]:
     """How many pods fit on a node, and what is short when none does."""
-    allocatable = {name: parse(value) for name, value in (node.status.allocatable or {}).items()}
+    allocatable = node.status.allocatable or {}
     fewest, short = 1 << 30, ""
     for name, amount in request.items():
         if amount <= 0:
             continue
-        left = allocatable.get(name, 0.0) - used.get(name, 0.0)
+        total = parse(allocatable.get(name, "0"))
+        left = total - used.get(name, 0.0)
         if left < amount and not short:
-            total = allocatable.get(name, 0.0)
             short = f"{show(name, max(left, 0.0))} of {show(name, total)} {name} free"
             short += f", {show(name, amount)} needed"
         fewest = min(fewest, max(0, int((left + 1e-6) // amount)))
@@ -328,26 +386,48 @@ class _NodeLabels(msgspec.Struct):
     metadata: _Meta
 
 
-def _fix(blocked: list[tuple[str, str]], machine: str, commands: Commands) -> str:
+def _fix(sight: Sight, blocked: list[Room]) -> str:
     """What cures each kind of obstacle, the ones that one command cures first."""
-    kinds: dict[str, list[tuple[str, str]]] = {}
-    for name, reason in blocked:
-        kinds.setdefault(_kind(reason), []).append((name, reason))
+    machine, commands = sight.target.plan.environment.host.machine_type, sight.commands
+    kinds: dict[str, list[Room]] = {}
+    for room in blocked:
+        kinds.setdefault(room.kind, []).append(room)
     found = []
     for kind in _KINDS:
-        names = [name for name, _ in kinds.get(kind, [])[:_SHOWN]]
+        closed = kinds.get(kind, [])
+        names = [room.name for room in closed[:_SHOWN]]
         if names and kind == "cordoned":
             uncordon = commands.kubectl("uncordon", *names, namespace="")
             found.append(f"unless somebody drains them on purpose: {uncordon}")
         elif names and kind == "not ready":
             found.append(f"{commands.kubectl('describe', 'node', *names, namespace='')} says why")
+        elif names and kind == "gpu":
+            found.append(_repair(sight, names))
+        elif names and kind == "network":
+            found.append(_attach(sight, closed[0]))
         elif names and kind == "full":
             found.append(f"free the hosts, or add nodes of {machine} to the node pool")
         elif names and kind == "taint":
-            keys = dict.fromkeys(reason.split()[1].partition(":")[0] for _, reason in kinds[kind])
+            keys = dict.fromkeys(room.reason.split()[1].partition(":")[0] for room in closed)
             found += [advice(key.partition("=")[0], commands) for key in keys]
     return "; ".join(found) or f"add nodes of {machine} to the node pool"
 
 
-def _kind(reason: str) -> str:
-    return next((kind for kind in _KINDS if reason.startswith(kind)), "full")
+def _repair(sight: Sight, names: list[str]) -> str:
+    """Whose business a broken GPU is: draining a host ends everybody's pods on it."""
+    whose = "whoever runs the hosts drains and replaces them"
+    if isinstance(sight.target.plan.environment.platform, Gke):
+        whose += f", and reports them to Google ({_FAULTY})"
+    look = sight.commands.kubectl("describe", "node", *names, namespace="")
+    return f"{look} tells what the driver says; {whose}"
+
+
+def _attach(sight: Sight, room: Room) -> str:
+    """Where to see which networks a node pool is attached to; it has them from its birth."""
+    pool = room.labels.get(_POOL, "POOL")
+    fields = "yaml(networkConfig.additionalNodeNetworkConfigs)"
+    pools = ("container", "node-pools", "describe", pool, "--cluster", *sight.gke, "--format", fields)
+    return (
+        f"{line('gcloud', *pools)} must list the VPC and the subnet of the network's GKENetworkParamSet; "
+        "a node pool without them has to be made anew"
+    )

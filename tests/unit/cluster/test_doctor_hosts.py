@@ -1,0 +1,122 @@
+"""Doctor on the hosts: GPUs, networks, topology, processors and drivers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.cluster.doctor import Examine, ResultsOf, Serve, a_host, a_target, lists, networks
+
+GPU = "nvidia.com/gpu"
+PUBLISHED = "a3mega/deepseek-r1-671b-published"
+
+
+def served(serve: Serve, *nodes: dict[str, Any], **more: list[Any]) -> str:
+    return f"http://{serve(lists(nodes=list(nodes), **{**networks(), **more}))}"
+
+
+def with_gpus(node: dict[str, Any], healthy: int, shown: int = 8) -> dict[str, Any]:
+    node["status"]["allocatable"][GPU], node["status"]["capacity"][GPU] = str(healthy), str(shown)
+    return node
+
+
+# ------------------------------------------------------------------ hosts
+
+
+@pytest.mark.parametrize(
+    ("healthy", "shown", "why"),
+    [
+        (7, 8, "gke-a3mega-2: 7 of its 8 GPUs are healthy"),
+        (7, 7, "gke-a3mega-2: shows 7 GPUs where a3-megagpu-8g has 8"),
+        (0, 0, "gke-a3mega-2: shows 0 GPUs where a3-megagpu-8g has 8"),
+    ],
+)
+def test_a_host_with_a_broken_gpu_is_not_full(
+    healthy: int, shown: int, why: str, serve: Serve, examined: Examine
+) -> None:
+    """Nobody frees such a host, and draining it is not the reader's business."""
+    api = served(serve, a_host(1), with_gpus(a_host(2), healthy, shown))
+    result = examined("hosts", a_target(), api)
+    assert result.status == "fail"
+    assert why in result.why
+    assert result.fix.startswith("`kubectl describe node gke-a3mega-2 ")
+    assert "whoever runs the hosts drains and replaces" in result.fix
+    assert "free the hosts" not in result.fix
+
+
+def test_a_machine_of_another_type_has_its_gpus_by_right(serve: Serve, examined: Examine) -> None:
+    other = with_gpus(a_host(2, **{"node.kubernetes.io/instance-type": "a3-megagpu-4g"}), 4, 4)
+    result = examined("hosts", a_target(), served(serve, a_host(1), other))
+    assert "4 of 4 nvidia.com/gpu free, 8 needed" in result.why
+
+
+def test_a_broken_gpu_does_not_matter_while_others_are_free(serve: Serve, examined: Examine) -> None:
+    api = served(serve, a_host(1), with_gpus(a_host(2), 7), a_host(3))
+    assert examined("hosts", a_target(), api).status == "pass"
+
+
+@pytest.mark.parametrize("of", ["", ".IP"])
+def test_hosts_that_are_not_attached_to_a_network(of: str, serve: Serve, examined: Examine) -> None:
+    far = a_host(2, pool="other-pool")
+    del far["status"]["allocatable"][f"networking.gke.io.networks/vpc3{of}"]
+    api = served(serve, a_host(1), far)
+    result = examined("hosts", a_target(), api, context="gke_p_us-east4_prod")
+    assert result.status == "fail"
+    assert f"no NIC in network vpc3: it offers no networking.gke.io.networks/vpc3{of}" in result.why
+    assert result.fix.startswith(
+        "`gcloud container node-pools describe other-pool --cluster prod --location us-east4 --project p "
+    )
+
+
+def test_a_network_that_is_missing_or_not_ready_is_no_hosts_fault(serve: Serve, examined: Examine) -> None:
+    def without_vpc3() -> list[dict[str, Any]]:
+        nodes = [a_host(1), a_host(2)]
+        for node in nodes:
+            for of in ("", ".IP"):
+                del node["status"]["allocatable"][f"networking.gke.io.networks/vpc3{of}"]
+        return nodes
+
+    objects = networks()
+    objects["networks"] = [item for item in objects["networks"] if item["metadata"]["name"] != "vpc3"]
+    assert examined("hosts", a_target(), served(serve, *without_vpc3(), **objects)).status == "pass"
+    unready = networks(Ready=("Unknown", ""))
+    assert examined("hosts", a_target(), served(serve, *without_vpc3(), **unready)).status == "pass"
+
+
+# ------------------------------------------------------------------ networks
+
+
+@pytest.mark.parametrize(
+    ("conditions", "why", "fix"),
+    [
+        (
+            {"ParamsReady": ("False", "set is not ready"), "Ready": ("False", "subnet s not found")},
+            "the parameters of Network vpc1 are not ready (False): subnet s not found",
+            "kubectl describe gkenetworkparamsets.networking.gke.io vpc1",
+        ),
+        (
+            {"ParamsReady": ("True", ""), "Ready": ("Unknown", "no word of the node yet")},
+            "Network vpc1 is not ready (Unknown): no word of the node yet",
+            "kubectl describe networks.networking.gke.io vpc1",
+        ),
+        (
+            {"Ready": ("False", "")},
+            "Network vpc1 is not ready (False): no reason is given",
+            "kubectl describe networks.networking.gke.io vpc1",
+        ),
+    ],
+)
+def test_networks_that_are_not_ready(
+    conditions: dict[str, tuple[str, str]], why: str, fix: str, serve: Serve, results_of: ResultsOf
+) -> None:
+    """Each is named once, by the condition that the other builds on."""
+    results = results_of("networks", a_target(), f"http://{serve(lists(**networks(**conditions)))}")
+    assert [result.status for result in results] == ["fail"] * 8
+    assert results[0].why == why
+    assert f"`{fix} " in results[0].fix
+
+
+def test_networks_that_are_ready(serve: Serve, examined: Examine) -> None:
+    ready = networks(ParamsReady=("True", ""), Ready=("True", ""))
+    assert examined("networks", a_target(), f"http://{serve(lists(**ready))}").status == "pass"
