@@ -10,6 +10,7 @@ from manyhost.cluster.doctor import (
     fabric,
     gib_imex,
     hosts,
+    limits,
     lws,
     names,
     quota,
@@ -25,6 +26,7 @@ __all__ = ["CHECKS", "Check", "Result", "examine", "require", "verdict"]
 
 _MODULES = (
     access,
+    limits,
     quota,
     lws,
     names,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
-from manyhost.cluster.connection import Object
+from manyhost.cluster.connection import Missing, Object
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
-from manyhost.cluster.doctor.hosts import limits_of, requests_of
+from manyhost.cluster.doctor.hosts import Amounts, limits_of, requests_of
+from manyhost.cluster.doctor.limits import filled, ranges_of
 from manyhost.cluster.quantity import parse, show, whole
-from manyhost.cluster.target import size_of
+from manyhost.cluster.target import LWS, Target, kind_of, size_of
 
 Spec = dict[str, Any]
 
@@ -21,10 +23,9 @@ def quota(sight: Sight) -> Finding | list[Finding]:
     quotas = sight.list("v1", "resourcequotas", target.namespace)
     if not quotas:
         return passed("the namespace has no quota")
-    own = len(_own_pods(sight))
-    share = own / max(1, target.hosts)  # an upgrade reuses what the release has now
+    share = len(own_pods(sight)) / max(1, target.hosts)  # an upgrade reuses what the release has now
+    objects = objects_of(target)
     findings: list[Finding] = []
-    filled = _filled(sight)
     counted = 0
     for item in quotas:
         pods = _counted(sight, item)
@@ -33,10 +34,14 @@ def quota(sight: Sight) -> Finding | list[Finding]:
             continue
         counted += 1
         name = item["metadata"]["name"]
-        needed = _needed(sight, pods, others=not scoped)
+        needed = _pods_need(pods)
+        reused = {key: share * amount for key, amount in needed.items()}
+        if not scoped:
+            needed |= objects
+            reused |= _there(sight, objects)
         status = item.get("status") or {}
         hard, used = status.get("hard") or item["spec"].get("hard") or {}, status.get("used") or {}
-        silent = [] if filled else sorted(key for key in hard if _unstated(pods, key))
+        silent = sorted(key for key in hard if _unstated(pods, key))
         if silent:
             findings.append(
                 failed(
@@ -49,7 +54,7 @@ def quota(sight: Sight) -> Finding | list[Finding]:
         for key, limit in hard.items():
             amount = needed.get(key, 0.0)
             resource = key.removeprefix("requests.").removeprefix("limits.")
-            taken = parse(used.get(key, "0")) - share * amount
+            taken = parse(used.get(key, "0")) - reused.get(key, 0.0)
             if amount and taken + amount > parse(limit):
                 findings.append(
                     failed(
@@ -79,12 +84,12 @@ def _scopes(item: Object) -> list[Object]:
 
 def _counted(sight: Sight, item: Object) -> list[tuple[Spec, int]]:
     """The pod specs that a quota counts, and how many pods of each there will be."""
-    target = sight.target
+    ranges = ranges_of(sight)
     found: list[tuple[Spec, int]] = []
-    for one, groups in target.sets:
+    for one, groups in sight.target.sets:
         template = one["spec"]["leaderWorkerTemplate"]
-        found.append((template["leaderTemplate"]["spec"], groups))
-        found.append((template["workerTemplate"]["spec"], groups * (size_of(one) - 1)))
+        found.append((filled(template["leaderTemplate"]["spec"], ranges), groups))
+        found.append((filled(template["workerTemplate"]["spec"], ranges), groups * (size_of(one) - 1)))
     conditions = _scopes(item)
     return [(spec, count) for spec, count in found if all(_meets(sight, spec, one) for one in conditions)]
 
@@ -100,13 +105,13 @@ def _meets(sight: Sight, spec: Spec, condition: Object) -> bool:
     if name == "CrossNamespacePodAffinity":
         return _looks_elsewhere(spec)
     if name in {"BestEffort", "NotBestEffort"}:
-        return _best_effort(sight, spec) is (name == "BestEffort")
+        return _best_effort(spec) is (name == "BestEffort")
     ends = spec.get("activeDeadlineSeconds") is not None
     return (name == "Terminating" and ends) or (name == "NotTerminating" and not ends)
 
 
-def _best_effort(sight: Sight, spec: Spec) -> bool:
-    """Whether no container requests CPU or memory; GPUs do not count for that, a LimitRange's defaults do."""
+def _best_effort(spec: Spec) -> bool:
+    """Whether no container requests CPU or memory; GPUs do not count for that."""
     containers = [*spec["containers"], *(spec.get("initContainers") or [])]
     stated = {
         name
@@ -115,7 +120,7 @@ def _best_effort(sight: Sight, spec: Spec) -> bool:
         for name, amount in ((container.get("resources") or {}).get(part) or {}).items()
         if parse(amount)
     }
-    return not stated & {"cpu", "memory"} and not _filled(sight)
+    return not stated & {"cpu", "memory"}
 
 
 def _looks_elsewhere(spec: Spec) -> bool:
@@ -152,11 +157,6 @@ def _has_class(name: str, condition: Object) -> bool:
     return not name  # DoesNotExist
 
 
-def _filled(sight: Sight) -> bool:
-    """Whether a LimitRange gives containers what they do not state."""
-    return bool(sight.list("v1", "limitranges", sight.target.namespace, metadata=True))
-
-
 def _unstated(pods: list[tuple[Spec, int]], key: str) -> bool:
     """Whether a quota's key is one that every container must state, and one of ours does not.
 
@@ -176,16 +176,25 @@ def _unstated(pods: list[tuple[Spec, int]], key: str) -> bool:
     return False
 
 
-def _own_pods(sight: Sight) -> list[Object]:
+def own_pods(sight: Sight) -> list[Object]:
+    """Return the pods that the release has now."""
     labels = sight.target.place.selector
     return sight.list("v1", "pods", sight.target.namespace, labels=labels, metadata=True)
 
 
-def _needed(sight: Sight, pods: list[tuple[Spec, int]], *, others: bool) -> dict[str, float]:
-    """What these pods request, and with `others` the objects beside them, under the names that quotas use."""
-    # A Service of the chart and a headless one of the controller for each LeaderWorkerSet.
-    services = 2.0 * len(sight.target.sets)
-    total: dict[str, float] = {"services": services, "configmaps": 1.0} if others else {}
+def _there(sight: Sight, objects: Amounts) -> Amounts:
+    """Which of the objects beside pods are there already; Helm makes a record for each revision."""
+    target = sight.target
+    try:
+        there = sight.list(*LWS, target.namespace, labels=target.place.selector, metadata=True)
+    except Missing:
+        there = []
+    return {key: amount for key, amount in objects.items() if there and not key.endswith("secrets")}
+
+
+def _pods_need(pods: list[tuple[Spec, int]]) -> Amounts:
+    """What these pods request, under the names that quotas use."""
+    total: Amounts = {}
     for spec, count in pods:
         amounts = {"pods": 1.0, "count/pods": 1.0}
         for name, amount in requests_of(spec).items():
@@ -193,4 +202,33 @@ def _needed(sight: Sight, pods: list[tuple[Spec, int]], *, others: bool) -> dict
         amounts |= {f"limits.{name}": amount for name, amount in limits_of(spec).items()}
         for name, amount in amounts.items():
             total[name] = total.get(name, 0.0) + amount * count
+    return total
+
+
+def objects_of(target: Target) -> Amounts:
+    """Return how many objects beside pods a release is, under the names that quotas use.
+
+    Those of the chart, Helm's record of them, and what controllers make of a LeaderWorkerSet
+    (kubernetes-sigs/lws, pkg/controllers): a headless Service, a StatefulSet of the leaders and one of each
+    group's workers, a ControllerRevision of the set and of each StatefulSet; endpoints of each Service; a
+    claim of each template.
+    """
+    made: Counter[tuple[str, str]] = Counter({("", "secrets"): 1})
+    for item in target.objects:
+        version, plural = kind_of(item)
+        made[version.rpartition("/")[0], plural] += 1
+    for item, groups in target.sets:
+        sets = 1 + groups * (size_of(item) > 1)
+        made["", "services"] += 1
+        made["apps", "statefulsets"] += sets
+        made["apps", "controllerrevisions"] += 1 + sets
+        pod = item["spec"]["leaderWorkerTemplate"]["workerTemplate"]["spec"]
+        templates = [one for one in pod.get("resourceClaims") or () if one.get("resourceClaimTemplateName")]
+        made["resource.k8s.io", "resourceclaims"] += groups * size_of(item) * len(templates)
+    made["", "endpoints"] = made["discovery.k8s.io", "endpointslices"] = made["", "services"]
+    total: Amounts = {}
+    for (group, plural), count in made.items():
+        total[f"count/{plural}.{group}" if group else f"count/{plural}"] = float(count)
+        if not group:
+            total[plural] = float(count)  # as older quotas call it
     return total
