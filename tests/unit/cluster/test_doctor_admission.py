@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ import pytest
 from tests.helpers import fixes
 from tests.unit.cluster.doctor import (
     Examine,
+    Reply,
     ResultsOf,
     Serve,
     a_range,
     a_target,
     lists,
+    with_pods,
 )
 
 # ------------------------------------------------------------------ LimitRanges
@@ -150,3 +153,174 @@ def test_a_quota_counts_what_a_limit_range_fills_in(serve: Serve, examined: Exam
         "quota", a_target(), f"http://{serve(lists(resourcequotas=[quota], limitranges=memory))}"
     )
     assert "counts limits.cpu: pods that do not state them are refused" in silent.why
+
+
+# ------------------------------------------------------------------ webhooks and the rehearsal
+
+POLICY = "pods.policy.example"
+RULE = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+SERVICE = {"service": {"namespace": "policy", "name": "hooks"}}
+
+
+def a_hook(**fields: Any) -> dict[str, Any]:
+    hook = {"name": POLICY, "failurePolicy": "Fail", "rules": [RULE], "clientConfig": SERVICE, **fields}
+    return {"metadata": {"name": "policy"}, "webhooks": [hook]}
+
+
+def cluster(
+    *refusals: tuple[int, str], kind: str = "validating", **objects: list[Any]
+) -> Callable[[str, str, Any], Reply]:
+    """An API server with these objects that answers every rehearsed pod with the refusals in turn."""
+    read = lists(**objects)
+    left = list(refusals)
+
+    def answer(method: str, path: str, headers: Any) -> Reply:
+        if path.endswith("/namespaces/default"):
+            return 200, {}, {"metadata": {"name": "default", "labels": {"team": "ours"}}}
+        if method == "POST" and "/pods?" in path:
+            assert "dryRun=All" in path
+            if left:
+                status, message = left.pop(0)
+                return status, {}, {"message": message}
+            return 201, {}, {}
+        return read(method, path, headers)
+
+    return answer
+
+
+@pytest.mark.parametrize("kind", ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"])
+def test_a_pod_webhook_without_endpoints(kind: str, serve: Serve, examined: Examine) -> None:
+    """Named once, although the rehearsal stumbles over it too."""
+    calling = (
+        f'Internal error occurred: failed calling webhook "{POLICY}": failed to call webhook: no endpoints'
+    )
+    api = cluster((500, calling), **{kind: [a_hook()]})
+    result = examined("admission", a_target(), f"http://{serve(api)}")
+    assert result.status == "fail"
+    assert f"webhook {POLICY} must be asked, and Service policy/hooks has no endpoint" in result.why
+    assert result.fix.startswith("`kubectl describe service hooks --namespace policy ")
+
+
+def test_webhooks_of_one_service_are_one_finding(serve: Serve, examined: Examine) -> None:
+    """What is down is the Service, however many of its webhooks are asked."""
+    both = {"mutatingwebhookconfigurations": [a_hook(name="m.example")]}
+    api = cluster(**both, validatingwebhookconfigurations=[a_hook(name="v.example")])
+    result = examined("admission", a_target(), f"http://{serve(api)}")
+    assert "webhook m.example, v.example must be asked" in result.why
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"failurePolicy": "Ignore"},
+        {"namespaceSelector": {"matchLabels": {"team": "theirs"}}},
+        {"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}},
+        {"objectSelector": {"matchLabels": {"app": "theirs"}}},
+        {"rules": [{**RULE, "operations": ["DELETE"]}]},
+        {"rules": [{**RULE, "resources": ["pods/exec"]}]},
+        {"rules": [{**RULE, "apiGroups": ["apps"]}]},
+        {"rules": [{**RULE, "scope": "Cluster"}]},
+        {"matchConditions": [{"name": "some", "expression": "false"}]},
+        {"clientConfig": {"url": "https://elsewhere.example"}},
+    ],
+)
+def test_webhooks_that_are_not_asked_about_the_pods(
+    fields: dict[str, Any], serve: Serve, examined: Examine
+) -> None:
+    api = cluster(validatingwebhookconfigurations=[a_hook(**fields)])
+    assert examined("admission", a_target(), f"http://{serve(api)}").status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "status"), [({"ready": True}, "pass"), ({}, "pass"), ({"ready": False}, "fail")]
+)
+def test_endpoints_of_a_webhook(
+    conditions: dict[str, bool], status: str, serve: Serve, examined: Examine
+) -> None:
+    slices = [{"metadata": {"name": "s"}, "endpoints": [{"conditions": conditions}]}]
+    api = cluster(validatingwebhookconfigurations=[a_hook()], endpointslices=slices)
+    assert examined("admission", a_target(), f"http://{serve(api)}").status == status
+
+
+def test_the_webhooks_of_leaderworkersets_have_their_own_check(serve: Serve, examined: Examine) -> None:
+    """Also where an older version of them is asked about every pod."""
+    own = a_hook(name="mpod.kb.io")
+    own["webhooks"].append(
+        {
+            "name": "m.kb.io",
+            "rules": [{**RULE, "apiGroups": ["leaderworkerset.x-k8s.io"]}],
+            "clientConfig": SERVICE,
+        }
+    )
+    calling = 'Internal error occurred: failed calling webhook "mpod.kb.io": refused'
+    api = cluster((500, calling), mutatingwebhookconfigurations=[own])
+    assert examined("admission", a_target(), f"http://{serve(api)}").status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "fix"),
+    [
+        (500, f'Internal error occurred: failed calling webhook "{POLICY}": certificate has expired',
+         "kubectl describe validatingwebhookconfigurations policy "),
+        (403, f'admission webhook "{POLICY}" denied the request: no hostPath here',
+         "kubectl describe validatingwebhookconfigurations policy "),
+        (403, 'pods "manyhost-doctor" is forbidden: no PriorityClass with name high was found',
+         "set chart.priorityClassName to one of those that `kubectl get priorityclasses "),
+        (422, "pods \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
+         "kubectl describe validatingadmissionpolicies "),
+        (403, 'pods "x" is forbidden: exceeded quota: q, requested: pods=1', "kubectl describe name"),
+        (403, 'pods "x" is forbidden: maximum cpu usage per Pod is 1', "kubectl describe name"),
+    ],
+)  # fmt: skip
+def test_what_the_api_server_says(
+    status: int, message: str, fix: str, serve: Serve, examined: Examine
+) -> None:
+    """In its own words, once for all pods; also of what the checks beside it have not seen."""
+    serving = [{"metadata": {"name": "s"}, "endpoints": [{"conditions": {"ready": True}}]}]
+    hooks = {"validatingwebhookconfigurations": [a_hook()], "endpointslices": serving}
+    api = cluster((status, message), (status, message), **hooks)
+    result = examined("admission", a_target(), f"http://{serve(api)}")
+    assert (result.status, result.why) == ("fail", f"the API server would not take the pods: {message}")
+    assert fix in result.fix
+
+
+@pytest.mark.parametrize(
+    ("message", "objects"),
+    [
+        ('pods "x" is forbidden: exceeded quota: tight',
+         {"resourcequotas": [{"metadata": {"name": "tight"}, "status": {"hard": {"pods": "0"}}}]}),
+        ('pods "x" is forbidden: exceeded quota: tight', {"pods": [{"metadata": {"name": "own"}}]}),
+        ('pods "x" is forbidden: maximum memory usage per Container is 1Gi, but limit is 1124Gi',
+         {"limitranges": [a_range(max={"memory": "1Gi"}, default={"memory": "1Gi"})]}),
+        ('Pod "x" is invalid: spec.containers[0].resources.requests: Invalid value: "96": must be less than '
+         "or equal to cpu limit of 500m", {"limitranges": [a_range(default={"cpu": "500m"})]}),
+    ],
+)  # fmt: skip
+def test_what_another_check_says_is_not_said_twice(
+    message: str, objects: dict[str, list[Any]], serve: Serve, examined: Examine
+) -> None:
+    api = cluster((403, message), (403, message), **objects)
+    assert examined("admission", a_target(), f"http://{serve(api)}").status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "wanted"),
+    [
+        (403, 'pods is forbidden: User "u" cannot create resource "pods" in API group ""', "skip"),
+        (409, 'pods "manyhost-doctor" already exists', "pass"),
+        (400, f'admission webhook "{POLICY}" does not support dry run', "pass"),
+    ],
+)
+def test_pods_that_cannot_be_rehearsed(
+    status: int, message: str, wanted: str, serve: Serve, examined: Examine
+) -> None:
+    api = cluster((status, message), (status, message))
+    assert examined("admission", a_target(), f"http://{serve(api)}").status == wanted
+
+
+def test_the_rehearsed_pods_are_the_groups(serve: Serve, examined: Examine) -> None:
+    """A class of the pods that does not exist is named with the value that sets it."""
+    message = 'pods "manyhost-doctor" is forbidden: no PriorityClass with name high was found'
+    api = cluster((403, message))
+    result = examined("admission", with_pods(priorityClassName="high"), f"http://{serve(api)}")
+    assert "set chart.priorityClassName to one of those" in result.fix

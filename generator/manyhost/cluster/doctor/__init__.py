@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from manyhost.cluster.connection import Connection
 from manyhost.cluster.doctor import (
     access,
+    admission,
     fabric,
     gib_imex,
     hosts,
@@ -30,6 +31,7 @@ _MODULES = (
     quota,
     lws,
     names,
+    admission,
     hosts,
     fabric,
     gib_imex,

@@ -108,7 +108,7 @@ def kubernetes_version(sight: Sight) -> Finding:
 def namespace(sight: Sight) -> Finding:
     """Existence, and Pod Security admission."""
     name = sight.target.namespace
-    found = sight.once("namespace", lambda: sight.find("v1", "namespaces", name))
+    found = sight.namespace(name)
     if found is None:
         return failed(
             f"namespace {name} does not exist",

@@ -101,6 +101,24 @@ class Sight:
         """Return one object, or None."""
         return self.connection.find(path_of(version, plural, namespace, name))
 
+    def namespace(self, name: str) -> dict[str, Any] | None:
+        """Return a namespace, or None."""
+        found: dict[str, Any] | None = self.once(
+            f"namespace {name}", lambda: self.find("v1", "namespaces", name)
+        )
+        return found
+
+    def namespace_labels(self, name: str) -> dict[str, str]:
+        """Return a namespace's labels; to who may not look at it, the one that all of them have."""
+        try:
+            found = self.namespace(name)
+        except Forbidden as error:
+            if error.status == 401:
+                raise
+            found = None
+        labels = ((found or {}).get("metadata") or {}).get("labels") or {}
+        return {"kubernetes.io/metadata.name": name, **labels}
+
     def list(self, version: str, plural: str, namespace: str = "", **options: Any) -> list[dict[str, Any]]:
         """Return a collection; Missing when the cluster has no such resource type."""
         path = path_of(version, plural, namespace)
