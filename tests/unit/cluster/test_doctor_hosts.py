@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from manyhost.cluster.doctor.topology import fits
 
+from testbed.shapes import KUBERNETES
 from tests.unit.cluster.doctor import Examine, ResultsOf, Serve, a_host, a_target, lists, networks
 
 GPU = "nvidia.com/gpu"
@@ -120,3 +122,85 @@ def test_networks_that_are_not_ready(
 def test_networks_that_are_ready(serve: Serve, examined: Examine) -> None:
     ready = networks(ParamsReady=("True", ""), Ready=("True", ""))
     assert examined("networks", a_target(), f"http://{serve(lists(**ready))}").status == "pass"
+
+
+# ------------------------------------------------------------------ topology
+
+ZONES = "topology.kubernetes.io/zone"
+BLOCKS = "cloud.google.com/gce-topology-block"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "settings", "status", "words"),
+    [
+        ([{"zone": "a"}, {"zone": "b"}, {"zone": "b"}], (), "pass", ""),
+        ([{"zone": "a"}, {"zone": "b"}], (), "warn", f"fit into one {ZONES}: free are 1 in a, 1 in b"),
+        ([{"block": "x"}, {"block": "y"}], (), "warn", f"fit into one {BLOCKS}: free are 1 in x, 1 in y"),
+        ([{"subblock": "x"}, {"subblock": "y"}], (), "pass", ""),
+        # Two groups: three hosts in one zone are one group's, and the fourth is alone.
+        ([{"zone": z} for z in "aaab"], ("groups=2",), "warn", "free are 3 in a, 1 in b"),
+        ([{"zone": z} for z in "aabb"], ("groups=2",), "pass", ""),
+        ([{"zone": z} for z in "aaaa"], ("groups=2",), "pass", ""),
+        ([{"block": None, "zone": None}] * 2, (), "pass", ""),
+        ([{"zone": "a"}, {"zone": "b"}, {"zone": None}], (), "pass", ""),  # nobody knows where the third is
+        ([{}], (), "skip", "not enough free hosts"),
+    ],
+)  # fmt: skip
+def test_topology(
+    hosts: list[dict[str, Any]], settings: tuple[str, ...], status: str, words: str, serve: Serve,
+    examined: Examine,
+) -> None:  # fmt: skip
+    nodes = [a_host(number, **labels) for number, labels in enumerate(hosts, 1)]
+    result = examined("topology", a_target(*settings), served(serve, *nodes))
+    assert result.status == status, result
+    assert words in result.why
+    if status == "warn":
+        key = ZONES if ZONES in result.why else BLOCKS
+        selector = "cloud.google.com/gke-accelerator=nvidia-h100-mega-80gb"
+        assert f"`kubectl get nodes --selector {selector} --label-columns {key} " in result.fix
+
+
+def test_topology_that_must_hold(serve: Serve, examined: Examine) -> None:
+    """LeaderWorkerSet gives a domain to one group alone; Kueue lets several into one."""
+    pool = "chart.exclusiveTopologyKey=cloud.google.com/gke-nodepool"
+    one_pool = [a_host(number) for number in range(1, 5)]
+    alone = examined("topology", a_target(pool, "groups=2"), served(serve, *one_pool))
+    assert (alone.status, "2 hosts of one to itself cloud.google.com/gke-nodepool" in alone.why) == (
+        "fail",
+        True,
+    )
+    queue = ("chart.queue=q", f"chart.queueTopology.required={BLOCKS}", "groups=2")
+    assert examined("topology", a_target(*queue), served(serve, *one_pool)).status == "pass"
+    apart = [a_host(number, block=str(number)) for number in range(1, 5)]
+    assert examined("topology", a_target(*queue), served(serve, *apart)).status == "fail"
+
+
+def test_nothing_that_keeps_a_group_in_its_zone(serve: Serve, examined: Examine) -> None:
+    """Hosts in several zones where the environment has no topology: a warning until something prefers one."""
+    nodes = [a_host(number, KUBERNETES, zone=zone) for number, zone in enumerate("aabb", 1)]
+    recipe = "kubernetes/deepseek-r1-671b"
+    result = examined("topology", a_target(recipe=recipe), served(serve, *nodes))
+    assert (result.status, "nothing keeps a group in one of them" in result.why) == ("warn", True)
+    setting = f"chart.host.topologyKeys=[{ZONES}]"
+    assert result.fix.endswith(f"--set '{setting}'`")
+    kept = examined("topology", a_target(setting, recipe=recipe), served(serve, *nodes))
+    assert kept.status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("found", "sizes", "alone", "fitting"),
+    [
+        ({"a": 4}, [2, 2], False, True),
+        ({"a": 4}, [2, 2], True, False),
+        ({"a": 3, "b": 3}, [2, 4], False, False),
+        (
+            {"a": 2, "b": 6},
+            [4, 2, 2],
+            False,
+            True,
+        ),  # the small groups leave the large domain to the large one
+        ({}, [2], False, False),
+    ],
+)
+def test_groups_fit_into_domains(found: dict[str, int], sizes: list[int], alone: bool, fitting: bool) -> None:
+    assert fits(found, sizes, alone=alone) is fitting

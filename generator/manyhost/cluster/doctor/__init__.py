@@ -19,6 +19,7 @@ from manyhost.cluster.doctor import (
     registry,
     routing,
     storage,
+    topology,
 )
 from manyhost.cluster.doctor.check import CHECKS, Check, Result, Sight, run, verdict
 from manyhost.cluster.target import Target
@@ -35,6 +36,7 @@ _MODULES = (
     admission,
     policies,
     hosts,
+    topology,
     fabric,
     gib_imex,
     storage,
