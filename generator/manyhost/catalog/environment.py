@@ -112,7 +112,15 @@ class Kubernetes(Struct, frozen=True, tag="kubernetes", tag_field="kind"):
 
 
 class Gke(Kubernetes, frozen=True, tag="gke"):
-    """Google Kubernetes Engine: networks of the hosts are Network objects."""
+    """Google Kubernetes Engine: networks of the hosts are Network objects.
+
+    Attributes:
+        gpu_drivers: Branch of NVIDIA's driver that GKE puts on these hosts with Container-Optimized OS, by
+            the value of their label cloud.google.com/gke-gpu-driver-version and by GKE's minor version. What
+            nobody has read is left out.
+    """
+
+    gpu_drivers: dict[Literal["default", "latest"], dict[str, Positive]] = {}
 
 
 class RunPod(Struct, frozen=True, tag="runpod", tag_field="kind"):

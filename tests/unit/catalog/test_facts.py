@@ -54,6 +54,7 @@ ELSEWHERE = {
     "default_arguments": ("catalog/settings.py", ".default_arguments"),
     "flags": ("catalog/loader.py", "engine.flags"),
     "spans_hosts": ("plan/plan.py", ".spans_hosts"),
+    "platform.gpu_drivers": ("cluster/doctor/image_lock.py", "platform.gpu_drivers"),
     "platform.pod_security": ("plan/security.py", "platform.pod_security"),
     "price.default_region": ("plan/cost.py", ".default_region"),
     "price.usd_per_host_hour": ("plan/cost.py", ".usd_per_host_hour"),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
+from manyhost.catalog.engine import ImageLock
 from manyhost.cluster.doctor.topology import fits
+from manyhost.cluster.target import Target
 
 from testbed.shapes import KUBERNETES
 from tests.unit.cluster.doctor import Examine, ResultsOf, Serve, a_host, a_target, lists, networks
@@ -204,3 +207,77 @@ def test_nothing_that_keeps_a_group_in_its_zone(serve: Serve, examined: Examine)
 )
 def test_groups_fit_into_domains(found: dict[str, int], sizes: list[int], alone: bool, fitting: bool) -> None:
     assert fits(found, sizes, alone=alone) is fitting
+
+
+# ------------------------------------------------------------------ image lock
+
+
+def test_processors_that_the_image_is_not_built_for(serve: Serve, examined: Examine) -> None:
+    target = a_target(recipe=PUBLISHED)
+    arm = a_host(3, architecture="arm64")
+    result = examined("image-architecture", target, served(serve, a_host(1), a_host(2), arm))
+    assert result.status == "fail"
+    assert "gke-a3mega-3: arm64, and vllm/vllm-openai:v0.7.3 is built for amd64" in result.why
+    assert result.fix.endswith("--set node_selector.kubernetes.io/arch=amd64`")
+    few = examined("image-architecture", target, served(serve, a_host(1), arm))
+    assert few.fix.startswith("set engine.image and engine.tag to an image for arm64")
+    assert examined("image-architecture", target, served(serve, a_host(1))).status == "pass"
+    own = a_target("engine.image=o/vllm", "engine.tag=v0.7.3", recipe=PUBLISHED)
+    skipped = examined("image-architecture", own, served(serve, arm))
+    assert (skipped.status, skipped.why) == ("skip", "nobody has read what o/vllm:v0.7.3 is built for")
+
+
+@pytest.mark.parametrize(
+    ("labels", "version", "settings", "status", "why"),
+    [
+        ({"driver": "default"}, "v1.32.4-gke.1", (), "fail", "driver R535; CUDA 13.0 in vllm/vllm-openai"),
+        ({"driver": "latest"}, "v1.32.4-gke.1", (), "pass", "drivers from R580 on run CUDA 13.0"),
+        ({"driver": "latest"}, "v1.30.1-gke.1", (), "fail", "have driver R550; CUDA 13.0"),
+        ({"driver": "default"}, "v1.32.4-gke.1", ("engine.tag=v0.26.0-cu129",), "pass", "run CUDA 12.9"),
+        # Nobody has read these.
+        ({"driver": "default"}, "v1.36.0-gke.1", (), "skip", "no free host tells its driver"),
+        ({"driver": None}, "v1.32.4-gke.1", (), "skip", "no free host tells its driver"),
+        ({"driver": "default"}, "v1.32.4-gke.1", ("engine.tag=v0.26.0-mine",), "skip", "nobody has read"),
+        (
+            {"driver": "default"}, "v1.32.4-gke.1", ("variables.VLLM_ENABLE_CUDA_COMPATIBILITY='1'",),
+            "skip", "VLLM_ENABLE_CUDA_COMPATIBILITY is set",
+        ),
+        ({"driver": None, "nvidia.com/cuda.driver-version.major": "570"}, "v1.32.1", (), "fail", "R570"),
+        ({"driver": None, "nvidia.com/cuda.driver.major": "580"}, "v1.32.1", (), "pass", "R580"),
+    ],
+)  # fmt: skip
+def test_gpu_driver(
+    labels: dict[str, Any], version: str, settings: tuple[str, ...], status: str, why: str, serve: Serve,
+    examined: Examine,
+) -> None:  # fmt: skip
+    nodes = [a_host(number, **labels) for number in (1, 2)]
+    for node in nodes:
+        node["status"]["nodeInfo"]["kubeletVersion"] = version
+    result = examined("gpu-driver", a_target(*settings), served(serve, *nodes), context="gke_p_us-east4_prod")
+    assert result.status == status, result
+    assert why in result.why
+    if status == "fail" and labels.get("driver"):
+        first, second = result.fix.split("; or ")
+        assert first.startswith("take the image with CUDA 12.9: `manyhost deploy ")
+        assert first.endswith("--set engine.tag=v0.26.0-cu129`")
+        assert second.endswith(
+            "`gcloud container node-pools update a3-megagpu-8g-a3-megagpu-pool --cluster prod "
+            "--location us-east4 --project p "
+            "--accelerator type=nvidia-h100-mega-80gb,count=8,gpu-driver-version=latest`"
+        )
+
+
+def test_a_driver_of_another_system_is_not_known(serve: Serve, examined: Examine) -> None:
+    """The table of drivers is that of Container-Optimized OS."""
+    node = a_host(1, driver="default")
+    node["status"]["nodeInfo"]["osImage"] = "Ubuntu 24.04 LTS"
+    assert examined("gpu-driver", a_target(), served(serve, node)).status == "skip"
+
+
+def test_an_image_of_whose_cuda_nothing_is_known(serve: Serve, examined: Examine) -> None:
+    target = a_target()
+    engine = msgspec.structs.replace(target.plan.engine, image_lock={"v0.26.0": ImageLock()})
+    target: Target = msgspec.structs.replace(target, plan=msgspec.structs.replace(target.plan, engine=engine))
+    api = served(serve, a_host(1, driver="default"))
+    for name in ("gpu-driver", "image-architecture"):
+        assert examined(name, target, api).status == "skip"
