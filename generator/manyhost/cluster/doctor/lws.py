@@ -7,9 +7,17 @@ import re
 from manyhost.cluster.connection import Forbidden, Object, Refused, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, warned
 from manyhost.cluster.target import LWS
+from manyhost.commands import both
 
-_MANIFESTS = "https://github.com/kubernetes-sigs/lws/releases/download/v0.10.0/manifests.yaml"
+_VERSION = "0.10.0"
+_MANIFESTS = f"https://github.com/kubernetes-sigs/lws/releases/download/v{_VERSION}/manifests.yaml"
+_CHART = "oci://registry.k8s.io/lws/charts/lws"
 _OLDEST = (0, 7)  # size may be changed, and LWS_WORKER_INDEX is set (since v0.6): LWS release notes
+_CRD = f"{LWS.plural}.{LWS.version.partition('/')[0]}"
+_CRD_FILE = (
+    f"https://raw.githubusercontent.com/kubernetes-sigs/lws/v{_VERSION}/charts/lws/crds/"
+    "leaderworkerset.x-k8s.io_leaderworkersets.yaml"
+)
 
 
 @check("lws-api", "Does the cluster know LeaderWorkerSets?", cheap=True)
@@ -29,11 +37,7 @@ def lws_api(sight: Sight) -> Finding:
 )
 def lws_controller(sight: Sight) -> Finding:
     """The Deployment of the official manifests and of the official chart."""
-    found = [
-        item
-        for item in sight.list("apps/v1", "deployments", labels="control-plane=controller-manager")
-        if item["metadata"]["name"].startswith("lws")
-    ]
+    found = _controllers(sight)
     if not found:
         return warned(
             "no Deployment of the controller is to be seen; its webhook tells more",
@@ -51,7 +55,14 @@ def lws_controller(sight: Sight) -> Finding:
     match = re.search(r":v(\d+)\.(\d+)\.", image)
     if match and (int(match[1]), int(match[2])) < _OLDEST:
         return failed(
-            f"the controller is {image}: v{_OLDEST[0]}.{_OLDEST[1]} or newer is needed", _install(sight)
+            f"the controller is {image}: v{_OLDEST[0]}.{_OLDEST[1]} or newer is needed", _upgrade(sight, item)
+        )
+    release, kept = _crd_owner(sight)
+    if release and not kept:
+        return warned(
+            f"Helm release {release} has the CRD {_CRD} among its templates: its upgrade to v0.8.0 or newer "
+            "would delete the CRD, and every group with it (kubernetes-sigs/lws#880)",
+            f"whoever runs the cluster has Helm keep it: {_keep(sight)}",
         )
     return passed(f"{namespace}/{name} runs {image.rsplit('/', 1)[-1]}")
 
@@ -82,8 +93,10 @@ def lws_webhook(sight: Sight) -> Finding:
             + sight.commands.kubectl("get", "pods,endpointslices", namespace="lws-system"),
         )
     if not answer["spec"].get("networkConfig"):
+        controllers = _controllers(sight)
         return failed(
-            "no webhook of it is registered: pods would not get their leader's address", _install(sight)
+            "no webhook of it is registered: pods would not get their leader's address",
+            _upgrade(sight, controllers[0]) if controllers else _install(sight),
         )
     return passed("it answers")
 
@@ -91,6 +104,65 @@ def lws_webhook(sight: Sight) -> Finding:
 def _install(sight: Sight) -> str:
     apply = sight.commands.kubectl("apply", "--server-side", "-f", _MANIFESTS, namespace="")
     return f"whoever runs the cluster installs it: {apply}"
+
+
+def _controllers(sight: Sight) -> list[Object]:
+    """Deployments of the controller, as manifests and chart name and label them."""
+    found = sight.list("apps/v1", "deployments", labels="control-plane=controller-manager")
+    return [item for item in found if item["metadata"]["name"].startswith("lws")]
+
+
+def _crd_owner(sight: Sight) -> tuple[str, bool]:
+    """The Helm release that has made the CRD, if one has, and whether the CRD outlives it.
+
+    Nothing is known to who may not read the CRD.
+    """
+    path = path_of("apiextensions.k8s.io/v1", "customresourcedefinitions", name=_CRD)
+    try:
+        found = sight.once("lws-crd", lambda: sight.connection.find(path, metadata=True)) or {}
+    except Forbidden as error:
+        if error.status == 401:
+            raise
+        return "", False
+    annotations = (found.get("metadata") or {}).get("annotations") or {}
+    kept = annotations.get("helm.sh/resource-policy") == "keep"
+    return str(annotations.get("meta.helm.sh/release-name", "")), kept
+
+
+def _keep(sight: Sight) -> str:
+    """The annotation that keeps the CRD, and all LeaderWorkerSets, at Helm's upgrade from v0.7.0 or earlier.
+
+    Charts up to it have the CRD among their templates, and later ones do not (kubernetes-sigs/lws#880).
+    """
+    words = ("annotate", "crd", _CRD, "helm.sh/resource-policy=keep", "--overwrite")
+    return sight.commands.kubectl(*words, namespace="")
+
+
+def _upgrade(sight: Sight, deployment: Object) -> str:
+    """The upgrade that keeps the groups, for how the controller was installed.
+
+    With Helm as lws.sigs.k8s.io says (Installation, "Upgrading from v0.7.0 or earlier"). With manifests the
+    Deployment is made anew: v0.8.0 changed its selector, which nobody can change; groups run on meanwhile.
+    """
+    metadata = deployment["metadata"]
+    namespace = metadata["namespace"]
+    annotations, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
+    owner, kept = _crd_owner(sight)
+    apply = ("apply", "--server-side", "--force-conflicts", "-f")
+    if owner or labels.get("app.kubernetes.io/managed-by") == "Helm":
+        release = annotations.get("meta.helm.sh/release-name") or owner or "lws"
+        helm = sight.commands._replace(namespace=namespace).helm
+        upgrade = both(
+            sight.commands.kubectl(*apply, _CRD_FILE, namespace=""),
+            helm("upgrade", release, _CHART, "--version", _VERSION, "--reset-then-reuse-values"),
+        )
+        upgrade = both(_keep(sight), upgrade) if owner and not kept else upgrade
+    else:
+        upgrade = both(
+            sight.commands.kubectl("delete", "deployment", metadata["name"], namespace=namespace),
+            sight.commands.kubectl(*apply, _MANIFESTS, namespace=""),
+        )
+    return f"whoever runs the cluster upgrades it, when all groups may be made anew: {upgrade}"
 
 
 def _start(sight: Sight, item: Object) -> str:
