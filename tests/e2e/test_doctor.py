@@ -4,25 +4,38 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from manyhost.cluster.doctor.quota import objects_of
+from manyhost.cluster.target import from_rendered
+from manyhost.render import build
 
 from testbed import Cluster, faults
 from testbed import gpu_hosts as hosts
 from tests.e2e.place import Place, run, until
+from tests.helpers import fixes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 NODE, OTHERS = hosts.HEALTHY[0], hosts.HEALTHY[1:]
+ZONE, BLOCK = "topology.kubernetes.io/zone", "cloud.google.com/gce-topology-block"
+DRIVER = "cloud.google.com/gke-gpu-driver-version"
 # Without the registry (no network in tests); a Secret that is not there is a warning of its own.
 RECIPE = ("a3mega", "--skip", "image", "--skip", "hf-secret", "--output", "json")
 
 
 def findings(*more: str) -> dict[str, list[tuple[str, str, str]]]:
-    """Everything that is not well, by check: status, why, fix."""
-    outcome = run("doctor", *RECIPE, *more)
+    """Everything that is not well with the recipe, by check: status, why, fix."""
+    return findings_of(*RECIPE, *more)
+
+
+def findings_of(*arguments: str) -> dict[str, list[tuple[str, str, str]]]:
+    """The same for any arguments of doctor."""
+    outcome = run("doctor", *arguments)
     results = outcome.output.result["checks"]
     wrong: dict[str, list[tuple[str, str, str]]] = {}
     for result in results:
@@ -83,6 +96,69 @@ def lose_gpus(cluster: Cluster) -> None:
         faults.set_gpus(cluster, node, 7)
 
 
+def break_gpus(cluster: Cluster) -> None:
+    for node in OTHERS:
+        faults.set_healthy_gpus(cluster, node, 7)
+
+
+def detach_all_but_one(cluster: Cluster) -> None:
+    for node in OTHERS:
+        faults.detach(cluster, node, "vpc3")
+
+
+def scatter(key: str) -> Callable[[Cluster], None]:
+    """Puts each host into a domain of its own."""
+
+    def do(cluster: Cluster) -> None:
+        for number, node in enumerate(hosts.A3MEGA.hosts):
+            faults.set_label(cluster, node, key, f"domain-{number}")
+
+    return do
+
+
+def default_drivers(cluster: Cluster) -> None:
+    for node in hosts.A3MEGA.hosts:
+        faults.set_label(cluster, node, DRIVER, "default")
+
+
+def limit_range(**bounds: dict[str, str]) -> Callable[[Cluster], None]:
+    limits = [{"type": "Container", **bounds}]
+    item = {
+        "apiVersion": "v1",
+        "kind": "LimitRange",
+        "metadata": {"name": "tight"},
+        "spec": {"limits": limits},
+    }
+    return lambda cluster: faults.plant(cluster, item)
+
+
+def quota(**hard: str) -> Callable[[Cluster], None]:
+    item = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "tight"},
+        "spec": {"hard": hard},
+    }
+    path = "/api/v1/namespaces/default/resourcequotas/tight"
+
+    def do(cluster: Cluster) -> None:
+        faults.plant(cluster, item)
+        until("quota counted", lambda: cluster.api.get(path).get("status", {}).get("used"))
+
+    return do
+
+
+def policy(cluster: Cluster) -> None:
+    spec = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    item = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny-all"}}
+    faults.plant(cluster, {**item, "spec": spec})
+
+
+def old_lws_of_helm(cluster: Cluster) -> None:
+    faults.install_lws_with_helm(cluster)
+    faults.change_version(cluster, "lws", "v0.6.2")
+
+
 def lose_labels(cluster: Cluster) -> None:
     for node in (*hosts.HEALTHY, hosts.CORDONED, hosts.SMALL):
         faults.set_label(cluster, node, hosts.ACCELERATOR, "nvidia-l4")
@@ -127,7 +203,51 @@ FAULTS: dict[str, tuple[Callable[[Cluster], None], str, str, str]] = {
     "a gVNIC that takes a GPU's slot": (extra_device_network, "networks", "gvnic-1", "kubectl get networks"),
     "hosts cordoned": (cordon_all_but_one, "hosts", "cordoned", f"kubectl uncordon {OTHERS[0]}"),
     "hosts tainted": (taint_all_but_one, "hosts", "taint broken=yes:NoSchedule is not tolerated", "ask whoever set it"),
-    "hosts with lost GPUs": (lose_gpus, "hosts", "7 of 7 nvidia.com/gpu free, 8 needed", ""),
+    "hosts with lost GPUs": (lose_gpus, "hosts", "shows 7 GPUs where a3-megagpu-8g has 8", f"kubectl describe node {OTHERS[0]}"),
+    "hosts with unhealthy GPUs": (break_gpus, "hosts", "7 of its 8 GPUs are healthy", "whoever runs the hosts drains and replaces"),
+    "hosts that are not attached to a network": (
+        detach_all_but_one, "hosts", "no NIC in network vpc3: it offers no networking.gke.io.networks/vpc3", "gcloud container node-pools describe",
+    ),
+    "parameters of a network that are not ready": (
+        lambda c: faults.set_network_condition(c, "vpc4", "ParamsReady", "False", "subnet vpc4 not found"),
+        "networks", "the parameters of Network vpc4 are not ready (False): subnet vpc4 not found", "describe gkenetworkparamsets.networking.gke.io vpc4",
+    ),
+    "a network that is not ready": (
+        lambda c: faults.set_network_condition(c, "vpc4", "Ready", "False", "vpc4 has no subnet"),
+        "networks", "Network vpc4 is not ready (False): vpc4 has no subnet", "describe networks.networking.gke.io vpc4",
+    ),
+    "a network of which nothing is known": (
+        lambda c: faults.set_network_condition(c, "vpc4", "Ready", "Unknown", "waiting"),
+        "networks", "Network vpc4 is not ready (Unknown): waiting", "describe networks.networking.gke.io vpc4",
+    ),
+    "hosts in different zones": (scatter(ZONE), "topology", f"fit into one {ZONE}: free are 1 in domain-0", f"--label-columns {ZONE}"),
+    "hosts in different blocks": (scatter(BLOCK), "topology", f"fit into one {BLOCK}: free are 1 in domain-0", f"--label-columns {BLOCK}"),
+    "a driver older than the image's CUDA": (
+        default_drivers, "gpu-driver", "have driver R535; CUDA 13.0 in vllm/vllm-openai:v0.26.0 needs R580", "engine.tag=v0.26.0-cu129",
+    ),
+    "a LimitRange with a low maximum": (
+        limit_range(max={"memory": "500Gi"}), "limit-range", "container vllm may have no more than 500.0 GiB memory", "kubectl patch limitrange tight --type json",
+    ),
+    "a LimitRange with a low default": (
+        limit_range(default={"cpu": "500m"}), "limit-range", "its default limit of 0.5 cpu is less than the 96", "kubectl patch limitrange tight --type json",
+    ),
+    "a LimitRange with a ratio": (
+        limit_range(maxLimitRequestRatio={"memory": "1"}), "limit-range", "container vllm may limit memory to 1 times its request", "kubectl patch limitrange tight --type json",
+    ),
+    "a quota of objects": (
+        quota(**{"count/statefulsets.apps": "1"}), "quota", "allows 1 count/statefulsets.apps, 0 are used and 2 are needed", "kubectl patch quota tight",
+    ),
+    "a mutating webhook that is down": (
+        lambda c: faults.break_webhook(c, "Mutating"), "admission", "webhook pods.policy.example must be asked", "kubectl describe service policy --namespace default",
+    ),
+    "a validating webhook that is down": (
+        lambda c: faults.break_webhook(c, "Validating"), "admission", "webhook pods.policy.example must be asked", "kubectl describe service policy --namespace default",
+    ),
+    "a policy that denies everything": (policy, "network-policies", "deny-all cuts the members of a group from each other", "kubectl apply -f - --namespace default"),
+    "an LWS that Helm's next upgrade would take away": (
+        faults.install_lws_with_helm, "lws-controller", "would delete the CRD, and every group with it", "helm.sh/resource-policy=keep",
+    ),
+    "an old LWS of Helm": (old_lws_of_helm, "lws-controller", "v0.7 or newer", "helm.sh/resource-policy=keep --overwrite"),
     "hosts occupied": (occupy_all_but_one, "hosts", "used by default/busy-", ""),
     "hosts of another type": (lose_labels, "hosts", "no node carries", "add a node pool"),
     "the injector is not there": (
@@ -157,6 +277,87 @@ def test_a_planted_fault_is_found_and_nothing_else(name: str, plant: Any) -> Non
     assert list(found) == [check], found
     assert any(why in text for _, text, _ in found[check]), found
     assert any(fix in command for _, _, command in found[check]), found
+
+
+# name: (fault, the setting in its fix; without one the fix has one command, and that is run)
+CURES: dict[str, tuple[Callable[[Cluster], None], str]] = {
+    "a policy that denies everything": (policy, ""),
+    "an LWS that Helm's next upgrade would take away": (faults.install_lws_with_helm, ""),
+    "a LimitRange with a low maximum": (limit_range(max={"memory": "500Gi", "cpu": "64"}), ""),
+    "a LimitRange with a ratio": (limit_range(maxLimitRequestRatio={"memory": "1"}), ""),
+    "a quota of objects": (quota(**{"count/statefulsets.apps": "1"}), ""),
+    "a driver older than the image's CUDA": (default_drivers, "engine.tag=v0.26.0-cu129"),
+}
+
+
+@pytest.mark.parametrize("name", CURES)
+def test_the_fix_cures(name: str, plant: Any, broken: Cluster) -> None:
+    fault, setting = CURES[name]
+    plant(fault)
+    ((_, _, fix),) = (item for items in findings().values() for item in items)
+    if setting:
+        assert f"--set {setting}" in fix
+        assert findings("--set", setting) == {}
+        return
+    (command,) = fixes.commands(fix)
+    environment = {**os.environ, "PATH": f"{broken.programs}:{os.environ['PATH']}"}
+    shell = ["bash", "-euo", "pipefail", "-c"]
+    subprocess.run([*shell, command], env=environment, check=True, timeout=60)
+    try:
+        left = findings()
+        # A maximum of processors fills in a limit of them, which is no refusal any more.
+        assert all(status == "warn" for items in left.values() for status, _, _ in items), left
+        assert left.keys() <= {"limit-range"}
+    finally:
+        own = "kubectl delete networkpolicy deepseek-r1-671b-opens --ignore-not-found -n default"
+        subprocess.run([*shell, own], env=environment, check=True, timeout=60)
+
+
+def test_hosts_of_another_architecture(plant: Any) -> None:
+    """The published image has no build for ARM; nothing but a label keeps its pods off such hosts."""
+    published = ("a3mega/deepseek-r1-671b-published", *RECIPE[1:], "--set", "engine.tag=v0.7.3")
+    plant(lambda cluster: faults.set_label(cluster, NODE, "kubernetes.io/arch", "arm64"))
+    found = findings_of(*published)
+    assert list(found) == ["image-architecture"], found
+    ((status, why, fix),) = found["image-architecture"]
+    assert (status, f"{NODE}: arm64" in why) == ("fail", True)
+    setting = "node_selector.kubernetes.io/arch=amd64"
+    assert f"--set {setting}" in fix
+    assert findings_of(*published, "--set", setting) == {}
+
+
+def test_a_release_makes_as_many_objects_as_the_quota_check_says(
+    broken: Cluster, place: Place, namespace: str
+) -> None:
+    """A quota of exactly these lets it in, and doctor has nothing to say; one less, and it has."""
+    here = ("--namespace", namespace)
+    target = from_rendered(build("a3mega/deepseek-r1-671b", namespace=namespace))
+    counted = {key: n for key, n in objects_of(target).items() if key.startswith("count/") and n}
+    until("what every namespace has", lambda: place.names("configmaps,serviceaccounts", "-n", namespace) == {
+        "configmap/kube-root-ca.crt", "serviceaccount/default"})  # fmt: skip
+    before = {key: len(place.names(key.removeprefix("count/"), "-n", namespace)) for key in counted}
+    hard = ",".join(f"{key}={int(n) + before[key]}" for key, n in counted.items())
+    place.kube("create", "quota", "exact", "-n", namespace, f"--hard={hard},count/pods=2")
+
+    def used() -> dict[str, str]:
+        found: dict[str, str] = place.get("quota", "exact", "-n", namespace).get("status", {}).get("used", {})
+        return found
+
+    until("quota counted", used)
+    assert findings(*here) == {}
+    run("deploy", "a3mega", *here, "--timeout", "60").ok()
+    until(
+        "all counted",
+        lambda: (
+            used() == {key: str(int(n) + before[key]) for key, n in counted.items()} | {"count/pods": "2"}
+        ),
+    )
+    # An upgrade needs one more of Helm's records, and nothing else.
+    found = findings(*here)
+    assert [why for _, why, _ in found.get("quota", [])] == [
+        f"quota exact allows {before['count/secrets'] + 1} count/secrets, {before['count/secrets'] + 1} are used and 1 are needed"
+    ]
+    run("teardown", "a3mega", *here, "--yes", "--timeout", "60").ok()
 
 
 def test_no_lws(plant: Any, broken: Cluster) -> None:

@@ -198,12 +198,12 @@ def no_rdma(cluster: Cluster, shape: Shape) -> None:
 RDMA_FABRIC: dict[str, tuple[Fault, str, str, str]] = {
     "an RDMA network is a NetDevice": (mode("rdma-3", "NetDevice"), "networks", "rdma-3 has device mode NetDevice, not RDMA", "describe"),
     "the gVNIC is an RDMA network": (mode("gvnic-1", "RDMA"), "networks", "gvnic-1 has device mode RDMA, not NetDevice", "describe"),
-    "an RDMA network is missing": (without("rdma-7"), "networks", "rdma-7 does not exist", "manyhost discover"),
-    "the gVNIC's network is missing": (without("gvnic-1"), "networks", "gvnic-1 does not exist", "manyhost discover"),
+    "an RDMA network is missing": (without("rdma-7"), "networks", "rdma-7 does not exist", "kubectl get networks"),
+    "the gVNIC's network is missing": (without("gvnic-1"), "networks", "gvnic-1 does not exist", "kubectl get networks"),
     "no multi-networking": (no_types, "networks", "no multi-networking", "--enable-multi-networking"),
     "no installer": (no_daemon("nccl-rdma-installer"), "interconnect-daemons", "nccl-rdma-installer is not in", "nccl-rdma-installer.yaml"),
     "an old plugin": (old("nccl-rdma-installer", "v1.0.5"), "interconnect-versions", "the host's plugin is v1.0.5", "nccl-rdma-installer.yaml"),
-    "a GPU lost": (one_gpu_lost, "hosts", "7 of 7 nvidia.com/gpu free, 8 needed", "free the hosts"),
+    "a GPU lost": (one_gpu_lost, "hosts", "shows 7 GPUs where", "kubectl describe node"),
 }  # fmt: skip
 # environment: name: (fault, check that finds it, words in why, words in fix)
 FAULTS: dict[str, dict[str, tuple[Fault, str, str, str]]] = {
@@ -211,29 +211,29 @@ FAULTS: dict[str, dict[str, tuple[Fault, str, str, str]]] = {
     "a4": RDMA_FABRIC,
     "a3high": {
         "a network is RDMA": (mode("vpc2", "RDMA"), "networks", "vpc2 has device mode RDMA, not NetDevice", "describe"),
-        "a network is missing": (without("vpc4"), "networks", "vpc4 does not exist", "manyhost discover"),
+        "a network is missing": (without("vpc4"), "networks", "vpc4 does not exist", "kubectl get networks"),
         "no installer": (no_daemon("nccl-tcpx-installer"), "interconnect-daemons", "nccl-tcpx-installer is not in", "nccl-tcpx-installer.yaml"),
-        "the injector waits": (waiting("device-injector"), "interconnect-daemons", "device-injector is ready on 0 of", "rollout status"),
+        "the injector waits": (waiting("device-injector"), "interconnect-daemons", "device-injector is ready on 0 of", "describe daemonset"),
         "plugin and daemon apart": (old("nccl-tcpx-installer", "v3.1.7"), "interconnect-versions", "daemon v2.0.12 belongs to v3.1.9", "set image daemonset/nccl-tcpx-installer"),
-        "a GPU lost": (one_gpu_lost, "hosts", "7 of 7 nvidia.com/gpu free, 8 needed", "free the hosts"),
+        "a GPU lost": (one_gpu_lost, "hosts", "shows 7 GPUs where", "kubectl describe node"),
     },
     "a4x": {
         "no installer": (no_daemon("nccl-rdma-installer"), "interconnect-daemons", "nccl-rdma-installer is not in", "nccl-rdma-installer-a4x.yaml"),
         "an old plugin": (old("nccl-rdma-installer", "v1.0.4"), "interconnect-versions", "the host's plugin is v1.0.4", "nccl-rdma-installer-a4x.yaml"),
-        "a GPU lost": (one_gpu_lost, "hosts", "3 of 3 nvidia.com/gpu free, 4 needed", "free the hosts"),
+        "a GPU lost": (one_gpu_lost, "hosts", "shows 3 GPUs where a4x-highgpu-4g has 4", "kubectl describe node"),
         "an architecture's taint of another effect": (
             each(lambda c, name: faults.add_taint(c, name, "kubernetes.io/arch", "arm64", "NoExecute")),
             "hosts", "taint kubernetes.io/arch=arm64:NoExecute is not tolerated", "ask whoever set it",
         ),
-        "hosts of another architecture": (another_architecture, "hosts", "no node carries", "manyhost discover"),
+        "hosts of another architecture": (another_architecture, "hosts", "no node carries", "add a node pool"),
         "no managed DRANET": (extra(shapes.MRDMA), "nvlink-domain", "DeviceClass mrdma.google.com does not exist", "--accelerator-network-profile=auto"),
         "no DRA driver": (extra(shapes.COMPUTE_DOMAIN), "nvlink-domain", "does not serve ComputeDomain", "helm upgrade --install nvidia-dra-driver-gpu"),
         "hosts of two sub-blocks": (apart, "nvlink-domain", "no 2 free hosts carry the same cloud.google.com/gce-topology-subblock", "kubectl get nodes"),
     },
     "kubernetes": {
         "no RDMA device plug-in": (no_rdma, "hosts", "0 of 0 rdma/rdma_shared_device_a free, 1 needed", ""),
-        "a GPU lost": (one_gpu_lost, "hosts", "7 of 7 nvidia.com/gpu free, 8 needed", "free the hosts"),
-        "no GPU operator": (unlabelled, "hosts", "no node carries nvidia.com/gpu.present=true", "manyhost discover"),
+        "a GPU lost": (one_gpu_lost, "hosts", "shows 7 GPUs where", "kubectl describe node"),
+        "no GPU operator": (unlabelled, "hosts", "no node carries nvidia.com/gpu.present=true", "add a node pool"),
         "a taint of the owner": (
             each(lambda c, name: faults.add_taint(c, name, "team", "other", "NoSchedule")),
             "hosts", "taint team=other:NoSchedule is not tolerated", "ask whoever set it",
