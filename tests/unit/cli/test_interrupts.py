@@ -44,6 +44,15 @@ def as_from_a_terminal() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture
+def at_a_terminal() -> Iterator[None]:
+    """This process takes Ctrl-C, also when the suite runs in a shell's background."""
+    before = signal.getsignal(signal.SIGINT)
+    as_from_a_terminal()
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=60,
@@ -97,6 +106,7 @@ def test_what_ignores_hangups_goes_on() -> None:
     assert done.stdout.startswith("environments:")
 
 
+@pytest.mark.usefixtures("at_a_terminal")
 def test_files_are_all_written_before_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes between the first file that is replaced and the second."""
     real = Path.replace
@@ -119,6 +129,7 @@ def test_files_are_all_written_before_an_interrupt(tmp_path: Path, monkeypatch: 
     assert tree(out) == after
 
 
+@pytest.mark.usefixtures("at_a_terminal")
 def test_an_interrupt_that_python_loses_comes_back(capfd: pytest.CaptureFixture[str]) -> None:
     """What a destructor raises goes nowhere but to stderr."""
 

@@ -16,6 +16,7 @@ from manyhost.cluster.target import Target, from_rendered
 from manyhost.render import build
 
 from tests.unit.cluster.doctor import (
+    RECIPE,
     Examine,
     Reply,
     Serve,
@@ -72,7 +73,7 @@ def test_quota(
 ) -> None:
     items = {
         "resourcequotas": [{"metadata": {"name": "tight"}, "status": {"hard": hard, "used": {}}}],
-        "limitranges": [a_range(default={"cpu": "200"})] * ranges,
+        "limitranges": [a_range(default={"cpu": "2"})] * ranges,
         "pods": [],
     }
 
