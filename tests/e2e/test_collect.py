@@ -71,7 +71,7 @@ def test_an_archive_has_everything_but_the_secrets(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.chdir(tmp_path)
     here = ["--namespace", namespace, *standin(image, "variables.STANDIN_START_SECONDS=manual")]
-    assert run("deploy", "local", *here, "--timeout", "3").code == 1
+    assert run("deploy", "local", *here, "--timeout", "5").code in (1, 4)  # it may not even exist yet
     plant(place, namespace, image)
     for pod in ("tiny-r1-0", "tiny-r1-0-1"):
         until("its engine starts", lambda pod=pod: "phase=" in said(place, namespace, pod))  # type: ignore[misc]
