@@ -11,7 +11,7 @@ import click
 from manyhost import cli
 
 _COMMAND = re.compile(r"`([^`]*)`")
-_CAPITALS = re.compile(r"(?<![\w$={:])[A-Z][A-Z_]{2,}(?![\w:])")
+_CAPITALS = re.compile(r"(?<![\w$={:.])[A-Z][A-Z_]{2,}(?![\w:])")
 # Flags that take a value, and those that take none, of the kubectl verbs that we advise (kubectl v1.35).
 _EVERYWHERE = {"--namespace", "--context"}
 _KUBECTL: dict[str, tuple[set[str], set[str]]] = {
