@@ -228,8 +228,8 @@ FAULTS: dict[str, tuple[Callable[[Cluster], None], str, str, str]] = {
     "a LimitRange with a low maximum": (
         limit_range(max={"memory": "500Gi"}), "limit-range", "container vllm may have no more than 500.0 GiB memory", "kubectl patch limitrange tight --type json",
     ),
-    "a LimitRange with a low default": (
-        limit_range(default={"cpu": "500m"}), "limit-range", "its default limit of 0.5 cpu is less than the 96", "kubectl patch limitrange tight --type json",
+    "a LimitRange with a high minimum": (
+        limit_range(min={"memory": "8Gi"}), "limit-range", "container tcpxo-daemon may have no less than 8.0 GiB memory", "kubectl patch limitrange tight --type json",
     ),
     "a LimitRange with a ratio": (
         limit_range(maxLimitRequestRatio={"memory": "1"}), "limit-range", "container vllm may limit memory to 1 times its request", "kubectl patch limitrange tight --type json",
@@ -304,10 +304,7 @@ def test_the_fix_cures(name: str, plant: Any, broken: Cluster) -> None:
     shell = ["bash", "-euo", "pipefail", "-c"]
     subprocess.run([*shell, command], env=environment, check=True, timeout=60)
     try:
-        left = findings()
-        # A maximum of processors fills in a limit of them, which is no refusal any more.
-        assert all(status == "warn" for items in left.values() for status, _, _ in items), left
-        assert left.keys() <= {"limit-range"}
+        assert findings() == {}
     finally:
         own = "kubectl delete networkpolicy deepseek-r1-671b-opens --ignore-not-found -n default"
         subprocess.run([*shell, own], env=environment, check=True, timeout=60)
@@ -337,7 +334,7 @@ def test_a_release_makes_as_many_objects_as_the_quota_check_says(
         "configmap/kube-root-ca.crt", "serviceaccount/default"})  # fmt: skip
     before = {key: len(place.names(key.removeprefix("count/"), "-n", namespace)) for key in counted}
     hard = ",".join(f"{key}={int(n) + before[key]}" for key, n in counted.items())
-    place.kube("create", "quota", "exact", "-n", namespace, f"--hard={hard},count/pods=2")
+    place.kube("create", "quota", "exact", "-n", namespace, f"--hard={hard},count/pods=9")
 
     def used() -> dict[str, str]:
         found: dict[str, str] = place.get("quota", "exact", "-n", namespace).get("status", {}).get("used", {})
@@ -348,9 +345,7 @@ def test_a_release_makes_as_many_objects_as_the_quota_check_says(
     run("deploy", "a3mega", *here, "--timeout", "60").ok()
     until(
         "all counted",
-        lambda: (
-            used() == {key: str(int(n) + before[key]) for key, n in counted.items()} | {"count/pods": "2"}
-        ),
+        lambda: used().items() >= {key: str(int(n) + before[key]) for key, n in counted.items()}.items(),
     )
     # An upgrade needs one more of Helm's records, and nothing else.
     found = findings(*here)
