@@ -11,9 +11,9 @@ from itertools import pairwise
 import click
 
 from manyhost import __version__, interrupts, speed
-from manyhost.cli.printer import Printer
+from manyhost.cli.printer import Printer, ReaderGone
 from manyhost.commands import program
-from manyhost.errors import Interrupted, ManyhostError, no_space
+from manyhost.errors import Interrupted, ManyhostError, RemoteError, no_space
 
 # Command → (module, one line of help). The modules are not imported for `manyhost --help`.
 COMMANDS = {
@@ -69,7 +69,8 @@ def entry() -> None:
     interrupts.ignore()
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream:  # none, when it was closed before the start
+                stream.flush()
         except OSError:  # a reader that has gone, or a full disk: Python would try once more and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if code == Interrupted.exit_code:  # threads may still wait for a cluster's answer: nobody waits for them
@@ -87,8 +88,8 @@ def run(arguments: list[str] | None) -> int:
         code, error = _run(words, output)
         with interrupts.ignored():
             return output.end(code, error)
-    except (BrokenPipeError, SystemExit):
-        return 0  # the reader has gone (click exits by itself then); there is nobody to tell
+    except ReaderGone:
+        return 0  # there is nobody to tell
     finally:
         interrupts.forget()
 
@@ -101,7 +102,11 @@ def _run(words: list[str], output: Printer) -> tuple[int, ManyhostError | click.
         return error.exit_code, error
     except (click.Abort, KeyboardInterrupt):
         return Interrupted.exit_code, Interrupted("interrupted")
-    except BrokenPipeError:
+    except SystemExit:  # click's answer to a broken pipe, whose ever it is
+        if output.begun:
+            return RemoteError.exit_code, RemoteError("a connection broke off")
+        raise ReaderGone from None  # of --help
+    except ReaderGone:
         raise
     except Exception as error:
         if interrupts.came():  # in the middle of an import, say

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 _SHOWN = 9  # of the errors after the first: people mend some and run it again
 
 
+class ReaderGone(Exception):
+    """Whoever read the output reads no more (`| head`): no failure, and no OSError for click to catch."""
+
+
 class Printer:
     """What a command says, in the form that --output asks for.
 
@@ -26,18 +30,19 @@ class Printer:
 
     Attributes:
         as_json: Whether programs read it.
+        begun: Whether the command line is right and the command runs.
     """
 
     def __init__(self, command: str, *, as_json: bool) -> None:
         self.as_json = as_json
         self._command = command
-        self._begun = False
+        self.begun = False
         self._result: Any = None
         self._warnings: list[tuple[str, str, str]] = []
 
     def begin(self, *, as_json: bool) -> None:
         """Note that the command line is right and the command runs."""
-        self.as_json, self._begun = as_json, True
+        self.as_json, self.begun = as_json, True
 
     def text(self, *lines: str) -> None:
         """Print lines for people; programs have no use for them."""
@@ -99,7 +104,7 @@ class Printer:
     def end(self, exit_code: int, error: ManyhostError | click.ClickException | None = None) -> int:
         """Say how it ended, and return the exit code."""
         if self.as_json:
-            if not error and not self._begun:
+            if not error and not self.begun:
                 return exit_code  # --help and --version have said all
             try:
                 self._envelope(exit_code, error)
@@ -161,10 +166,12 @@ def _tell(line: str, *, nl: bool = True) -> None:
 
 @contextmanager
 def _written() -> Iterator[None]:
-    """Turn a failure to write the output into one line; a reader that goes away is no failure."""
+    """Turn a failure to write the output into one line."""
+    if sys.stdout is None:
+        raise Failed("is closed", where="standard output")
     try:
         yield
     except BrokenPipeError:
-        raise
+        raise ReaderGone from None
     except OSError as error:
         raise Failed(f"cannot be written: {error.strerror}", where="standard output") from None

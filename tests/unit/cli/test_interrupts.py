@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
 import os
@@ -228,6 +229,13 @@ def test_an_output_that_is_full(arguments: tuple[str, ...]) -> None:
         assert dumb.returncode == 1
 
 
+@pytest.mark.parametrize("more", ["", "--output json"])
+def test_an_output_that_is_closed(more: str) -> None:
+    done = run("bash", "-c", f"'{sys.executable}' -m manyhost list {more} >&-")
+    assert (done.returncode, done.stderr) == (1, "manyhost: standard output: is closed\n")
+    assert run("bash", "-c", f"'{sys.executable}' -m manyhost render nope {more} >&- 2>&-").returncode == 3
+
+
 def test_a_disk_without_room_for_the_files(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert manyhost("render", "local", "--out", str(out)).code == 0
@@ -261,6 +269,17 @@ def test_a_disk_without_room_for_temporary_files(room: int, why: str, silent: An
     assert done.returncode == 1, done
     assert f"cannot be written: {why}" in done.stderr
     assert done.stderr.splitlines()[1:] == ["  fix: free some space"]
+
+
+def test_a_connection_that_breaks_is_no_reader_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("manyhost.cli.list_.resolve", broken)
+    stdout, stderr = sys.stdout, sys.stderr
+    ran = manyhost("list")
+    assert (sys.stdout, sys.stderr) == (stdout, stderr)
+    assert (ran.code, ran.err) == (5, "manyhost: a connection broke off\n")
 
 
 @pytest.mark.parametrize("arguments", ["list", "list --output json", "render --help"])
