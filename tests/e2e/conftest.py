@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import place as places
+from tests.e2e.cures import Shell
 from tests.e2e.place import Place
 
 NOT_READY = 4
@@ -49,6 +50,14 @@ def image(place: Place) -> tuple[str, str]:
     if place.image is None:
         pytest.skip("set MANYHOST_E2E_IMAGE to the stand-in image of testbed in a registry of this cluster")
     return place.image
+
+
+@pytest.fixture
+def shell(place: Place, tmp_path: Path) -> Shell:
+    """Runs the commands that fixes advise."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    return Shell(place, folder)
 
 
 @pytest.fixture

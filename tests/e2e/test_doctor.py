@@ -17,6 +17,7 @@ from manyhost.render import build
 
 from testbed import Cluster, faults
 from testbed import gpu_hosts as hosts
+from tests.e2e.cures import Shell, cure
 from tests.e2e.place import Place, run, until
 from tests.helpers import fixes
 
@@ -270,13 +271,20 @@ FAULTS: dict[str, tuple[Callable[[Cluster], None], str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found_and_nothing_else(name: str, plant: Any) -> None:
+def test_a_planted_fault_is_found_and_nothing_else_and_cured(
+    name: str, plant: Any, shell: Shell, tmp_path: Path
+) -> None:
     fault, check, why, fix = FAULTS[name]
     plant(fault)
     found = findings()
     assert list(found) == [check], found
     assert any(why in text for _, text, _ in found[check]), found
-    assert any(fix in command for _, _, command in found[check]), found
+    advised = next(command for _, _, command in found[check] if fix in command)
+    cure(name, advised, shell, nothing_is_wrong, tmp_path)
+
+
+def nothing_is_wrong() -> None:
+    until("nothing is wrong", lambda: not findings(), 30)
 
 
 # name: (fault, the setting in its fix; without one the fix has one command, and that is run)
@@ -396,59 +404,105 @@ def test_a_bucket_without_the_driver(plant: Any, monkeypatch: pytest.MonkeyPatch
     }
 
 
-def test_faults_in_a_namespace(broken: Cluster, place: Place, namespace: str) -> None:
-    """Quota, Pod Security, names in the way, another chart's release, the Secret."""
+def test_faults_in_a_namespace(broken: Cluster, place: Place, namespace: str, shell: Shell) -> None:
+    """Quota, Pod Security, names in the way, another chart's release, the Secret: found, and cured."""
     here = ("--namespace", namespace)
     assert findings(*here) == {}
+
+    def advised(check: str, *, alone: bool = False, more: tuple[str, ...] = ()) -> list[str]:
+        """The commands of a check's fix; only a command alone is one that a program may run."""
+        (fix,) = (fix for _, _, fix in findings(*here, *more)[check])
+        assert fixes.cures(fix) is alone, fix
+        return fixes.commands(fix)
+
     place.kube("create", "quota", "tight", "-n", namespace, "--hard=requests.nvidia.com/gpu=8,pods=1")
     until("quota counted", lambda: "hard" in place.get("quota", "tight", "-n", namespace).get("status", {}))
     found = findings(*here)
     assert list(found) == ["quota"]
     assert any("requests.nvidia.com/gpu" in why and "16 are needed" in why for _, why, _ in found["quota"])
+    for _, _, fix in found["quota"]:
+        shell(fixes.commands(fix)[0])
+    until("quota raised", lambda: not findings(*here), 30)
     place.kube("delete", "quota", "tight", "-n", namespace)
 
     place.kube("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=baseline")
     found = findings(*here)
     assert list(found) == ["namespace"]
     assert "enforces the Pod Security level baseline" in found["namespace"][0][1]
+    (make,) = advised("namespace")
+    own = "deepseek-r1-671b-privileged"
+    shell(make)
+    try:
+        assert findings("--namespace", own) == {}
+    finally:
+        place.kube("delete", "namespace", own, "--wait=false")
     place.kube("label", "namespace", namespace, "pod-security.kubernetes.io/enforce-")
 
     place.kube("create", "configmap", "deepseek-r1-671b-scripts", "-n", namespace)
     found = findings(*here)
     assert list(found) == ["conflicts"]
     assert "belongs to no release" in found["conflicts"][0][1]
-    place.kube("delete", "configmap", "deepseek-r1-671b-scripts", "-n", namespace)
+    shell(advised("conflicts")[0])
+    assert findings(*here) == {}
 
-    labels = "owner=helm,name=deepseek-r1-671b,status=pending-install,version=1"
-    place.kube("create", "secret", "generic", "sh.helm.release.v1.deepseek-r1-671b.v1", "-n", namespace)
-    place.kube(
-        "label", "secret", "sh.helm.release.v1.deepseek-r1-671b.v1", "-n", namespace, *labels.split(",")
-    )
+    run("deploy", "a3mega", *here, "--timeout", "60").ok()
+    record = ("secret", "sh.helm.release.v1.deepseek-r1-671b.v1", "-n", namespace)
+    place.kube("label", *record, "status=pending-install", "--overwrite")
     found = findings(*here)
     assert list(found) == ["release"]
-    place.kube("delete", "secret", "sh.helm.release.v1.deepseek-r1-671b.v1", "-n", namespace)
+    shell(advised("release")[0])
+    assert findings(*here) == {}
 
     results = run("doctor", "a3mega", "--skip", "image", "--output", "json", *here).output.result["checks"]
     (secret,) = [item for item in results if item["check"] == "hf-secret"]
     assert secret["status"] == "warn"
     assert "--from-literal=hf_api_token" in secret["fix"]
-    place.kube("create", "secret", "generic", "hf-secret", "-n", namespace, "--from-literal=hf_api_token=x")
+    assert fixes.cures(secret["fix"])
+    place.kube("create", "secret", "generic", "hf-secret", "-n", namespace)
+    results = run("doctor", "a3mega", "--skip", "image", "--output", "json", *here).output.result["checks"]
+    (keyless,) = [item for item in results if item["check"] == "hf-secret"]
+    assert "has no key hf_api_token" in keyless["why"]
+    assert fixes.cures(keyless["fix"])
+    shell(fixes.commands(keyless["fix"])[0])
     results = run("doctor", "a3mega", "--skip", "image", "--output", "json", *here).output.result["checks"]
     assert [item["status"] for item in results if item["check"] == "hf-secret"] == ["pass"]
-    missing = findings("--namespace", "no-such-namespace")
+    place.kube("delete", "secret", "hf-secret", "-n", namespace)
+    shell(fixes.commands(secret["fix"])[0])
+    results = run("doctor", "a3mega", "--skip", "image", "--output", "json", *here).output.result["checks"]
+    assert [item["status"] for item in results if item["check"] == "hf-secret"] == ["pass"]
+    absent = f"{namespace}-absent"
+    missing = findings("--namespace", absent)
     assert list(missing) == ["namespace"]
+    (fix,) = (fix for _, _, fix in missing["namespace"])
+    assert fixes.cures(fix)
+    shell(fixes.commands(fix)[0])
+    try:
+        assert findings("--namespace", absent) == {}
+    finally:
+        place.kube("delete", "namespace", absent, "--wait=false")
 
 
-def test_a_person_without_permissions(broken: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_person_without_permissions(
+    broken: Cluster, namespace: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator runs the command that names the user and what they lack."""
+    here = ("--namespace", namespace)
     monkeypatch.setenv("KUBECONFIG", str(broken.kubeconfig_for_nobody()))
-    found = findings()
+    found = findings(*here)
     assert [check for check, items in found.items() if any(status == "fail" for status, _, _ in items)] == [
         "permissions"
     ]
-    assert "create rolebinding" in found["permissions"][0][2]
+    fix = found["permissions"][0][2]
+    assert fix.startswith("ask an administrator for ")
+    monkeypatch.setenv("KUBECONFIG", str(broken.kubeconfig))
+    shell(fixes.commands(fix)[0])
+    monkeypatch.setenv("KUBECONFIG", str(broken.kubeconfig_for_nobody()))
+    until("permissions are there", lambda: "permissions" not in findings(*here), 30)
 
 
-def test_discover(plant: Any, broken: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_discover(
+    plant: Any, broken: Cluster, shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Other network names are found in NIC order; comments of the person's file stay; then doctor agrees."""
     local = tmp_path / "mine.yaml"
     local.write_text("# ours\nsite:\n  gcs_bucket: ''  # none yet\ncontext: 16384\n")
@@ -458,7 +512,10 @@ def test_discover(plant: Any, broken: Cluster, monkeypatch: pytest.MonkeyPatch, 
     names = {f"vpc{number}": f"mine-gpunet-{number + 5}-subnet" for number in range(1, 9)}
     plant(lambda cluster: faults.rename_networks(cluster, names))
     try:
-        assert list(findings()) == ["networks"]
+        found = findings()
+        assert list(found) == ["networks"]
+        ((_, _, fix),) = found["networks"]
+        assert fixes.cures(fix)
         dry = run("discover", "a3mega", "--dry-run").ok()
         found = run("discover", "a3mega", "--dry-run", "--output", "json").ok().output.result
         assert found["written"] is False
@@ -466,7 +523,7 @@ def test_discover(plant: Any, broken: Cluster, monkeypatch: pytest.MonkeyPatch, 
         assert "+a3mega:" in dry.out
         assert "+    subnetworks:" in dry.out
         assert "gpunet" not in local.read_text()
-        run("discover", "a3mega", "--yes").ok()
+        shell(fixes.commands(fix)[0])
         text = local.read_text()
         assert text.startswith("# ours\nsite:\n  gcs_bucket: ''  # none yet\ncontext: 16384\n")
         wanted = ", ".join(f"mine-gpunet-{n}-subnet" for n in range(6, 14))

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.cures import Shell
 from tests.e2e.place import Place, everything, finish, names_of, run, standin, start, until
+from tests.helpers import fixes
 from tests.helpers.output import read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -144,7 +146,7 @@ def test_two_groups(place: Place, image: tuple[str, str], namespace: str) -> Non
 
 
 def test_what_was_changed_in_the_cluster_is_shown_and_put_back(
-    place: Place, image: tuple[str, str], namespace: str
+    place: Place, image: tuple[str, str], namespace: str, shell: Shell
 ) -> None:
     """Deleted or edited behind our back, while Helm's record stays the same."""
     here = ["--namespace", namespace, *standin(image)]
@@ -158,6 +160,12 @@ def test_what_was_changed_in_the_cluster_is_shown_and_put_back(
         assert all(change["drift"] for change in done["proposal"]["changes"])
         return done["proposal"]
 
+    def fix_of(kind: str) -> str:
+        """What a program would run: status says it in one warning or error, and it is a command alone."""
+        (told,) = run("status", "local", *here, "--output", "json").output.envelope[kind]
+        assert fixes.cures(told["fix"])
+        return fixes.commands(told["fix"])[0]
+
     run("deploy", "local", *here, "--timeout", "120").ok()
     assert drifted() == []
     place.kube("delete", "service", "tiny-r1-svc", "-n", namespace)
@@ -168,7 +176,7 @@ def test_what_was_changed_in_the_cluster_is_shown_and_put_back(
     assert "spec.replicas: 2 in the cluster, 1 deployed" in said
     shown = run("deploy", "local", *here, "--dry-run").ok().out
     assert "update LeaderWorkerSet tiny-r1: changed in the cluster" in shown
-    assert deploy()["action"] == "upgrade"
+    shell(fix_of("warnings"))
     assert drifted() == []
     assert len(place.get("service", "tiny-r1-svc", "-n", namespace)["spec"]["ports"])
     assert place.get("lws", "tiny-r1", "-n", namespace)["spec"]["replicas"] == 1
@@ -180,14 +188,16 @@ def test_what_was_changed_in_the_cluster_is_shown_and_put_back(
     # Before its pods have ended too, a new set of that name is refused (the next test).
     made = ("statefulsets,pods", "-n", namespace, "-l", f"{LWS}/name=tiny-r1")
     until("what the set had made has gone", lambda: not place.names(*made))
-    assert {change["kind"] for change in deploy()["changes"]} == {"ConfigMap", "LeaderWorkerSet"}
+    dry = run("deploy", "local", *here, "--dry-run", "--output", "json").ok().output.result["proposal"]
+    assert {change["kind"] for change in dry["changes"]} == {"ConfigMap", "LeaderWorkerSet"}
+    shell(fix_of("errors"))
     assert drifted() == []
     assert deploy()["action"] == "nothing"
     run("teardown", "local", *here, "--yes").ok()
 
 
 def test_what_is_on_its_way_out_is_neither_free_nor_ready(
-    place: Place, image: tuple[str, str], namespace: str
+    place: Place, image: tuple[str, str], namespace: str, shell: Shell
 ) -> None:
     """A finalizer keeps the LeaderWorkerSet; then one keeps a pod of a set that has gone."""
     here = ["--namespace", namespace, *standin(image)]
@@ -206,7 +216,8 @@ def test_what_is_on_its_way_out_is_neither_free_nor_ready(
     assert left.code == 1
     assert "finalizer example.com/hold keeps it" in left.err
     assert time.monotonic() - begin < 40
-    place.kube("patch", "lws", "tiny-r1", "-n", namespace, "--type=merge", "-p", free)
+    (taken_off,) = fixes.commands(left.err.partition("fix: ")[2])
+    shell(taken_off)
     run("teardown", "local", *here, "--yes", "--timeout", "60").ok()
 
     run("deploy", "local", *here, "--timeout", "120").ok()
@@ -217,11 +228,14 @@ def test_what_is_on_its_way_out_is_neither_free_nor_ready(
     assert "of an earlier tiny-r1 are still there" in doctor.out
     assert "is free" not in doctor.out
     place.kube("patch", "pod", "tiny-r1-0-1", "-n", namespace, "--type=merge", "-p", free)
-    run("teardown", "local", *here, "--yes", "--timeout", "60").ok()
+    ((_, fix),) = _advice("doctor", *here, "--skip", "image")
+    (waits,) = fixes.commands(fix)
+    assert "nothing is left" in shell(waits)
+    assert _advice("doctor", *here, "--skip", "image") == []
 
 
 def test_pods_that_are_not_made_and_logs_that_end(
-    place: Place, image: tuple[str, str], namespace: str
+    place: Place, image: tuple[str, str], namespace: str, shell: Shell
 ) -> None:
     """A quota refuses a pod of a group that starts anew: status and the followed log say so."""
     here = ["--namespace", namespace, *standin(image)]
@@ -239,6 +253,7 @@ def test_pods_that_are_not_made_and_logs_that_end(
     )
     assert said.code == 4
     assert f"kubectl describe quota --namespace {namespace}" in said.out
+    assert "tight" in shell.looks(said.err)
     place.kube("delete", "quota", "tight", "-n", namespace)
     run("teardown", "local", *here, "--yes").ok()
 
@@ -382,7 +397,9 @@ def test_held_group_says_why_and_starts_anew(place: Place, image: tuple[str, str
     run("teardown", "local", *here, "--yes").ok()
 
 
-def test_interrupt_leaves_a_clear_state(place: Place, image: tuple[str, str], namespace: str) -> None:
+def test_interrupt_leaves_a_clear_state(
+    place: Place, image: tuple[str, str], namespace: str, shell: Shell
+) -> None:
     here = ["--namespace", namespace, *standin(image, start_seconds=600)]
     process = start("deploy", "local", *here, kubeconfig=place.kubeconfig)
     _pods_or_end(process, place, namespace)
@@ -393,7 +410,77 @@ def test_interrupt_leaves_a_clear_state(place: Place, image: tuple[str, str], na
     assert "is installed and goes on starting" in err
     assert "Traceback" not in out + err
     assert run("status", "local", *here, "--output", "json").ok().output.result["helm"] == "deployed"
+    shows, removes = fixes.commands(err)
+    assert "0 of 1 groups ready" in shell(shows)
+    assert "nothing is left" in shell(removes)
+
+
+def test_what_is_late_is_waited_for_again_and_what_is_left_goes(
+    place: Place, image: tuple[str, str], namespace: str, shell: Shell
+) -> None:
+    """The commands that a deployment and a removal which ran out of time advise."""
+    here = ["--namespace", namespace, *standin(image, start_seconds=15)]
+    late = run("deploy", "local", *here, "--timeout", "8")
+    assert late.code == 1, late
+    assert "not ready after 8 s" in late.err
+    waits, logs = fixes.commands(late.err)
+    assert "phase=" in shell(logs)
+    unready = run("chat", "local", *here, "--prompt", "x")
+    assert unready.code == 4
+    assert "groups ready" in shell.looks(unready.err)
+    assert "answer (installed" in shell(waits.replace("--timeout 16", "--timeout 120"))
+
+    none = run("logs", "local", *here, "--group", "7")
+    assert "tiny-r1-0" in shell.looks(none.err)
+    left = run("teardown", "local", *here, "--yes", "--timeout", "1")
+    assert left.code == 1, left
+    look, again = fixes.commands(left.err)
+    shell(look, codes=(0, 1))  # the pod may have gone by now
+    shell(again)
+    assert not place.names("pods", "-n", namespace)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "shown"),
+    [
+        (("chart.vllm.envFrom=[{secretRef: {name: none-such}}]",), "config", 'secret "none-such" not found'),
+        (("engine.command=[/bin/false]",), "crash", ""),
+        (("node_selector.disk=none",), "unschedulable", "no node carries"),
+    ],
+)
+def test_where_a_problem_sends_people_its_cause_is_shown(
+    settings: tuple[str, ...], kind: str, shown: str,
+    place: Place, image: tuple[str, str], namespace: str, shell: Shell,
+) -> None:  # fmt: skip
+    more = [part for item in settings for part in ("--set", item)]
+    here = ["--namespace", namespace, *standin(image), *more]
+    failed = run("deploy", "local", *here, "--timeout", "20", "--output", "json")
+    assert failed.code in (1, 4), failed
+    found = [
+        host["problem"] for host in run("status", "local", *here, "--output", "json").output.result["hosts"]
+    ]
+    problem = next(problem for problem in found if problem and problem["kind"] == kind)
+    assert not fixes.cures(problem["fix"])
+    assert shown in shell.looks(problem["fix"])
     run("teardown", "local", *here, "--yes").ok()
+
+
+def test_an_operation_that_was_cut_off_is_rolled_back(
+    place: Place, image: tuple[str, str], namespace: str, shell: Shell
+) -> None:
+    """The record of the second revision says that it is still under way."""
+    here = ["--namespace", namespace, *standin(image)]
+    run("deploy", "local", *here, "--timeout", "120").ok()
+    run("deploy", "local", *here, "--set", "groups=2", "--timeout", "120").ok()
+    record = ("secret", "sh.helm.release.v1.tiny-r1.v2", "-n", namespace)
+    place.kube("label", *record, "status=pending-upgrade", "--overwrite")
+    ((why, fix),) = _advice("doctor", *here, "--skip", "image")
+    assert "is pending-upgrade" in why
+    back, remove = fixes.commands(fix)
+    shell(back)
+    assert _advice("doctor", *here, "--skip", "image") == []
+    assert place.get("lws", "tiny-r1", "-n", namespace)["spec"]["replicas"] == 1
+    assert "nothing is left" in shell(remove)
 
 
 def test_api_server_away_in_the_middle_of_a_wait(
@@ -425,7 +512,7 @@ def test_api_server_away_in_the_middle_of_a_wait(
     run("teardown", "local", *here, "--yes").ok()
 
 
-def test_lost_node(place: Place, image: tuple[str, str], namespace: str) -> None:
+def test_lost_node(place: Place, image: tuple[str, str], namespace: str, shell: Shell) -> None:
     if place.own is None:
         pytest.skip("the nodes of somebody else's cluster are not harmed")
     here = ["--namespace", namespace, *standin(image)]
@@ -442,6 +529,7 @@ def test_lost_node(place: Place, image: tuple[str, str], namespace: str) -> None
         )
         assert victim in said
         assert "0 of 1 groups ready" in said
+        assert "NodeNotReady" in shell.looks(said) or "not-ready" in shell.looks(said)
     finally:
         place.own.restore_node(victim)
     until("the group is whole again", lambda: _ready(here), 120)
@@ -649,6 +737,13 @@ def _pods_or_end(process: subprocess.Popen[str], place: Place, namespace: str) -
 
 def _sorted(objects: list[Any]) -> list[Any]:
     return sorted(objects, key=lambda item: (item["kind"], item["metadata"]["name"]))
+
+
+def _advice(*arguments: str) -> list[tuple[str, str]]:
+    """What doctor finds wrong with the local recipe, and what it says to do."""
+    command, *more = arguments
+    checks = run(command, "local", *more, "--output", "json").output.result["checks"]
+    return [(item["why"], item["fix"]) for item in checks if item["status"] in ("fail", "warn")]
 
 
 def _ready(here: list[str]) -> bool:

@@ -10,6 +10,14 @@ from typing import Any
 import click
 from manyhost import cli
 
+# Commands that are advised alone, and the test that runs each as it stands on the fault that it cures.
+CURES = {
+    "kubectl create namespace ": "tests/e2e/test_doctor.py::test_faults_in_a_namespace",
+    "kubectl create secret generic ": "tests/e2e/test_doctor.py::test_faults_in_a_namespace",
+    "kubectl patch secret ": "tests/e2e/test_doctor.py::test_faults_in_a_namespace",
+    "manyhost discover ": "tests/e2e/test_doctor.py::test_discover",
+    "manyhost deploy ": "tests/e2e/test_life.py::test_what_was_changed_in_the_cluster_is_shown_and_put_back",
+}
 _COMMAND = re.compile(r"`([^`]*)`")
 _CAPITALS = re.compile(r"(?<![\w$={:.])[A-Z][A-Z_]{2,}(?![\w:])")
 # Flags that take a value, and those that take none, of the kubectl verbs that we advise (kubectl v1.35).
@@ -72,9 +80,7 @@ def check(fix: str, *, context: str = "") -> None:
             parse(part, context=context)
     if cures(fix):
         assert not _CAPITALS.search(fix), f"a word that somebody has to fill in: {fix}"
-        assert re.match(r"`(kubectl (create|patch) |\S*manyhost (deploy|discover) )", fix), (
-            f"changes more than what is one's own: {fix}"
-        )
+        assert any(re.match(rf"`\S*{start}", fix) for start in CURES), f"no test has run it: {fix}"
 
 
 def parse(line: str, *, context: str = "") -> None:

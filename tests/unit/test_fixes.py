@@ -58,6 +58,13 @@ def calls() -> Iterator[tuple[str, str, list[str], str | None]]:
             yield f"{path.relative_to(PACKAGE)}:{node.lineno}", name, words, namespace
 
 
+@pytest.mark.parametrize("named", sorted(set(fixes.CURES.values())))
+def test_what_is_said_to_cure_is_run_by_a_test(named: str) -> None:
+    path, _, function = named.partition("::")
+    body = (ROOT / path).read_text().partition(f"def {function}(")[2].partition("\ndef ")[0]
+    assert "shell(" in body
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_no_command_is_written_by_hand(path: Path) -> None:
     """It would lack what the user has given, and the tests here would not see it."""

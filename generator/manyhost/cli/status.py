@@ -55,21 +55,20 @@ def command(
 
     Example: manyhost status a3mega
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     import msgspec
 
     from manyhost.catalog import Catalog
     from manyhost.cluster.capacity import ends
     from manyhost.cluster.phases import timestamp
     from manyhost.cluster.status import NOT_MADE, status
+    from manyhost.cluster.threads import pool
     from manyhost.errors import NotReady
     from manyhost.plan.cost import cost
 
     opened = open_release(wanted)
     recipe, namespace, release = opened.recipe, opened.place.namespace, opened.place.release
-    with ThreadPoolExecutor(1) as pool:  # on a large cluster both take their time
-        billed = pool.submit(lambda: (seen := nodes_of(opened), pools_of(opened, seen)))
+    with pool(1) as threads:  # on a large cluster both take their time
+        billed = threads.submit(lambda: (seen := nodes_of(opened), pools_of(opened, seen)))
         price = cost(recipe, opened.environment, 1)
         found = status(opened.connection, opened.place, price, recipe.capacity.mode)
         nodes, pools = billed.result()
@@ -96,6 +95,10 @@ def command(
         )
     if found.removal:
         raise NotReady(found.removal.message, where=f"release {release}", fix=found.removal.fix)
+    if found.drift:
+        count = len(found.drift)
+        what = f"{count} object{'s are' if count > 1 else ' is'} not as deployed"
+        output.warn(what, where=f"release {release}", fix=deploy)
     absent = [host.pod for host in found.hosts if host.phase == "absent"]
     why = next((problem for problem in found.problems if problem.kind in NOT_MADE), None)
     if absent and why:
@@ -130,8 +133,6 @@ def _lines(found: Status, commands: Commands) -> Iterator[str]:
         what = "was deleted" if change.action == "create" else "was changed"
         yield f"  {change.kind} {change.name} {what} since it was deployed"
         yield from (f"    {line}" for line in change.diff.splitlines())
-    if found.drift:
-        yield f"    fix: {deploy}"
     if found.routing:
         names = f" for {', '.join(found.routing.hostnames)}" if found.routing.hostnames else ""
         taken = "has taken it on" if found.routing.accepted else "has not taken it on"

@@ -267,14 +267,19 @@ def test_doctor_ends_with_its_verdict(why: str, verdict: str, cluster: pytest.Mo
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_status(installed: bool, cluster: pytest.MonkeyPatch) -> None:
-    found = Status(release="r", namespace="n", installed=installed, hosts=HOSTS, service="r-svc")
+    drift = [Change("create", "Service", "r-svc", "", drift=True)]
+    found = Status(release="r", namespace="n", installed=installed, hosts=HOSTS, service="r-svc", drift=drift)
     replace(cluster, "status", status=found)
     ran = manyhost("status", "local", *JSON)
     assert ran.code == (0 if installed else 4)
     assert ran.output.result["installed"] is installed
     assert ran.output.result["hosts"][1]["problem"]["message"] == PROBLEM.message
+    fix = "`manyhost deploy local --release r --namespace n`"
+    (told,) = ran.output.envelope["warnings" if installed else "errors"]
+    assert told["fix"] == fix
     text = manyhost("status", "local")
-    assert ("    fix: check the tag\n" in text.out, bool(text.err)) == (installed, not installed)
+    assert f"  fix: {fix}\n" in text.err
+    assert ("    fix: check the tag\n" in text.out) is installed
 
 
 def test_status_tells_how_long_hosts_are_kept_and_what_they_cost(cluster: pytest.MonkeyPatch) -> None:
