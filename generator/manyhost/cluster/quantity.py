@@ -26,9 +26,9 @@ def parse(text: str | float) -> float:
 
 
 def show(resource: str, amount: float) -> str:
-    """Return an amount of a resource for people: bytes as GiB, others plain."""
+    """Return an amount of a resource for people: bytes as GiB or, where they are less, MiB."""
     if _is_bytes(resource):
-        return f"{amount / 2**30:.1f} GiB"
+        return f"{amount / 2**20:g} MiB" if 0 < amount < 2**30 else f"{amount / 2**30:.1f} GiB"
     return f"{amount:g}"
 
 

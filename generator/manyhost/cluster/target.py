@@ -114,6 +114,22 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         found = [item for item in self.objects if item["kind"] == "LeaderWorkerSet"]
         return [(item, int(item["spec"].get("replicas", least))) for item in found]
 
+    @property
+    def pods(self) -> list[tuple[Object, int]]:
+        """The specs of the pods of all groups and of CronJobs, and how many of each there are at a time."""
+        found: list[tuple[Object, int]] = []
+        for item, groups in self.sets:
+            template = item["spec"]["leaderWorkerTemplate"]
+            found.append((template["leaderTemplate"]["spec"], groups))
+            found.append((template["workerTemplate"]["spec"], groups * (size_of(item) - 1)))
+        return found + [(job["template"]["spec"], 1) for _, job in self.timed]
+
+    @property
+    def timed(self) -> list[tuple[Object, Object]]:
+        """The spec of each CronJob, and that of its Jobs."""
+        specs = [item["spec"] for item in self.objects if item["kind"] == "CronJob"]
+        return [(spec, spec["jobTemplate"]["spec"]) for spec in specs]
+
     def only(self, kind: str) -> Object:
         """The one object of a kind."""
         return next(item for item in self.objects if item["kind"] == kind)

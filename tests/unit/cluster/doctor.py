@@ -48,8 +48,8 @@ def a_local_target(*assignments: str) -> Target:
 
 
 def with_pods(**fields: Any) -> Target:
-    """The target with these fields in the specs of both kinds of pod."""
-    target = a_target()
+    """The target with these fields in the specs of both kinds of pod, and with no other pods."""
+    target = a_target("chart.janitor.enabled=false")
     objects = json.loads(json.dumps(target.objects))
     group = next(item for item in objects if item["kind"] == "LeaderWorkerSet")["spec"][
         "leaderWorkerTemplate"

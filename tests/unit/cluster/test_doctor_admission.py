@@ -43,6 +43,8 @@ UNLIMITED = "kubernetes/qwen3-8b"
          "container vllm may have no more than 64 cpu, and has 208"),
         ("Container", {"min": {"memory": "8Gi"}, "defaultRequest": {"memory": "8Gi"}},
          "container tcpxo-daemon may have no less than 8.0 GiB memory, and has 4.0 GiB"),
+        ("Container", {"min": {"memory": "80Mi"}, "defaultRequest": {"memory": "80Mi"}},
+         "container janitor may have no less than 80 MiB memory, and has 64 MiB"),
         ("Container", {"min": {"ephemeral-storage": "1Gi"}},
          "container vllm must request at least 1.0 GiB ephemeral-storage, and requests none"),
         ("Container", {"maxLimitRequestRatio": {"memory": "1"}, "default": {"memory": "4Gi"}},
@@ -112,12 +114,15 @@ def test_limit_ranges_add_up(serve: Serve, results_of: ResultsOf) -> None:
         ("count/leaderworkersets.leaderworkerset.x-k8s.io", 2, "local/tiny-r1-disaggregated"),
         ("count/statefulsets.apps", 2, "a3mega/deepseek-r1-671b"),  # leaders, and the group's workers
         ("count/statefulsets.apps", 1, "a3ultra/deepseek-r1-671b"),  # groups of one have no workers
-        ("count/pods", 2, "a3mega/deepseek-r1-671b"),
+        ("pods", 3, "a3mega/deepseek-r1-671b"),  # the janitor's too
+        ("count/pods", 5, "a3mega/deepseek-r1-671b"),  # and those of its Jobs that are kept
+        ("count/jobs.batch", 3, "a3mega/deepseek-r1-671b"),
+        ("count/pods", 2, "local/tiny-r1"),
         ("count/services", 2, "a3mega/deepseek-r1-671b"),
         ("services", 2, "a3mega/deepseek-r1-671b"),
         ("count/configmaps", 1, "a3mega/deepseek-r1-671b"),
         ("count/secrets", 1, "a3mega/deepseek-r1-671b"),  # Helm's record
-        ("count/serviceaccounts", 2, "a3mega/deepseek-r1-671b"),  # the janitor's too
+        ("count/serviceaccounts", 2, "a3mega/deepseek-r1-671b"),
         ("count/resourceclaims.resource.k8s.io", 4, "a4x/deepseek-r1-671b"),
     ],
 )
@@ -152,7 +157,7 @@ def test_a_quota_counts_what_a_limit_range_fills_in(serve: Serve, examined: Exam
     ranges = [a_range(default={"cpu": "200"}, defaultRequest={"cpu": "1"})]
     api = f"http://{serve(lists(resourcequotas=[quota], limitranges=ranges))}"
     result = examined("quota", a_target(recipe=UNLIMITED), api)
-    assert "allows 100 limits.cpu, 0 are used and 200 are needed" in result.why
+    assert "allows 100 limits.cpu, 0 are used and 200.2 are needed" in result.why
     memory = [a_range(default={"memory": "2Ti"})]
     silent = examined(
         "quota",

@@ -32,4 +32,6 @@ def test_no_quantity(text: str) -> None:
 
 def test_show() -> None:
     assert show("memory", 2**34) == "16.0 GiB"
+    assert show("memory", 2**26) == "64 MiB"
+    assert show("memory", 0) == "0.0 GiB"
     assert show("nvidia.com/gpu", 8.0) == "8"

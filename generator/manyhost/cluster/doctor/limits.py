@@ -41,7 +41,7 @@ def limit_range(sight: Sight) -> Finding | list[Finding]:
     ranges = ranges_of(sight)
     if not ranges:
         return passed("the namespace has no LimitRange")
-    specs = [(given, filled(given, ranges)) for given in _specs(sight)]
+    specs = [(spec, filled(spec, ranges)) for spec, count in sight.target.pods if count]
     findings: list[Finding] = []
     for item in ranges:
         name = item["metadata"]["name"]
@@ -56,7 +56,7 @@ def limit_range(sight: Sight) -> Finding | list[Finding]:
             findings.append(
                 failed(f"LimitRange {name}: {'; '.join(texts[:_SHOWN])}{more}", _allow(sight, name, reasons))
             )
-        elif sight.target.plan.environment.host.gpus and (slow := _throttled(specs, item)):
+        elif sight.target.plan.environment.host.gpus and (slow := _throttled(*specs[0], item)):
             findings.append(
                 warned(
                     f"LimitRange {name} limits the engine to {slow:g} processors: throttled NCCL threads "
@@ -117,17 +117,6 @@ def _filled(container: Spec, ranges: list[Object]) -> Spec:
             requests = {**(one.get("defaultRequest") or {}), **requests}
             limits = {**(one.get("default") or {}), **limits}
     return {**container, "resources": {**stated, "requests": requests, "limits": limits}}
-
-
-def _specs(sight: Sight) -> list[Spec]:
-    """The pod specs that the release has, each once."""
-    found: list[Spec] = []
-    for item, _ in sight.target.sets:
-        template = item["spec"]["leaderWorkerTemplate"]
-        for member in ("leaderTemplate", "workerTemplate"):
-            if template[member]["spec"] not in found:
-                found.append(template[member]["spec"])
-    return found
 
 
 def _items(item: Object, kind: str) -> Iterator[tuple[int, Object]]:
@@ -195,12 +184,9 @@ def _beyond(number: int, one: Object, what: str, requests: Amounts, limits: Amou
             yield Reason(said, place, str(math.ceil(ratio)))
 
 
-def _throttled(specs: list[tuple[Spec, Spec]], item: Object) -> float:
-    """The limit of processors that a LimitRange gives the engine, which has none of its own; 0 for none."""
-    for given, spec in specs:
-        own = (given["containers"][0].get("resources") or {}).get("limits") or {}
-        limit = spec["containers"][0]["resources"]["limits"].get("cpu")
-        defaults = any("cpu" in (one.get("default") or {}) for _, one in _items(item, "Container"))
-        if limit and defaults and "cpu" not in own:
-            return parse(limit)
-    return 0.0
+def _throttled(given: Spec, spec: Spec, item: Object) -> float:
+    """The limit of processors that a LimitRange gives an engine that has none of its own; 0 for none."""
+    own = (given["containers"][0].get("resources") or {}).get("limits") or {}
+    limit = spec["containers"][0]["resources"]["limits"].get("cpu")
+    defaults = any("cpu" in (one.get("default") or {}) for _, one in _items(item, "Container"))
+    return parse(limit) if limit and defaults and "cpu" not in own else 0.0

@@ -37,8 +37,8 @@ def quota(sight: Sight) -> Finding | list[Finding]:
         needed = _pods_need(pods)
         reused = {key: share * amount for key, amount in needed.items()}
         if not scoped:
-            needed |= objects
-            reused |= _there(sight, objects)
+            for amounts, more in ((needed, objects), (reused, _there(sight, objects))):
+                amounts |= {key: amounts.get(key, 0.0) + amount for key, amount in more.items()}
         status = item.get("status") or {}
         hard, used = status.get("hard") or item["spec"].get("hard") or {}, status.get("used") or {}
         silent = sorted(key for key in hard if _unstated(pods, key))
@@ -54,7 +54,7 @@ def quota(sight: Sight) -> Finding | list[Finding]:
         for key, limit in hard.items():
             amount = needed.get(key, 0.0)
             resource = key.removeprefix("requests.").removeprefix("limits.")
-            taken = parse(used.get(key, "0")) - reused.get(key, 0.0)
+            taken = max(0.0, parse(used.get(key, "0")) - reused.get(key, 0.0))
             if amount and taken + amount > parse(limit):
                 findings.append(
                     failed(
@@ -85,11 +85,7 @@ def _scopes(item: Object) -> list[Object]:
 def _counted(sight: Sight, item: Object) -> list[tuple[Spec, int]]:
     """The pod specs that a quota counts, and how many pods of each there will be."""
     ranges = ranges_of(sight)
-    found: list[tuple[Spec, int]] = []
-    for one, groups in sight.target.sets:
-        template = one["spec"]["leaderWorkerTemplate"]
-        found.append((filled(template["leaderTemplate"]["spec"], ranges), groups))
-        found.append((filled(template["workerTemplate"]["spec"], ranges), groups * (size_of(one) - 1)))
+    found = [(filled(spec, ranges), count) for spec, count in sight.target.pods]
     conditions = _scopes(item)
     return [(spec, count) for spec, count in found if all(_meets(sight, spec, one) for one in conditions)]
 
@@ -206,12 +202,12 @@ def _pods_need(pods: list[tuple[Spec, int]]) -> Amounts:
 
 
 def objects_of(target: Target) -> Amounts:
-    """Return how many objects beside pods a release is, under the names that quotas use.
+    """Return how many objects beside running pods a release is, under the names that quotas use.
 
     Those of the chart, Helm's record of them, and what controllers make of a LeaderWorkerSet
     (kubernetes-sigs/lws, pkg/controllers): a headless Service, a StatefulSet of the leaders and one of each
     group's workers, a ControllerRevision of the set and of each StatefulSet; endpoints of each Service; a
-    claim of each template.
+    claim of each template; the Jobs of a CronJob, with the pods of those that it keeps.
     """
     made: Counter[tuple[str, str]] = Counter({("", "secrets"): 1})
     for item in target.objects:
@@ -225,10 +221,15 @@ def objects_of(target: Target) -> Amounts:
         pod = item["spec"]["leaderWorkerTemplate"]["workerTemplate"]["spec"]
         templates = [one for one in pod.get("resourceClaims") or () if one.get("resourceClaimTemplateName")]
         made["resource.k8s.io", "resourceclaims"] += groups * size_of(item) * len(templates)
+    for timed, _ in target.timed:
+        # Without a word Kubernetes keeps these (kubernetes.io, "CronJob", jobs history limits).
+        kept = timed.get("successfulJobsHistoryLimit", 3) + timed.get("failedJobsHistoryLimit", 1)
+        made["batch", "jobs"] += 1 + kept
+        made["", "pods"] += kept
     made["", "endpoints"] = made["discovery.k8s.io", "endpointslices"] = made["", "services"]
     total: Amounts = {}
     for (group, plural), count in made.items():
         total[f"count/{plural}.{group}" if group else f"count/{plural}"] = float(count)
-        if not group:
-            total[plural] = float(count)  # as older quotas call it
+        if not group and plural != "pods":
+            total[plural] = float(count)  # as older quotas call it; their pods are those that have not ended
     return total
