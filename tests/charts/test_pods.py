@@ -2,10 +2,12 @@
 
 import copy
 import json
+import re
 
 import pytest
 
 from tests.helpers.helm import (
+    CHART,
     RenderError,
     args,
     engine_container,
@@ -294,6 +296,17 @@ def test_readiness_and_liveness_ask_the_script():
         for name in ("readiness", "liveness")
     }
     assert seen == {"readiness": ("ready", 3, 5, 2), "liveness": ("live", 10, 10, 3)}
+
+
+def test_a_leader_that_leaves_answers_until_its_readiness_has_failed():
+    """Else clients are sent to a port that is closed."""
+    launcher = (CHART / "launcher" / "group.py").read_text()
+    beats = re.search(r"^DRAIN_BEATS = (\d+)$", launcher, re.MULTILINE)
+    beat = re.search(r'MANYHOST_BEAT_SECONDS", "(\d+)"', (CHART / "launcher" / "settings.py").read_text())
+    assert beats
+    assert beat
+    probe = engine_container(render())["readinessProbe"]
+    assert int(beats[1]) * int(beat[1]) > probe["periodSeconds"] * probe["failureThreshold"] + int(beat[1])
 
 
 def test_requests_may_finish():

@@ -91,6 +91,10 @@ load helper
   ended "$pid_0" 0
   ended "$pid_1" 0
   grep -qF 'reason="rank 1 is leaving"' "$FAKE/log.0"
+  # It answers for five beats more: until no probe and no proxy takes it for ready.
+  local times
+  mapfile -t times < <(grep -oP 'phase=(draining|end) .*seconds=\K[0-9.]+' "$FAKE/log.0")
+  awk -v from="${times[0]}" -v to="${times[1]}" 'BEGIN { exit !(to - from >= 1.0) }'
 }
 
 @test "SIGTERM before serving, and while held, ends at once" {

@@ -36,6 +36,9 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 # Beats without a word after which a member is lost. A host that loads may be slow to speak; one
 # that serves must be seen as lost within 10 s, the kubelet's own second or two included.
 SERVING_BEATS, LOADING_BEATS = 3.5, 15
+# Beats of the shortest drain: 10 s. A leader that only a worker's end makes leave is behind the Service
+# until its readiness probe has failed, which takes 7 s, and proxies learn of that later still.
+DRAIN_BEATS = 5
 EFFECT, ENGINE, HOPELESS = range(3)  # how much a failure tells about the cause
 
 
@@ -487,8 +490,7 @@ class Leader(Member):
             self.end(1, f"rank {self.missing()[0]} is gone while draining", 0)
         if self.stalled():
             self.end(1, self.stalled(), 3)
-        # Proxies learn late that this pod is leaving: requests still come for some seconds.
-        if passed > 2.5 * self.s.beat and self.idle_samples >= 2:
+        if passed > DRAIN_BEATS * self.s.beat and self.idle_samples >= 2:
             self.end(0, "drained", 10)
         if passed > self.s.drain:
             self.end(0, f"drain ended after {passed:.0f} s with requests in flight", 10)
