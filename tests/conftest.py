@@ -49,3 +49,8 @@ def no_site_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*VARIABLES, "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MANYHOST_LOCAL", os.devnull)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start what mostly waits first: what computes fills the time."""
+    items.sort(key=lambda item: "tests/shell/" not in item.nodeid)
