@@ -178,8 +178,8 @@ network.interconnect: empty, so nothing would use gpuPlatformSettings; add the v
 {{- $plain := $flag | replace "_" "-" | lower | trimPrefix "no-" }}
 {{- if hasKey $reserved.setBy $plain }}
 {{ $place }}.{{ $name }}: reserved; {{ get $reserved.setBy $plain | empty | ternary "the launcher sets it" (get $reserved.setBy $plain | printf "use %s") }}
-{{- else if hasKey $reserved.secret $plain }}
-{{ $place }}.{{ $name }}: reserved; {{ get $reserved.secret $plain }}
+{{- else if hasKey $reserved.refused $plain }}
+{{ $place }}.{{ $name }}: reserved; {{ get $reserved.refused $plain }}
 {{- else if contains "_" $flag }}
 {{ $place }}.{{ $name }}: flags are written with dashes here, so that none stands twice; write {{ $flag | replace "_" "-" }}
 {{- end }}

@@ -38,10 +38,7 @@ def refused(*assignments: str, local: Path | None = None) -> list[str]:
         ("arguments.nope=1", "--set: arguments.nope: --nope is no flag of vLLM v0.26.0"),
         ("arguments.seed=x", "--set: arguments.seed: --seed takes a whole number, 'x' was given"),
         ("arguments.enforce-eager=5", "--set: arguments.enforce-eager: --enforce-eager takes no value"),
-        (
-            "arguments.disable-log-stats=false",
-            "arguments.disable-log-stats: --disable-log-stats cannot",
-        ),
+        ("arguments.disable-log-stats=true", "arguments.disable-log-stats: reserved\n  fix: leave it out"),
         ("ssd_host_path=relative", "--set: ssd_host_path: must be an absolute path"),
     ],
 )

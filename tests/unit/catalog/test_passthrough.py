@@ -144,7 +144,7 @@ def test_every_value_that_a_setting_writes_is_one_of_the_chart() -> None:
     reserved = yaml.safe_load((ROOT / "charts/llm-multihost/reserved-flags.yaml").read_text())
     values = {value for value in reserved["setBy"].values() if value}
     assert values - known == set()
-    assert set(reserved["setBy"]) & set(reserved["secret"]) == set()
+    assert set(reserved["setBy"]) & set(reserved["refused"]) == set()
 
 
 def test_every_setting_that_writes_a_value_is_one() -> None:
