@@ -429,9 +429,9 @@ def test_faults_in_a_namespace(broken: Cluster, place: Place, namespace: str, sh
 
     place.kube("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=baseline")
     found = findings(*here)
-    assert list(found) == ["namespace"]
-    assert "enforces the Pod Security level baseline" in found["namespace"][0][1]
-    (make,) = advised("namespace")
+    assert list(found) == ["pod-security"]
+    assert "enforces the Pod Security level baseline" in found["pod-security"][0][1]
+    (make,) = advised("pod-security")
     own = "deepseek-r1-671b-privileged"
     shell(make)
     try:

@@ -234,7 +234,7 @@ def test_pod_security_of_the_pods_that_are_made(
     if not mounts:  # an environment that would allow more than its pods need
         allowed = msgspec.structs.replace(target.plan.allowed, level="privileged")
         target = msgspec.structs.replace(target, plan=msgspec.structs.replace(target.plan, allowed=allowed))
-    result = examined("namespace", target, f"http://{serve(answer)}")
+    result = examined("pod-security", target, f"http://{serve(answer)}")
     assert result.status == status
     if status == "fail":
         assert "need privileged for hostPath volume host-engine" in result.why

@@ -6,9 +6,10 @@ import contextlib
 import re
 
 from manyhost.catalog.chart import KINDS
-from manyhost.checks import pod_security
 from manyhost.checks.allowance import LEVELS
 from manyhost.checks.objects import Context
+from manyhost.checks.pod_security import level as level_of
+from manyhost.checks.pod_security import violations
 from manyhost.cluster import gke
 from manyhost.cluster.connection import Forbidden, Missing, Object, Refused, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
@@ -104,9 +105,9 @@ def kubernetes_version(sight: Sight) -> Finding:
     return passed(f"Kubernetes {version}")
 
 
-@check("namespace", "Does the namespace exist, and does it admit such pods?", cheap=True)
+@check("namespace", "Does the namespace exist?", cheap=True)
 def namespace(sight: Sight) -> Finding:
-    """Existence, and Pod Security admission."""
+    """Existence, and that it is there to stay."""
     name = sight.target.namespace
     found = sight.namespace(name)
     if found is None:
@@ -118,12 +119,25 @@ def namespace(sight: Sight) -> Finding:
         return failed(
             f"namespace {name} is being deleted", "wait until it has gone, or use another --namespace"
         )
+    return passed(f"namespace {name} exists")
+
+
+@check(
+    "pod-security",
+    "Does the namespace's Pod Security level admit the pods?",
+    needs=("api", "namespace"),
+    cheap=True,
+)
+def pod_security(sight: Sight) -> Finding:
+    """The level that the namespace's label enforces against that of the pods."""
+    name = sight.target.namespace
+    found = sight.namespace(name) or {"metadata": {}}
     enforced = (found["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce", "privileged")
     # What the pods are, not what their environment would allow them.
     pods = Context(sight.target.objects).pods
-    level = max((pod_security.level(pod) for pod in pods), key=LEVELS.index, default="restricted")
+    level = max((level_of(pod) for pod in pods), key=LEVELS.index, default="restricted")
     if enforced in LEVELS and LEVELS.index(level) > LEVELS.index(enforced):
-        needs = list(dict.fromkeys(what for pod in pods for what in pod_security.violations(pod)))
+        needs = list(dict.fromkeys(what for pod in pods for what in violations(pod)))
         own = f"{sight.target.release}-{level}"
         shown = ", ".join(needs[:_SHOWN]) + (
             f" and {len(needs) - _SHOWN} more" if len(needs) > _SHOWN else ""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from manyhost.cluster.connection import Forbidden, Object, Refused, path_of
-from manyhost.cluster.doctor import limits, quota
+from manyhost.cluster.doctor import access, limits, quota
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped
 from manyhost.cluster.doctor.fabric import INTERFACES
 from manyhost.cluster.doctor.selectors import matches
@@ -21,6 +21,7 @@ _DENIED = re.compile(r'admission webhook "([^"]+)" denied')
 # Words of admission plug-ins (kubernetes/kubernetes, plugin/pkg/admission) that have a check of their own,
 # and of the API's validation where a LimitRange has filled in too little.
 _QUOTA = re.compile(r"exceeded quota|failed quota")
+_SECURITY = re.compile(r"violates PodSecurity")
 _LIMITS = re.compile(r"usage per (Container|Pod)|limit to request ratio|less than or equal to \S+ limit")
 
 
@@ -79,6 +80,8 @@ def _said_elsewhere(sight: Sight, message: str) -> bool:
     try:
         if _QUOTA.search(message):
             return _fails(quota.quota(sight)) or bool(quota.own_pods(sight))
+        if _SECURITY.search(message):
+            return _fails(access.pod_security(sight))
         return bool(_LIMITS.search(message)) and _fails(limits.limit_range(sight))
     except Forbidden:
         return False

@@ -35,6 +35,13 @@ class Reason(NamedTuple):
     value: str = ""
 
 
+# What a limit that nobody has chosen for it does to an engine.
+_HARM = {
+    "cpu": "throttled NCCL threads stall every GPU",
+    "ephemeral-storage": "its pod is evicted when logs and caches outgrow that",
+}
+
+
 @check("limit-range", "Do the namespace's LimitRanges admit the pods?", needs=("api", "namespace"))
 def limit_range(sight: Sight) -> Finding | list[Finding]:
     """Every LimitRange against the containers and the pods, with what LimitRanges fill into them."""
@@ -56,16 +63,16 @@ def limit_range(sight: Sight) -> Finding | list[Finding]:
             findings.append(
                 failed(f"LimitRange {name}: {'; '.join(texts[:_SHOWN])}{more}", _allow(sight, name, reasons))
             )
-        elif sight.target.plan.environment.host.gpus and (slow := _throttled(*specs[0], item)):
-            findings.append(
+        elif sight.target.plan.environment.host.gpus:
+            findings += [
                 warned(
-                    f"LimitRange {name} limits the engine to {slow:g} processors: throttled NCCL threads "
-                    "stall every GPU",
-                    "ask whoever set it for a namespace without a default limit of processors: "
+                    f"LimitRange {name} limits the engine to {given}: {harm}",
+                    "ask whoever set it for a namespace without this default: "
                     + sight.commands.kubectl("describe", "limitrange", name)
                     + " shows what it gives",
                 )
-            )
+                for given, harm in _given(*specs[0], item)
+            ]
     return findings or passed(f"{len(ranges)} LimitRange{'s' * (len(ranges) != 1)} admit the pods")
 
 
@@ -184,9 +191,11 @@ def _beyond(number: int, one: Object, what: str, requests: Amounts, limits: Amou
             yield Reason(said, place, str(math.ceil(ratio)))
 
 
-def _throttled(given: Spec, spec: Spec, item: Object) -> float:
-    """The limit of processors that a LimitRange gives an engine that has none of its own; 0 for none."""
-    own = (given["containers"][0].get("resources") or {}).get("limits") or {}
-    limit = spec["containers"][0]["resources"]["limits"].get("cpu")
-    defaults = any("cpu" in (one.get("default") or {}) for _, one in _items(item, "Container"))
-    return parse(limit) if limit and defaults and "cpu" not in own else 0.0
+def _given(stated: Spec, spec: Spec, item: Object) -> Iterator[tuple[str, str]]:
+    """The limits that a LimitRange gives an engine that has none of its own, and what they do to it."""
+    own = (stated["containers"][0].get("resources") or {}).get("limits") or {}
+    limits = spec["containers"][0]["resources"]["limits"]
+    for name, harm in _HARM.items():
+        defaults = any(name in (one.get("default") or {}) for _, one in _items(item, "Container"))
+        if limits.get(name) and defaults and name not in own:
+            yield f"{show(name, parse(limits[name]))} {name}", harm
