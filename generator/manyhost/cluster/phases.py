@@ -41,6 +41,9 @@ _SCRIPT_PHASES: dict[str, Phase] = {
     "end": "failed",
 }
 _LINE = re.compile(r"^(?:(?P<time>\S+Z) )?manyhost phase=(?P<phase>[a-z]+) (?P<rest>.*)$")
+_COUNTED = re.compile(r"(\d+) ((?:node\(s\)|Insufficient|Too many)[^,]*)")
+_OTHERS = "node affinity/selector"
+# With the key up to Kubernetes 1.34.1 only (kubernetes/kubernetes#134740).
 _TAINT = re.compile(r"untolerated taint(?:\(s\))? \{([^:}]+)")
 # kubernetes/plugin/pkg/admission/limitranger: "maximum memory usage per Container is 1Gi, but ..."
 _LIMIT_RANGE = re.compile(r"(maximum|minimum) \S+ usage per |max limit to request ratio")
@@ -465,22 +468,34 @@ def _container_problem(pod: str, item: dict[str, Any], commands: Commands) -> Pr
 
 
 def unschedulable(pod: str, message: str, commands: Commands) -> Problem:
-    """Explain the scheduler's sentence ("0/4 nodes are available: ...")."""
+    """Explain the scheduler's sentence ("0/4 nodes are available: ..."): the fix is for most of the nodes."""
     reasons = message.split(". ", maxsplit=1)[0].strip().rstrip(".")
-    doctor = commands.manyhost("doctor")
-    fix = f"free the hosts or add some: {commands.kubectl('describe', 'nodes', namespace='')} shows them"
-    if "Insufficient nvidia.com/gpu" in reasons:
-        fix = f"free GPUs or add hosts: {doctor} lists what every host has left"
-    elif "were unschedulable" in reasons:
-        fix = f"unless somebody drains the cordoned hosts on purpose, uncordon them: {doctor} tells how"
-    elif "untolerated taint" in reasons:
-        keys = dict.fromkeys(_TAINT.findall(reasons))
-        fix = "; ".join(advice(key, commands) for key in keys) or fix
-    elif "node affinity/selector" in reasons:
-        fix = f"no host carries the labels that the recipe selects: {doctor} says which ones there are"
-    elif "Insufficient" in reasons:
-        fix = "free resources on the hosts, or lower resources in the environment's file"
+    # Nodes of another type are seldom news.
+    weighed = [((_OTHERS not in text, int(count)), text) for count, text in _COUNTED.findall(reasons)]
+    most = max((weight for weight, _ in weighed), default=None)
+    advised = sorted(_room(text, commands) for weight, text in weighed if weight == most)
+    shown = commands.kubectl("describe", "nodes", namespace="")
+    fix = advised[0][1] if advised else f"free the hosts or add some: {shown} shows them"
     return Problem("unschedulable", f"{pod} fits no host: {reasons}", fix, None)
+
+
+def _room(reason: str, commands: Commands) -> tuple[int, str]:
+    """What to do about one of the scheduler's reasons; the lowest number goes first."""
+    doctor = commands.manyhost("doctor")
+    if "Insufficient nvidia.com/gpu" in reason:
+        return 1, f"free GPUs or add hosts: {doctor} lists what every host has left"
+    if "were unschedulable" in reason:
+        return 2, f"unless somebody drains the cordoned hosts on purpose, uncordon them: {doctor} tells how"
+    if "untolerated taint" in reason:
+        key = _TAINT.search(reason)
+        return 3, advice(
+            key[1], commands
+        ) if key else f"{doctor} says which taints, and what to do about them"
+    if _OTHERS in reason:
+        return 4, f"no host carries the labels that the recipe selects: {doctor} says which ones there are"
+    if "Insufficient" in reason:
+        return 5, "free resources on the hosts, or lower resources in the environment's file"
+    return 6, f"free the hosts or add some: {doctor} says what keeps the pods off them"
 
 
 def event_problem(event: dict[str, Any], commands: Commands) -> Problem | None:  # noqa: PLR0911  one return a reason

@@ -165,6 +165,19 @@ def test_a_pod_that_does_not_end_names_what_keeps_it(
         ),
         (
             {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+              "message": "0/9 nodes are available: 1 Insufficient nvidia.com/gpu, 3 node(s) didn't match Pod's "
+              "node affinity/selector, 5 node(s) had untolerated taint(s). preemption: 0/9 nodes are available."}]},
+            "unschedulable", "untolerated taint(s)",
+            "`manyhost doctor local --release r1 --namespace ns --context c` says which taints",
+        ),
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+              "message": "0/9 nodes are available: 2 Insufficient nvidia.com/gpu, 3 Insufficient memory, "
+              "4 node(s) didn't match Pod's node affinity/selector."}]},
+            "unschedulable", "3 Insufficient memory", "free resources on the hosts",
+        ),
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
               "message": "0/4 nodes are available: 4 node(s) didn't match Pod's node affinity/selector."}]},
             "unschedulable", "affinity/selector", "manyhost doctor",
         ),
