@@ -92,6 +92,10 @@ property: $(VENV)/.dev tools ## Render 10,000 random recipes, 500 of them with H
 e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, or the test cluster)
 	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 --durations 15 $(E2E) tests/e2e tests/testbed
 
+.PHONY: pairs
+pairs: $(VENV)/.dev tools ## Plant 60 random pairs of faults in the test cluster, and 60 faults that stop a group (10 minutes)
+	MANYHOST_PAIRS=60 $(BIN)/python -m pytest -q -rA -m e2e --timeout 900 tests/e2e/test_pairs.py
+
 .PHONY: mutate
 mutate: $(VENV)/.dev ## Change the product in many places and list what no test notices; not part of CI
 	@$(BIN)/python -m tools.mutate --seconds $(DURATION) --seed $(SEED)

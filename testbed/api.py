@@ -23,6 +23,8 @@ _CLUSTER_SCOPED = {
     "CustomResourceDefinition": "customresourcedefinitions",
     "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
     "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
+    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
     "CSIDriver": "csidrivers",
     "DeviceClass": "deviceclasses",
     "Network": "networks",

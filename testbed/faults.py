@@ -9,6 +9,7 @@ from __future__ import annotations
 from testbed import gpu_hosts, kwok, lws
 from testbed.api import Api, Object, path_of
 from testbed.cluster import Cluster
+from testbed.errors import ClusterError
 from testbed.system import wait_for
 
 _NETWORKING = "/apis/networking.gke.io/v1"
@@ -17,8 +18,17 @@ _BUSY = {"testcluster.manyhost.dev/busy": "true"}
 _CONTROLLERS = "node.kubernetes.io/"  # taints that the control plane puts and takes itself
 _AMOUNTS = ("capacity", "allocatable")
 _PLANTED = {"testcluster.manyhost.dev/planted": "true"}
-_NAMESPACED = {"LimitRange": "v1", "ResourceQuota": "v1", "NetworkPolicy": "networking.k8s.io/v1"}
-_WEBHOOKS = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
+_NAMESPACED = {
+    **dict.fromkeys(("LimitRange", "ResourceQuota", "ConfigMap", "Service", "ServiceAccount"), "v1"),
+    "NetworkPolicy": "networking.k8s.io/v1",
+}
+_ADMISSION = "admissionregistration.k8s.io/v1"
+_ADMITTING = (
+    *("mutatingwebhookconfigurations", "validatingwebhookconfigurations"),
+    *("validatingadmissionpolicybindings", "validatingadmissionpolicies"),
+)
+_DEFAULT = "/api/v1/namespaces/default"
+_SECURITY = "pod-security.kubernetes.io/enforce"
 _HELM = ("meta.helm.sh/release-name", "meta.helm.sh/release-namespace")
 _KEEP = "helm.sh/resource-policy"
 _LWS_CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/leaderworkersets.leaderworkerset.x-k8s.io"
@@ -168,9 +178,30 @@ def break_webhook(cluster: Cluster, kind: str) -> None:
         "rules": [rule],
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}},
     }
-    version = "admissionregistration.k8s.io/v1"
-    made = {"apiVersion": version, "kind": f"{kind}WebhookConfiguration", "metadata": {"name": "policy"}}
+    made = {"apiVersion": _ADMISSION, "kind": f"{kind}WebhookConfiguration", "metadata": {"name": "policy"}}
     plant(cluster, {**made, "webhooks": [hook]})
+
+
+def require_label(cluster: Cluster, label: str, message: str) -> None:
+    """Makes a rule of the cluster that pods of `default` have a label, and returns when it holds."""
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    wanted = f"has(object.metadata.labels) && '{label}' in object.metadata.labels"
+    spec = {
+        "failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": [rule]},
+        "validations": [{"expression": wanted, "message": message}],
+    }
+    where = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}}}
+    binding = {"policyName": "labels", "validationActions": ["Deny"], "matchResources": where}
+    for kind, what in (("ValidatingAdmissionPolicy", spec), ("ValidatingAdmissionPolicyBinding", binding)):
+        made = {"apiVersion": _ADMISSION, "kind": kind, "metadata": {"name": "labels"}, "spec": what}
+        plant(cluster, made)
+    wait_for("the rule holds", lambda: not _admits(cluster.api))
+
+
+def enforce(cluster: Cluster, level: str) -> None:
+    """Lets Pod Security refuse pods of `default` that are not of a level: baseline or restricted."""
+    cluster.api.patch(_DEFAULT, {"metadata": {"labels": {_SECURITY: level}}})
 
 
 def install_lws_with_helm(cluster: Cluster) -> None:
@@ -237,14 +268,31 @@ def heal(cluster: Cluster) -> None:
 
 
 def _uproot(api: Api) -> None:
-    """Takes away what `plant` and `install_lws_with_helm` have made."""
+    """Takes away what `plant`, `enforce` and `install_lws_with_helm` have made."""
     selector = "&".join(f"labelSelector={k}%3D{v}" for k, v in _PLANTED.items())
-    for plural in _WEBHOOKS:
-        api.call("DELETE", f"/apis/admissionregistration.k8s.io/v1/{plural}?{selector}")
+    for plural in _ADMITTING:
+        api.call("DELETE", f"/apis/{_ADMISSION}/{plural}?{selector}")
+    api.patch(_DEFAULT, {"metadata": {"labels": {_SECURITY: None}}})
     for kind, version in _NAMESPACED.items():
         example = {"apiVersion": version, "kind": kind, "metadata": {"name": "", "namespace": "default"}}
         api.call("DELETE", f"{path_of(example).rstrip('/')}?{selector}")
+    wait_for("pods are admitted", lambda: _admits(api))
     api.patch(_LWS_CRD, {"metadata": {"annotations": dict.fromkeys((*_HELM, _KEEP))}})
+
+
+def _admits(api: Api) -> bool:
+    """Whether `default` takes an ordinary pod."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "ordinary"},
+        "spec": {"containers": [{"name": "ordinary", "image": "ordinary:1"}]},
+    }
+    try:
+        api.call("POST", f"{_DEFAULT}/pods?dryRun=All", pod)
+    except ClusterError:
+        return False
+    return True
 
 
 def _reset(api: Api, item: Object) -> None:

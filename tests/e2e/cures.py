@@ -48,7 +48,7 @@ BY_FAULT: dict[str, How] = {
     "hosts in different blocks": "look",
     "a driver older than the image's CUDA": "tried",
     "a LimitRange with a low maximum": "tried",
-    "a LimitRange with a low default": "person",
+    "a LimitRange with a high minimum": "person",
     "a LimitRange with a ratio": "tried",
     "a quota of objects": "tried",
     "a mutating webhook that is down": "look",
