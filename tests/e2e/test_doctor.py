@@ -239,10 +239,10 @@ FAULTS: dict[str, tuple[Callable[[Cluster], None], str, str, str]] = {
         quota(**{"count/statefulsets.apps": "1"}), "quota", "allows 1 count/statefulsets.apps, 0 are used and 2 are needed", "kubectl patch quota tight",
     ),
     "a mutating webhook that is down": (
-        lambda c: faults.break_webhook(c, "Mutating"), "admission", "webhook pods.policy.example must be asked", "kubectl describe service policy --namespace default",
+        lambda c: faults.break_webhook(c, "Mutating"), "admission", "default/policy does not exist", "kubectl describe mutatingwebhookconfigurations policy",
     ),
     "a validating webhook that is down": (
-        lambda c: faults.break_webhook(c, "Validating"), "admission", "webhook pods.policy.example must be asked", "kubectl describe service policy --namespace default",
+        lambda c: faults.break_webhook(c, "Validating"), "admission", "default/policy does not exist", "kubectl describe validatingwebhookconfigurations policy",
     ),
     "a policy that denies everything": (policy, "network-policies", "deny-all cuts the members of a group from each other", "kubectl apply -f - --namespace default"),
     "an LWS that Helm's next upgrade would take away": (

@@ -182,7 +182,7 @@ def a_hook(**fields: Any) -> dict[str, Any]:
 
 
 def cluster(
-    *refusals: tuple[int, str], kind: str = "validating", **objects: list[Any]
+    *refusals: tuple[int, str], service: bool = True, **objects: list[Any]
 ) -> Callable[[str, str, Any], Reply]:
     """An API server with these objects that answers every rehearsed pod with the refusals in turn."""
     read = lists(**objects)
@@ -191,6 +191,10 @@ def cluster(
     def answer(method: str, path: str, headers: Any) -> Reply:
         if path.endswith("/namespaces/default"):
             return 200, {}, {"metadata": {"name": "default", "labels": {"team": "ours"}}}
+        if path.endswith("/namespaces/policy/services/hooks"):
+            return (
+                (200, {}, {"metadata": {"name": "hooks"}}) if service else (404, {}, {"message": "not found"})
+            )
         if method == "POST" and "/pods?" in path:
             assert "dryRun=All" in path
             if left:
@@ -213,6 +217,14 @@ def test_a_pod_webhook_without_endpoints(kind: str, serve: Serve, examined: Exam
     assert result.status == "fail"
     assert f"webhook {POLICY} must be asked, and Service policy/hooks has no endpoint" in result.why
     assert result.fix.startswith("`kubectl describe service hooks --namespace policy ")
+
+
+def test_a_pod_webhook_without_a_service(serve: Serve, examined: Examine) -> None:
+    """What is left of something that was removed: its own configuration tells whose it was."""
+    api = cluster(service=False, mutatingwebhookconfigurations=[a_hook()])
+    result = examined("admission", a_target(), f"http://{serve(api)}")
+    assert f"webhook {POLICY} must be asked, and Service policy/hooks does not exist" in result.why
+    assert "`kubectl describe mutatingwebhookconfigurations policy " in result.fix
 
 
 def test_webhooks_of_one_service_are_one_finding(serve: Serve, examined: Examine) -> None:

@@ -121,6 +121,12 @@ def _down(sight: Sight) -> dict[tuple[str, str], list[str]]:
 def _unanswered(sight: Sight, service: tuple[str, str], hooks: list[str]) -> Finding:
     namespace, name = service
     names = ", ".join(dict.fromkeys(hooks))
+    if not _exists(sight, namespace, name):
+        return failed(
+            f"no pod can be made: webhook {names} must be asked, and Service {namespace}/{name} does not "
+            "exist",
+            _cure(sight, "", hooks[0]),
+        )
     look = sight.commands.kubectl("describe", "service", name, namespace=namespace)
     return failed(
         f"no pod can be made: webhook {names} must be asked, and Service {namespace}/{name} has no endpoint "
@@ -177,6 +183,14 @@ def _answers(sight: Sight, namespace: str, name: str) -> bool:
         for item in slices
         for endpoint in item.get("endpoints") or ()
     )
+
+
+def _exists(sight: Sight, namespace: str, name: str) -> bool:
+    """Whether a Service is there; one that nobody may look at counts as there."""
+    try:
+        return sight.find("v1", "services", name, namespace) is not None
+    except Forbidden:
+        return True
 
 
 # ------------------------------------------------------------------ the rehearsal
