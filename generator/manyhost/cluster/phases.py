@@ -364,12 +364,14 @@ def overdue(pod: Pod, seconds: float, node_ready: str, commands: Commands) -> Pr
     name = pod["metadata"]["name"]
     node = (pod.get("spec") or {}).get("nodeName", "")
     text = f"{name} should have ended {seconds:.0f} s ago"
-    finalizers = pod["metadata"].get("finalizers")
-    if finalizers:
-        return held_by(f"{text}, but", "pod", pod["metadata"], commands)
+    finalizers = pod["metadata"].get("finalizers") or ()
+    theirs = [item for item in finalizers if item not in _COLLECTOR]
+    if theirs:
+        return held_by(f"{text}, but", "pod", {**pod["metadata"], "finalizers": theirs}, commands)
     if not node or node_ready == "True":
+        why = ": it waits for the rest of its group" if finalizers else f", though node {node} is ready"
         return Problem(
-            "ending", f"{text} and has not{f', though node {node} is ready' if node else ''}",
+            "ending", f"{text} and has not{why if node else ''}",
             f"{commands.kubectl('describe', 'pod', name)} says what it waits for", None,
         )  # fmt: skip
     if node_ready:

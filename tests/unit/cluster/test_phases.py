@@ -114,6 +114,8 @@ def test_a_pod_on_its_way_out_has_no_problem() -> None:
     [
         ("True", ["example.com/hold"], "finalizer example.com/hold keeps it", False),
         ("True", [], "has not, though node host-1 is ready", False),
+        ("True", ["foregroundDeletion"], "has not: it waits for the rest of its group", False),
+        ("Unknown", ["foregroundDeletion"], "node host-1 does not answer", True),
         ("Unknown", [], "node host-1 does not answer", True),
         ("False", [], "node host-1 does not answer", True),
         ("gone", [], "node host-1 does not exist any more", False),
@@ -131,7 +133,8 @@ def test_a_pod_that_does_not_end_names_what_keeps_it(
     assert words in problem.message
     assert ("delete node" in problem.fix) is deletes_node
     fixes.check(problem.fix, context="c")
-    if finalizers:
+    assert ("finalizers" in problem.fix) is ("example.com/hold" in finalizers)
+    if "example.com/hold" in finalizers:
         patch = (
             """kubectl patch pod r1-1-2 --type merge -p '{"metadata":{"finalizers":null}}' --namespace ns"""
         )
