@@ -33,8 +33,10 @@ _SCRIPT_PHASES: dict[str, Phase] = {
     "profile": "weights",
     "weights": "weights",
     "peers": "load",
+    "waiting": "load",  # longer than usual, and not for ever: no failure
     "attempt": "load",
     "engine": "load",
+    "loading": "load",
     "serving": "load",  # until the readiness probe agrees
     "draining": "draining",
     "held": "failed",
@@ -61,7 +63,7 @@ class ScriptLine(msgspec.Struct, frozen=True):
     """One phase line of the launch script.
 
     Attributes:
-        phase: start, profile, weights, peers, engine, serving, draining, attempt, held or end.
+        phase: One of docs/reference/launcher.md, such as weights, engine, serving or held.
         seconds: Since the script's start.
         reason: Why; empty for most.
         fields: All key=value pairs of the line.
@@ -241,6 +243,8 @@ def _phase(  # noqa: PLR0911  one return a step, in their order
     if "running" in state:
         if line is None:
             return "weights", ""
+        if line.phase == "loading" and line.fields.get("step") == "weights":
+            return "weights", _detail(line)
         return _SCRIPT_PHASES.get(line.phase, "load"), _detail(line)
     if "terminated" in state:
         return "failed", f"ended with code {state['terminated'].get('exitCode')}"
@@ -263,9 +267,24 @@ def _before_start(inits: list[dict[str, Any]]) -> tuple[Phase, str]:
 def _detail(line: ScriptLine) -> str:
     if line.phase == "peers":
         return "waits for the other hosts"
+    if line.phase == "waiting":
+        return f"waits: {line.reason}"
     if line.phase == "attempt":
         return line.reason
+    if line.phase == "loading":
+        return _loading(line)
     return line.reason or {"engine": "engine starts", "serving": "engine answers"}.get(line.phase, "")
+
+
+def _loading(line: ScriptLine) -> str:
+    """How far a step is: its own percentage, and for how long it has not moved if that is worth a word."""
+    percent, still = line.fields.get("percent"), line.fields.get("still", "0s").removesuffix("s")
+    words = ["weights" if line.fields.get("step") == "weights" else "engine starts"]
+    if percent:
+        words.append(f"{percent} %")
+    if still.isdigit() and int(still) >= 60:
+        words.append(f"no progress for {still} s, given up after {line.fields.get('limit', '')}")
+    return ", ".join(words)
 
 
 def _problem(

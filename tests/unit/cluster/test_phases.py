@@ -90,6 +90,9 @@ def test_other_lines_are_no_phase(line: str) -> None:
         (RUNNING, "host-1", "manyhost phase=weights member=leader rank=0 seconds=1", "weights"),
         (RUNNING, "host-1", "manyhost phase=engine member=leader rank=0 seconds=1", "load"),
         (RUNNING, "host-1", "manyhost phase=serving member=leader rank=0 seconds=1", "load"),
+        (RUNNING, "host-1", "manyhost phase=waiting member=leader rank=0 seconds=1", "load"),
+        (RUNNING, "host-1", "manyhost phase=loading member=leader rank=0 seconds=1 step=engine", "load"),
+        (RUNNING, "host-1", "manyhost phase=loading member=leader rank=0 seconds=1 step=weights", "weights"),
         (RUNNING, "host-1", "manyhost phase=held member=leader rank=0 seconds=1", "failed"),
         (RUNNING, "host-1", "manyhost phase=newer member=leader rank=0 seconds=1", "load"),
         ({"containerStatuses": [engine(terminated={"exitCode": 1})]}, "host-1", "", "failed"),
@@ -101,6 +104,30 @@ def test_phase(status: dict[str, Any], node: str, log: str, phase: str) -> None:
     host = host_of(pod(status, node), HERE, last_script_line(log.splitlines()))
     assert (host.group, host.host, host.member, host.revision) == (1, 2, "worker", "abc")
     assert host.phase == phase
+
+
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        (
+            'waiting member=leader rank=0 seconds=1800 reason="rank 1 not seen for 1800 s"',
+            "waits: rank 1 not seen for 1800 s",
+        ),
+        (
+            "loading member=leader rank=0 seconds=90 step=engine percent=45 still=3s limit=600s",
+            "engine starts, 45 %",
+        ),
+        (
+            "loading member=leader rank=0 seconds=90 step=engine still=120s limit=600s",
+            "engine starts, no progress for 120 s, given up after 600s",
+        ),
+        ("loading member=worker rank=1 seconds=90 step=weights still=0s limit=600s", "weights"),
+    ],
+)
+def test_a_member_that_waits_or_loads_says_for_what_and_has_no_problem(line: str, detail: str) -> None:
+    """A late host is not a lost group: deploy goes on waiting, and the next deploy deletes nothing."""
+    host = host_of(pod(RUNNING), HERE, last_script_line([f"manyhost phase={line}"]))
+    assert (host.detail, host.problem, host.last_words) == (detail, None, "")
 
 
 def test_a_pod_on_its_way_out_has_no_problem() -> None:
