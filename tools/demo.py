@@ -128,12 +128,8 @@ class Walk:
         say(f"    the engine on {worker} is killed")
         seen = self.until("the loss is seen", lambda: self.state()[0] == 0)
         say(f"    seen after {seen:.1f} s: the group takes no requests")
-        back = self.until("the group is back", lambda: self._all_new(before))
-        say(f"    all pods are new and the group answers after {seen + back:.1f} s")
-
-    def _all_new(self, before: dict[str, str]) -> bool:
-        ready, now = self.state()
-        return ready == 1 and not set(now.values()) & set(before.values())
+        back = self.until("the group is back", lambda: self.state() == (1, before))
+        say(f"    both engines were started again in their pods: the group answers after {seen + back:.1f} s")
 
     def run(self) -> None:
         """All steps; what was made is removed even when one fails."""

@@ -300,9 +300,9 @@ def test_readiness_and_liveness_ask_the_script():
 
 def test_a_leader_that_leaves_answers_until_its_readiness_has_failed():
     """Else clients are sent to a port that is closed."""
-    launcher = (CHART / "launcher" / "group.py").read_text()
-    beats = re.search(r"^DRAIN_BEATS = (\d+)$", launcher, re.MULTILINE)
-    beat = re.search(r'MANYHOST_BEAT_SECONDS", "(\d+)"', (CHART / "launcher" / "settings.py").read_text())
+    launcher = CHART / "launcher"
+    beats = re.search(r'\("leaving", (\d+)\)', (launcher / "manyhost_group.py").read_text())
+    beat = re.search(r'BEAT_SECONDS", "(\d+)"', (launcher / "manyhost_settings.py").read_text())
     assert beats
     assert beat
     probe = engine_container(render())["readinessProbe"]

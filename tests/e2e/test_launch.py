@@ -130,7 +130,7 @@ def test_late_worker(place: Place, image: tuple[str, str], namespace: str) -> No
 
 
 def test_leader_restart(place: Place, image: tuple[str, str], namespace: str) -> None:
-    """A leader whose engine dies while it serves takes its own group along and no other."""
+    """An engine that dies while it serves is started again in its pods; the other group is untouched."""
     here = ["--namespace", namespace, *standin(image)]
     run("deploy", "local", *here, "--set", "groups=2", "--timeout", "120").ok()
     before = uids(pods_of(place, namespace))
@@ -149,22 +149,24 @@ def test_leader_restart(place: Place, image: tuple[str, str], namespace: str) ->
 
     def back() -> bool:
         pods = pods_of(place, namespace)
-        new = {name for name, uid in uids(pods).items() if uid != before.get(name)}
-        return set(pods) == set(before) and new == {LEADER, WORKER} and all(map(ready, pods.values()))
+        return uids(pods) == before and all(map(ready, pods.values()))
 
-    until("its group is back and new, the other untouched", back, BACK_SECONDS)
+    until("its group is back, in the same pods", back, BACK_SECONDS)
+    assert log(place, namespace, LEADER).count("phase=engine") == 2
+    assert log(place, namespace, "tiny-r1-1").count("phase=engine") == 1
     print(f"leader's engine killed: seen in {seen:.1f} s, group back in {time.monotonic() - begin:.1f} s")
     assert seen <= DETECTION_SECONDS
     assert restarts(pods_of(place, namespace)) == 0
     run("teardown", "local", *here, "--yes").ok()
 
 
+@pytest.mark.timeout(300)
 def test_port_taken(place: Place, image: tuple[str, str], namespace: str) -> None:
-    """Another process in the leader's pod has the API's port: held, and everybody says why."""
+    """Another process keeps the API's port in the leader's pod: held after a minute, and all say why."""
     here = ["--namespace", namespace, *standin(image)]
     taker = [place.kubectl, "--kubeconfig", str(place.kubeconfig), "exec", "-n", namespace, LEADER]
     taker += ["--", "python3", "-c", TAKE_PORT]
-    more = ("--timeout", "120", "--output", "json")
+    more = ("--timeout", "240", "--output", "json")
     with command(place, "deploy", "local", *here, *more) as deploy:
         with full_hosts(place):  # the leader looks at its ports once the group is complete
             before = leader_waits(place, namespace)
@@ -174,7 +176,7 @@ def test_port_taken(place: Place, image: tuple[str, str], namespace: str) -> Non
                 assert other.stdout.readline() == "taken\n"
                 other.kill()  # kubectl alone; the process in the pod stays
         begin = time.monotonic()
-        out, err = deploy.communicate(timeout=90)
+        out, err = deploy.communicate(timeout=150)
     print(f"port taken: deploy gives up {time.monotonic() - begin:.1f} s after the worker's host came")
     assert deploy.returncode == 1, (out, err)
     said = read(out)

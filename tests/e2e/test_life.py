@@ -115,7 +115,7 @@ def test_two_groups(place: Place, image: tuple[str, str], namespace: str) -> Non
         "--",
         "bash",
         "-c",
-        "kill -9 $(pgrep -f 'vllm serve' | head -1)",
+        "kill -9 $(pgrep -f '[m]anyhost_run')",
     )
 
     def anew() -> bool:

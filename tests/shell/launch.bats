@@ -6,7 +6,7 @@ load helper
   serving_group
   grep -o 'phase=[a-z]*' "$FAKE/log.0" | paste -sd' ' >"$FAKE/order"
   [ "$(cat "$FAKE/order")" = "phase=start phase=profile phase=weights phase=peers phase=engine phase=serving" ]
-  grep -qE '^manyhost phase=engine member=leader rank=0 seconds=[0-9.]+ attempt=1 of=2$' "$FAKE/log.0"
+  grep -qE '^manyhost phase=engine member=leader rank=0 seconds=[0-9.]+ attempt=1 failed=0 of=2$' "$FAKE/log.0"
   grep -qE '^manyhost phase=serving member=worker rank=1 seconds=[0-9.]+ attempt=1$' "$FAKE/log.1"
 }
 
@@ -58,7 +58,7 @@ import json, os
 env = json.load(open(os.environ["FAKE"] + "/env.0"))
 assert (env["NCCL_A"], env["NCCL_B"], env["NCCL_C"]) == ("set later", "two words", "x\ny")
 assert env["VLLM_HOST_IP"] == "127.0.0.1"
-assert env["VLLM_ENGINE_READY_TIMEOUT_S"] == "30"
+assert env["VLLM_ENGINE_READY_TIMEOUT_S"] == "86400"
 assert "MANYHOST_STEP" not in env
 P
   run ! grep -q leaked "$FAKE/log.0"
@@ -75,6 +75,15 @@ P
   run ! probe 0 ready
   [[ $output == *"profile missing"* ]]
   [ ! -e "$FAKE/argv.0" ]
+}
+
+@test "a profile that comes a moment later is waited for, and says so" {
+  MANYHOST_PROFILE=$FAKE/late.sh MANYHOST_PROFILE_SECONDS=20 MANYHOST_SIZE=1 member 0
+  seen 0 'phase=waiting member=leader'
+  grep -qF "reason=\"profile not there yet: $FAKE/late.sh, waits 20 s\"" "$FAKE/log.0"
+  echo 'export NCCL_A=late' >"$FAKE/late.sh"
+  seen 0 phase=serving
+  grep -qF '"NCCL_A": "late"' "$FAKE/env.0"
 }
 
 @test "a profile that exits early holds" {
@@ -95,7 +104,7 @@ P
 
 @test "staged weights: missing folder, missing shard, no weights, then complete" {
   model=$FAKE/model
-  check() { python3 "$scripts/model.py" weights "$model" "$@"; }
+  check() { python3 "$scripts/manyhost_steps.py" weights "$model" "$@"; }
   run -78 check
   [[ $output == *"weights missing at $model: no config.json" ]]
   mkdir "$model"
@@ -164,8 +173,8 @@ P
 }
 
 @test "a model download that is not needed is skipped, one that cannot work is left to the engine" {
-  python3 "$scripts/model.py" download gs://bucket/model
-  python3 "$scripts/model.py" download some/model --load-format dummy
+  python3 "$scripts/manyhost_steps.py" download gs://bucket/model
+  python3 "$scripts/manyhost_steps.py" download some/model --load-format dummy
 }
 
 @test "a measurement that is removed ends at once, with its program" {

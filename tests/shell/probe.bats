@@ -1,5 +1,5 @@
 #!/usr/bin/env bats
-# probe.sh, and what group.py tells it.
+# probe.sh, and what a member tells it.
 load helper
 
 status() { # AGE STATE STARTUP READY LIVE [REASON]
@@ -75,16 +75,57 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
   done
 }
 
-@test "requests run and nothing moves: not live, not ready, and no drain waits for it" {
+@test "requests run and nothing moves: the engine is started again in place, and the pod stays" {
   metrics 1 0 100
   MANYHOST_SIZE=1 MANYHOST_STALL_SECONDS=1 member 0
   seen 0 phase=serving
-  until_ok 20 eval '! probe 0 live'
-  run ! probe 0 live
-  [[ $output == *"no token counter moved for"* ]]
+  seen 0 'reason="requests wait and nothing moved for 1 s" deaths=1 of=5'
+  probe 0 live
   run ! probe 0 ready
+  metrics 0 0 100
+  until_ok 20 probe 0 ready
+}
+
+@test "requests wait, none runs, and nothing moves: that is a stall too" {
+  metrics 0 5 100
+  MANYHOST_SIZE=1 MANYHOST_STALL_SECONDS=1 member 0
+  seen 0 'reason="requests wait and nothing moved for 1 s" deaths=1 of=5'
+}
+
+@test "a long prefill of which only the KV cache's use tells: live and ready" {
+  MANYHOST_SIZE=1 MANYHOST_STALL_SECONDS=2 member 0
+  for i in {1..10}; do
+    printf 'vllm:num_requests_running{} 1\nvllm:generation_tokens_total{} 5\nvllm:kv_cache_usage_perc{} 0.0%d\n' "$i" >"$FAKE/metrics.new"
+    mv "$FAKE/metrics.new" "$FAKE/metrics"
+    sleep 0.5
+  done
+  seen 0 phase=serving
+  probe 0 ready
+  run ! grep phase=attempt "$FAKE/log.0"
+}
+
+@test "an idle engine that is stuck: one token is asked for after a quiet while, and it is started again" {
+  metrics 0 0 100
+  MANYHOST_SIZE=1 member 0
+  seen 0 phase=serving
+  [ "$(wc -l <"$FAKE/asked")" = 1 ]
+  touch "$FAKE/stuck"
+  seen 0 'reason="the idle engine gave no token for 3 s" deaths=1 of=5'
+  [ "$(wc -l <"$FAKE/asked")" = 2 ]
+  rm "$FAKE/stuck"
+  until_ok 20 probe 0 ready
+}
+
+@test "without series nothing is known of requests: no stall, no token asked for, no quick end of a drain" {
+  echo '# nothing' >"$FAKE/metrics"
+  MANYHOST_SIZE=1 MANYHOST_STALL_SECONDS=1 MANYHOST_DRAIN_SECONDS=3 member 0
+  seen 0 phase=serving
+  sleep 2.5
+  probe 0 ready
+  [ "$(wc -l <"$FAKE/asked")" = 1 ]
   kill "$pid_0"
-  ended "$pid_0" 1
+  ended "$pid_0" 0
+  grep -qE 'reason="drain ended after [0-9]+ s with requests in flight" code=0' "$FAKE/log.0"
 }
 
 @test "a server too busy to answer: live, and ready until the stall limit" {
@@ -100,7 +141,7 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
   probe 0 live
 }
 
-@test "a start that outlasts the startup probe's budget is not killed by it" {
+@test "a member that waits is started and live for the kubelet, and not ready" {
   MANYHOST_STARTUP_SECONDS=1 MANYHOST_START_ATTEMPTS=2 member 0 # waits for rank 1
   seen 0 phase=peers
   until_ok 20 probe 0 startup

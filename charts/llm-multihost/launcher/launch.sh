@@ -4,9 +4,10 @@
 #   launch.sh [ENGINE FLAG]...    the container's command; the flags are the same on every member
 #
 # This file says what to run: environment, address, weights, engine command line. When to run it
-# (peers, attempts, health, drain) is decided by group.py, which calls this file back with
+# (peers, attempts, health, drain) is decided by manyhost_run.py, which calls this file back with
 # MANYHOST_STEP=weights and MANYHOST_STEP=engine. With MANYHOST_STEP=nccl the bandwidth of the group
-# is measured instead, in the same environment. It needs bash and python3, nothing else.
+# is measured instead, in the same environment. It needs bash and python3 (3.10 or
+# later), nothing else.
 set -euo pipefail
 
 # The kernel keeps signals without a handler from the first process of a container: a pod that is
@@ -16,7 +17,9 @@ stopped=""
 stop() {
   stopped=1
   [[ -n $member ]] || exit 0
+  # A process that is stopped takes no signal before it goes on.
   kill -TERM "$member" 2>/dev/null || :
+  kill -CONT "$member" 2>/dev/null || :
 }
 trap stop TERM INT
 
@@ -26,7 +29,7 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 export MANYHOST_RANK=${MANYHOST_RANK:-0} MANYHOST_SIZE=${MANYHOST_SIZE:-1}
 export MANYHOST_LEADER=${MANYHOST_LEADER:-${MANYHOST_ADDRESS:-}}
 
-# A failure that no further attempt cures; group.py holds the pod and shows the text.
+# A failure that no further attempt cures; the member holds and shows the text.
 readonly no_retry=78
 
 die() {
@@ -85,10 +88,42 @@ run_child() {
   "$@" &
   member=$!
   # A signal ends this wait early, and then the second one has the status.
-  while kill -0 "$member" 2>/dev/null; do wait "$member" || :; done
+  while kill -0 "$member" 2>/dev/null; do
+    wait "$member" || :
+    if [[ -n $stopped && -z ${watched:-} ]]; then
+      watched=1
+      end_a_hung_member &
+    fi
+  done
   wait "$member" || status=$?
   [[ -z $stopped || $status != 143 ]] || status=0 # ended before it had a handler
   return "$status"
+}
+
+# Told to end, but the member does not turn any more: its status is old, whatever the grace period is.
+end_a_hung_member() {
+  trap - TERM INT
+  while sleep 5; do
+    kill -0 "$member" 2>/dev/null || return 0
+    kill -CONT "$member" 2>/dev/null || :
+    bash "$here/probe.sh" live >/dev/null 2>&1 || kill -KILL "$member" 2>/dev/null || :
+  done
+}
+
+# A host that has just come may get its interconnect's profile a little later.
+wait_for_profile() {
+  local seconds=${MANYHOST_PROFILE_SECONDS:-300} told="" end
+  ((seconds < MANYHOST_STARTUP_SECONDS)) || seconds=$MANYHOST_STARTUP_SECONDS
+  end=$((SECONDS + seconds))
+  while [[ ! -r $MANYHOST_PROFILE ]]; do
+    ((SECONDS < end)) || return 1
+    if [[ -z $told ]]; then
+      told=1
+      phase waiting "reason=\"profile not there yet: $MANYHOST_PROFILE, waits $seconds s\""
+    fi
+    sleep 1 &
+    wait $! || :
+  done
 }
 
 # The environment of the engine: profile, settings, address. `held` says what is wrong with it.
@@ -103,7 +138,7 @@ prepare() {
   phase start "size=$MANYHOST_SIZE executor=$MANYHOST_EXECUTOR"
 
   if [[ -n ${MANYHOST_PROFILE:-} ]]; then
-    if [[ ! -r $MANYHOST_PROFILE ]]; then
+    if ! wait_for_profile; then
       held="profile missing at $MANYHOST_PROFILE"
     elif ! read_profile; then
       held="profile $MANYHOST_PROFILE ended before its last line"
@@ -115,14 +150,14 @@ prepare() {
 
   # The interface decides on hosts with many; the address that the platform names is the fallback.
   if [[ -z ${VLLM_HOST_IP:-} ]]; then
-    VLLM_HOST_IP=$(python3 -B "$here/model.py" address "${MANYHOST_INTERFACE:-}") ||
+    VLLM_HOST_IP=$(python3 -B "$here/manyhost_steps.py" address "${MANYHOST_INTERFACE:-}") ||
       VLLM_HOST_IP=${MANYHOST_ADDRESS:-}
     [[ -n $VLLM_HOST_IP ]] ||
       held=${held:-"no address: interface ${MANYHOST_INTERFACE:-(none)} has no IPv4 and MANYHOST_ADDRESS is empty"}
   fi
   export VLLM_HOST_IP
-  # The engine's own limit on loading (600 s) must not be shorter than the plan's.
-  export VLLM_ENGINE_READY_TIMEOUT_S=${VLLM_ENGINE_READY_TIMEOUT_S:-$MANYHOST_STARTUP_SECONDS}
+  # The engine's own limit on loading (600 s) ends starts that move; only the member judges them.
+  export VLLM_ENGINE_READY_TIMEOUT_S=${VLLM_ENGINE_READY_TIMEOUT_S:-86400}
   phase profile "address=$VLLM_HOST_IP"
 }
 
@@ -139,10 +174,14 @@ measure() {
 }
 
 weights() {
+  # A driver that cannot run the engine shows before half an hour of weights does.
+  if ((MANYHOST_GPUS_PER_HOST > 0)); then
+    "$(beside_engine python3)" -B "$here/manyhost_steps.py" cuda "$MANYHOST_GPUS_PER_HOST"
+  fi
   if [[ -n ${MANYHOST_MODEL_PATH:-} ]]; then
-    python3 -B "$here/model.py" weights "$MANYHOST_MODEL_PATH" "$@"
+    python3 -B "$here/manyhost_steps.py" weights "$MANYHOST_MODEL_PATH" "$@"
   elif [[ ${HF_HUB_OFFLINE:-0} != 1 && ! -d $MANYHOST_MODEL ]]; then
-    "$(beside_engine python3)" -B "$here/model.py" download "$MANYHOST_MODEL" "$@"
+    "$(beside_engine python3)" -B "$here/manyhost_steps.py" download "$MANYHOST_MODEL" "$@"
   fi
 }
 
@@ -185,7 +224,7 @@ run_engine() {
   case $MANYHOST_EXECUTOR in
     mp)
       serve+=(--nnodes "$MANYHOST_SIZE" --node-rank "$MANYHOST_RANK"
-        --master-addr "$MANYHOST_LEADER" --master-port "$MANYHOST_MASTER_PORT"
+        --master-addr "$MANYHOST_LEADER_IP" --master-port "$MANYHOST_MASTER_PORT"
         --distributed-executor-backend mp)
       ((MANYHOST_RANK == 0)) || exec "${serve[@]}" --headless
       exec "${serve[@]}" "${listen[@]}"
@@ -212,7 +251,7 @@ unset MANYHOST_STEP
 case $step in
   "")
     prepare
-    run_child python3 -B "$here/group.py" "$held" "$here/launch.sh" "$@"
+    run_child python3 -B "$here/manyhost_run.py" "$held" "$here/launch.sh" "$@"
     ;;
   weights) weights "$@" ;;
   engine) run_engine "$@" ;;

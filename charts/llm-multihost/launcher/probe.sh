@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# probe.sh startup|ready|live: answers from the status file that group.py rewrites every second.
+# probe.sh startup|ready|live: answers from the status file that the member rewrites every second.
 # Line 1: <seconds since boot> <state> <startup> <ready> <live>; line 2: the reason.
 set -euo pipefail
 
 # A busy host may delay the writer; this long without a word means that it hangs.
-readonly stale_seconds=30
+readonly stale_seconds=${MANYHOST_STALE_SECONDS:-30}
 
-file=${MANYHOST_STATE_DIR:-/tmp/manyhost}/status
+file=${MANYHOST_STATE_DIR:-/dev/shm/manyhost}/status
 if ! [[ -r $file ]] || ! { read -r written state startup ready live && read -r reason; } <"$file"; then
   echo "manyhost: not started: no status in $file"
   exit 1

@@ -117,6 +117,14 @@ JSON prints a large whole number with all its digits. */}}
   valueFrom:
     fieldRef:
       fieldPath: status.podIP
+- name: MANYHOST_GENERATION
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.labels['leaderworkerset.sigs.k8s.io/template-revision-hash']
+- name: MANYHOST_GROUP
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.labels['leaderworkerset.sigs.k8s.io/group-key']
 {{- end }}
 
 {{- define "manyhost.engineEnv" -}}

@@ -282,7 +282,9 @@ class Recipe(Workload, frozen=True):
     stall_seconds: Annotated[
         int,
         Meta(
-            ge=1, le=DAY_SECONDS, description="No token for this long, while requests run, counts as a stall."
+            ge=1,
+            le=DAY_SECONDS,
+            description="An engine that does not move for so long, while requests run or wait, is stuck.",
         ),
     ] = 120
     start_attempts: Annotated[
@@ -293,7 +295,7 @@ class Recipe(Workload, frozen=True):
         Meta(
             ge=0,
             le=DAY_SECONDS,
-            description="Start budget of the engine; 0 takes the plan's cold-start estimate.",
+            description="Estimate of a start, by which waits are measured; 0 takes the plan's.",
         ),
     ] = 0
     roles: Roles = Roles()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.helm import CHART, ROOT, find, render
+from tests.unit.scripts.members import until
 
 LAUNCHER = CHART / "launcher"
 SCRIPTS = [path for path in LAUNCHER.rglob("*") if path.suffix in {".py", ".sh"}]
@@ -142,6 +143,7 @@ def test_another_platform_starts_it_with_the_contract_alone(members, tmp_path):
     for log, member in zip(logs, ("worker rank=1", "leader rank=0"), strict=True):
         seen(log, f"phase=serving member={member}")
     for rank in ("0", "1"):
+        until("its engine", (tmp_path / f"argv.{rank}").exists)
         words = json.loads((tmp_path / f"argv.{rank}").read_text())
         assert words[:4] == ["serve", str(tmp_path), "--flag", "two words"]
         assert words[4:10] == ["--nnodes", "2", "--node-rank", rank, "--master-addr", "127.0.0.1"]
