@@ -16,6 +16,7 @@ VERSION ?=
 TESTS ?= tests
 DURATION ?= 240
 SEED ?= 1
+SCHEDULES ?= 100000
 E2E ?=
 
 # The recipe that ENV, RECIPE and MODEL name, as the command line wants it.
@@ -87,6 +88,10 @@ test: $(VENV)/.dev tools ## Run all tests that need no cluster
 property: $(VENV)/.dev tools ## Render 10,000 random recipes, 500 of them with Helm 3 and Helm 4 too (15 minutes)
 	MANYHOST_RECIPES=10000 MANYHOST_HELM_RECIPES=500 \
 	  $(BIN)/python -m pytest -q -n 3 --timeout 3600 tests/property/test_recipes.py
+
+.PHONY: simulate
+simulate: $(VENV)/.dev ## Run the launcher's decisions through 100,000 schedules of faults (5 minutes on 2 processors)
+	@$(BIN)/python -m tests.simulation $(SCHEDULES) $(SEED)
 
 .PHONY: e2e
 e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, or the test cluster)
