@@ -155,7 +155,7 @@ def test_the_step_starts_torchrun_with_the_profile(started: Any, tmp_path: Path)
 
 def test_a_missing_profile_ends_it(started: Any) -> None:
     """Without it NCCL would take plain TCP, and a slow network would be blamed."""
-    done = started(MANYHOST_PROFILE="/no/profile.sh")
+    done = started(MANYHOST_PROFILE="/no/profile.sh", MANYHOST_PROFILE_SECONDS="1")
     assert done.returncode != 0
     assert "torch" not in done.stdout
     log = [*done.stdout.splitlines(), *done.stderr.splitlines()]
