@@ -295,7 +295,7 @@ def test_readiness_and_liveness_ask_the_script():
         )
         for name in ("readiness", "liveness")
     }
-    assert seen == {"readiness": ("ready", 3, 5, 2), "liveness": ("live", 10, 10, 3)}
+    assert seen == {"readiness": ("ready", 2, 10, 1), "liveness": ("live", 10, 10, 3)}
 
 
 def test_a_leader_that_leaves_answers_until_its_readiness_has_failed():

@@ -79,7 +79,7 @@ BUGS = (
         "what the metrics do not say is a stall",
         LEADER,
         "if engine.busy and still > limits.stall:",
-        "if engine.busy is not False and still > limits.stall:", seed=258),
+        "if engine.busy is not False and still > limits.stall:", seed=1085),
     Bug(
         "a prefill that gives no token is a stall",
         LEADER,
@@ -95,6 +95,8 @@ BUGS = (
         "errors are answers", LEADER, 'if engine.canary_bad:\n        return "the', 'if False:\n        return "the'
     ),
     Bug("a drain does not wait", LEADER, "if engine.idle_since:", "if True:"),
+    Bug("one refusal of /health makes unready", LEADER, "engine.bad_answers >= 2", "engine.bad_since"),
+    Bug("a drain ends while clients are still sent", LEADER, "done = max(state.since + limits.leaving, ", "done = max(0.0, "),
     Bug("a drain has no end", LEADER, "if passed > limits.drain:", "if False:"),
     Bug(
         "a worker leaves without its leader",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import types
 from typing import Any, NamedTuple
@@ -54,6 +55,15 @@ def load(bug: Bug | None = None) -> Code:
             sys.modules.pop(name, None)
         sys.modules.update(kept)
     return Code(*made)
+
+
+@functools.cache
+def readiness_probe() -> tuple[float, int]:
+    """How the kubelet asks, as the chart says: seconds between two probes, refusals that it believes."""
+    text = (CHART / "templates/_container.tpl").read_text()
+    found = re.search(r"readinessProbe:.*?periodSeconds: (\d+).*?failureThreshold: (\d+)", text, re.DOTALL)
+    assert found
+    return float(found[1]), int(found[2])
 
 
 @functools.cache

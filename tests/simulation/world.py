@@ -12,13 +12,14 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tests.simulation.code import Code
+from tests.simulation.code import Code, readiness_probe
 from tests.simulation.schedule import FOREVER, HARMLESS, KINDS, Fault, Schedule
 
 INF = float("inf")
 ATTEMPTS, PEER_WAIT, PROGRESS, FAILING, STALL, DRAIN = 3, 600.0, 600.0, 1800.0, 120.0, 300.0
 GRACE = DRAIN + 30  # terminationGracePeriodSeconds
-UNREADY_SECONDS = 10.0  # after a loss that can be seen
+UNREADY_SECONDS = 10.0  # after a loss that can be seen, in the eyes of the kubelet
+PROBE_TAKES = (0.1, 0.8)  # seconds of a probe, and until the pod's condition tells its answer
 SETTLE_SECONDS = 20_000.0  # after the last fault, to serve again or to hold with a cause
 
 
@@ -480,7 +481,7 @@ class World:
                 failure=e.failure,
                 hopeless=e.hopeless,
                 bad_since=e.bad_since if not mute else 0.0,
-                bad_answers=9 if e.bad_since and not mute else 0,
+                bad_answers=1 + int(self.now - e.bad_since) if e.bad_since and not mute else 0,
                 well_at=mute or e.bad_since or (INF if e.up else 0.0),
                 heard=mute or (INF if e.up else 0.0),
                 busy=None if e.hidden or mute else busy,
@@ -649,7 +650,10 @@ class World:
     # --------------------------------------------------------------------------------- the kubelet and LWS
 
     def ready_changed(self, p: Process) -> None:
-        delay = self.random.uniform(0, 3) if p.ready else self.random.uniform(3, 6)
+        """The kubelet asks once a period, and believes a refusal after some in a row."""
+        every, refusals = readiness_probe()
+        misses = 0 if p.ready else every * (refusals - 1)
+        delay = misses + self.random.uniform(0, every) + self.random.uniform(*PROBE_TAKES)
         self.after(max(delay, p.pod.disk_until - self.now), self.probed, p, p.ready)
 
     def probed(self, p: Process, ready: bool) -> None:
@@ -659,6 +663,8 @@ class World:
     def exit(self, p: Process, code: int, grace: float) -> None:
         """A launcher ends by its own decision; its engine first."""
         step = p.step
+        if p.rank == 0 and code == 0 and not p.stop and p.pod.ready and p.pod.disk_until < self.now:
+            self.wrong("has drained while clients are still sent to it", p.pod.group)
         p.said = self.code.group.message(p.state, self.code.group.Seen(), "")
         self.send(p)
         p.child = None
@@ -809,14 +815,19 @@ class World:
         leader = group.leader
         if leader and leader.engine and leader.engine.hidden:
             return  # who knows nothing of requests cannot tell a stall from rest
-        if leader and leader.alive and not leader.frozen and leader.ready and group.served_at < at:
+        pod = group.pods[0]
+        if pod.disk_until > at:
+            return  # two faults at once
+        if leader and leader.alive and not leader.frozen and pod.ready and group.served_at < at:
             self.wrong(f"is ready {self.now - at:.0f} s after {kind}", group)
 
     def workers_unready(self, group: Group, at: float) -> None:
         """Workers that have lost their leader are not ready."""
         for pod in group.pods[1:]:
             p = pod.process
-            if p and p.alive and not p.frozen and p.ready and group.served_at < at:
+            if pod.disk_until > at:
+                continue
+            if p and p.alive and not p.frozen and pod.ready and group.served_at < at:
                 self.wrong(f"rank {p.rank} is ready {self.now - at:.0f} s after it lost its leader", group)
 
     def acted_by(self, group: Group, at: float, kind: str) -> None:
@@ -875,11 +886,25 @@ class World:
 
     def do_one_503(self, fault: Fault, group: Group) -> None:
         """One refusal; after it the server is too busy to say anything for a while."""
-        e = self.with_engine(group)
-        if e and not e.mute_since and not e.bad_since:
-            e.bad_since, e.view = self.now, None
-            self.poll(group.leader)  # type: ignore[arg-type]
+        e, leader = self.with_engine(group), group.leader
+        if e and leader and not e.mute_since and not e.bad_since:
+            before = leader.ready
+            self.refuse(leader, e)
+            if before and not leader.ready:
+                self.wrong("is not ready after one refusal", group)
             self.after(fault.seconds, self.after_503, group, e)
+
+    def refuse(self, leader: Process, e: Engine) -> None:
+        """From now on /health is refused each second."""
+        e.bad_since = self.now
+        for seconds in range(10):
+            self.after(seconds, self.refused, leader, e)
+        self.refused(leader, e)
+
+    def refused(self, leader: Process, e: Engine) -> None:
+        if leader.alive and leader.engine is e and e.bad_since:
+            e.view = None
+            self.poll(leader)
 
     def after_503(self, group: Group, e: Engine) -> None:
         if not e.core_dead:
@@ -1061,7 +1086,8 @@ class World:
         if e and group.leader:
             self.excuse(group, fault.kind)
             group.deaths += 1
-            e.core_dead, e.bad_since, e.mute_since = True, self.now, 0.0
+            e.core_dead, e.mute_since = True, 0.0
+            self.refuse(group.leader, e)
             self.get_stuck(group.leader)
 
     def do_answers_500(self, fault: Fault, group: Group) -> None:

@@ -272,7 +272,7 @@ def _unwell(limits: Limits, engine: Engine | None, now: float) -> str:
     """Why requests should go elsewhere for a while; it may pass."""
     if engine is None:
         return "the engine is not watched"
-    if engine.bad_since:
+    if engine.bad_answers >= 2:
         return "the engine's /health fails"
     if engine.canary_bad:
         return "the engine answers a request of one token with an error"

@@ -88,6 +88,7 @@ class Member:
         self.stop = False
         self.end: End | None = None
         self.end_at = 0.0
+        self.ready = False
         self.wake_at = 0.0
         self.said: dict[str, object] = {}
         self.beat_at = self.status_at = self.loading_at = 0.0
@@ -120,12 +121,16 @@ class Member:
         self.state = Held(self.state.me, time.monotonic(), reason)
         self.phase("held", reason)
 
-    def write_status(self, seen: Seen, now: float) -> None:
-        """Let probe.sh know. While this loop turns, the member is alive; only it decides about a start."""
+    def write_status(self, seen: Seen, changed: bool, now: float) -> None:
+        """Let probe.sh know, at once when something has changed, else that this loop turns.
+
+        While it does, the member is alive; only it decides about a start.
+        """
         ready, reason = self.rules.status(self.limits, self.state, seen, now)
-        words = f"{uptime():.2f} {NAMES[type(self.state)]} 1 {int(ready)} 1"
-        self.status.set(f"{words}\n{self.s.clean(reason)}\n")
-        self.status_at = now
+        if changed or ready != self.ready or now - self.status_at >= self.limits.beat / 2:
+            words = f"{uptime():.2f} {NAMES[type(self.state)]} 1 {int(ready)} 1"
+            self.status.set(f"{words}\n{self.s.clean(reason)}\n")
+            self.ready, self.status_at = ready, now
 
     def say(self, seen: Seen, now: float) -> None:
         """Tell the others how this member is; a leader only those that have a seat in its group."""
@@ -378,8 +383,7 @@ class Member:
         self.said = said
         if changed or now - self.beat_at >= self.limits.beat:
             self.say(seen, now)
-        if changed or now - self.status_at >= self.limits.beat / 2:
-            self.write_status(seen, now)
+        self.write_status(seen, changed, now)
         self.say_loading(seen, now)
         self.say_refused(now)
         if self.end and (self.step is None or now > self.end_at):
