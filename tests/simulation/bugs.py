@@ -94,7 +94,7 @@ BUGS = (
     Bug(
         "errors are answers", LEADER, 'if engine.canary_bad:\n        return "the', 'if False:\n        return "the'
     ),
-    Bug("a drain does not wait", LEADER, "if engine.idle_since:", "if True:"),
+    Bug("a drain does not wait", LEADER, "if engine.idle_since:", "if True:", seed=2243),
     Bug("one refusal of /health makes unready", LEADER, "engine.bad_answers >= 2", "engine.bad_since"),
     Bug("a drain ends while clients are still sent", LEADER, "done = max(state.since + limits.leaving, ", "done = max(0.0, "),
     Bug("a drain has no end", LEADER, "if passed > limits.drain:", "if False:"),

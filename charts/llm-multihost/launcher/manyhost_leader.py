@@ -419,8 +419,10 @@ def _in_draining(limits: Limits, state: Draining, seen: Seen, now: float) -> Dec
         if engine.canary_since:
             times.append(max(engine.canary_since, engine.moved) + limits.canary + 0.001)
         if engine.idle_since:
-            # Proxies learn late that this pod is leaving: requests still come for some seconds.
-            done = max(state.since + limits.leaving, engine.idle_since + limits.beat)
+            # Proxies learn late that this pod is leaving: requests still come for some seconds, each of
+            # them perhaps too short to be seen but for the counters that it moved.
+            idle = max(engine.idle_since, engine.moved)
+            done = max(state.since + limits.leaving, idle + limits.beat)
             if now >= done:
                 return end(state, 0, "drained", 5 * limits.beat)
             times.append(done)

@@ -385,6 +385,24 @@ def test_a_member_that_hangs_ends_when_told_to(group: Make) -> None:
     assert time.monotonic() - begin < 20
 
 
+def test_a_drain_goes_on_while_short_requests_still_come(group: Make) -> None:
+    """Between two looks at its metrics the engine is idle each time, yet its counters have moved."""
+    members = group(MANYHOST_SIZE="1")
+    members.serve()
+    members.processes[0].terminate()
+    members.seen(0, "phase=draining")
+    end, tokens = time.monotonic() + 15 * BEAT, 5
+    while time.monotonic() < end:
+        tokens += 1
+        members.set(
+            "metrics", f"vllm:num_requests_running{{}} 0\nvllm:generation_tokens_total{{}} {tokens}\n"
+        )
+        time.sleep(BEAT / 10)
+        assert not members.phases(0, "end"), members.log(0)
+    assert members.processes[0].wait(60) == 0
+    assert 'reason="drained"' in members.phases(0, "end")[0]
+
+
 def test_the_leaders_address_reaches_the_engines(group: Make) -> None:
     """Engines meet at an address: a name that cannot be resolved for a moment fails no start."""
     members = group(MANYHOST_LEADER="localhost")
