@@ -27,6 +27,45 @@ REGRESSIONS = {
     "a pod without a host is made anew": Schedule(
         2, (1,), (Fault("late_host", 0.0, 0, 0, 1034.0), Fault("rolling", 40.0, 0, 0, 0.0))
     ),
+    # These were asked for what no launcher can know.
+    "what the metrics hid is known once they are back": Schedule(
+        60221, (2,), (Fault("metrics_away", 830.0, 0, 0, 397.0), Fault("answers_500", 1000.0, 0, 0, 0.0))
+    ),
+    "a step just before the metrics went away is proof in a break between the launchers": Schedule(
+        33522,
+        (2, 2),
+        (Fault("link_long", 570.0, 0, 0, 528.0), Fault("metrics_away", 670.0, 0, 0, 46.0)),
+        (0,),
+    ),
+    "a leader that was stopped sees its engine's end when it goes on": Schedule(
+        48378,
+        (2, 2, 1),
+        (
+            Fault("late_host", 0.0, 1, 0, 1337.0),
+            Fault("freeze_short", 1080.0, 2, 0, 15.0),
+            Fault("engine_killed", 1086.2, 2, 0, 0.0),
+        ),
+        (2,),
+    ),
+    "a worker that is stopped cannot tell its engine's end": Schedule(
+        29589, (2,), (Fault("freeze_long", 1350.0, 0, 1, 200.0), Fault("engine_killed", 1350.0, 0, 1, 0.0))
+    ),
+    "a silence of five minutes that two faults make": Schedule(
+        12771, (2,), (Fault("freeze_short", 40.0, 0, 0, 22.0), Fault("link_long", 60.0, 0, 1, 449.0))
+    ),
+    "a silence of five minutes in which the group began to serve": Schedule(
+        57300,
+        (2, 2),
+        (
+            Fault("load_crash", 0.0, 1, 1, 0.0),
+            Fault("late_host", 0.0, 0, 1, 353.0),
+            Fault("slow_disk", 60.0, 1, 1, 203.0),
+            Fault("link_long", 80.0, 1, 1, 433.0),
+        ),
+    ),
+    "an engine that was killed before it could name its wrong flag": Schedule(
+        40420, (3, 2), (Fault("wrong_flag", 0.0, 0, 1, 0.0), Fault("engine_killed", 40.0, 0, 2, 0.0))
+    ),
 }
 
 

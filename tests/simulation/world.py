@@ -20,6 +20,7 @@ ATTEMPTS, PEER_WAIT, PROGRESS, FAILING, STALL, DRAIN = 3, 600.0, 600.0, 1800.0, 
 GRACE = DRAIN + 30  # terminationGracePeriodSeconds
 UNREADY_SECONDS = 10.0  # after a loss that can be seen, in the eyes of the kubelet
 PROBE_TAKES = (0.1, 0.8)  # seconds of a probe, and until the pod's condition tells its answer
+PARTED_SECONDS = 295.0  # of silence, whatever made it, after which a member that works may be given up
 SETTLE_SECONDS = 20_000.0  # after the last fault, to serve again or to hold with a cause
 
 
@@ -44,6 +45,7 @@ class Process:
         self.ports: Any = None
         self.said: dict[str, Any] = {}
         self.ready = False
+        self.thawed_at = 0.0
         self.wake = INF
 
 
@@ -65,7 +67,8 @@ class Engine:
         self.core_dead = self.errors = False
         self.bad_since = 0.0
         self.mute_since = 0.0
-        self.hidden = False
+        self.hidden = False  # no series
+        self.shown_at = 0.0  # when they came back
         self.running: dict[int, float] = {}  # request -> when it is done
         self.busy_since = 0.0
         self.idle_since = 0.0
@@ -115,7 +118,7 @@ class Link:
 
     def __init__(self, group: Group, rank: int) -> None:
         self.group, self.rank = group, rank
-        self.cut_at = self.cut_until = 0.0
+        self.cut_until = 0.0
         self.up = False
         self.ends: tuple[Process, Process] | None = None
 
@@ -258,6 +261,8 @@ class World:
             return
         reason = getattr(state, "reason", "") or str(actions)
         asked = p.stop or group.stopped or group.recreating
+        if any(self.now - peer.heard > PARTED_SECONDS for peer in p.peers.values()):
+            self.excuse(group, "parted")
         if now == "Held":
             self.judge_hold(p, group, reason)
         if was == "Serving" and now != "Draining" and not group.excuses and not asked:
@@ -314,7 +319,7 @@ class World:
         seconds += group.once.pop("slow_load", 0.0)
         seconds += max(0.0, group.slow_until - self.now)
         if "wrong_flag" in group.forever:
-            if p.rank == 0 and p.state.me.failed:
+            if p.rank == 0 and p.state.me.failed > group.failures:
                 self.wrong("tries again what cannot work", group)
             self.excuse(group, "wrong_flag")
             self.after(uniform(2, 6), self.end_step, step, 2, True, "unrecognized arguments: --x")
@@ -626,11 +631,7 @@ class World:
             self.silence(b, 0)
 
     def cut(self, link: Link, seconds: float) -> None:
-        if self.now >= link.cut_until:
-            link.cut_at = self.now
         link.cut_until = max(link.cut_until, self.now + seconds)
-        if link.cut_until - link.cut_at > 290:  # two in a row are one long one
-            self.after(max(0.0, link.cut_at + 290 - self.now), self.excuse, link.group, "link_long")
         if link.up and link.ends:
             a, b = link.ends
             self.silence(a, link.rank)
@@ -783,13 +784,14 @@ class World:
         ):  # fmt: skip
             if kind == "link_long" and group.size == 1:
                 return
-            self.after(UNREADY_SECONDS, self.unready_by, group, self.now, kind)
+            self.after(UNREADY_SECONDS, self.unready_by, group, self.now, kind, UNREADY_SECONDS)
             if kind in ("host_lost", "link_long") and fault.member == 0:
                 self.after(UNREADY_SECONDS, self.workers_unready, group, self.now)
         if serving and kind in ("engine_killed", "health_503", "evicted", "launcher_killed"):
             self.after(UNREADY_SECONDS + 5, self.acted_by, group, self.now, kind)
         elif serving and kind in ("stall", "answers_500"):
-            self.after(STALL + 60 + 30 + 40, self.unready_by, group, self.now, kind)
+            seconds = STALL + 60 + 30 + 40
+            self.after(seconds, self.unready_by, group, self.now, kind, seconds)
 
     def well_again(self, group: Group, excuses: int, served_at: float) -> None:
         """After a fault that harms nothing the group is as ready as before."""
@@ -810,14 +812,18 @@ class World:
         if self.now - getattr(group, "disturbed", 0.0) > 12 and not leader.ready:
             self.wrong("is not ready though nothing is wrong any more", group)
 
-    def unready_by(self, group: Group, at: float, kind: str) -> None:
-        """A group that cannot answer is not ready."""
-        leader = group.leader
-        if leader and leader.engine and leader.engine.hidden:
+    def unready_by(self, group: Group, at: float, kind: str, seconds: float) -> None:
+        """A group that cannot answer is not ready so long after this could be seen."""
+        leader, pod = group.leader, group.pods[0]
+        engine = leader.engine if leader else None
+        if engine and engine.hidden:
             return  # who knows nothing of requests cannot tell a stall from rest
-        pod = group.pods[0]
-        if pod.disk_until > at:
-            return  # two faults at once
+        known = max(
+            at, pod.disk_until, leader.thawed_at if leader else 0.0, engine.shown_at if engine else 0.0
+        )
+        if known > at:
+            self.after(known + seconds - self.now, self.unready_by, group, known, kind, seconds)
+            return
         if leader and leader.alive and not leader.frozen and pod.ready and group.served_at < at:
             self.wrong(f"is ready {self.now - at:.0f} s after {kind}", group)
 
@@ -825,9 +831,9 @@ class World:
         """Workers that have lost their leader are not ready."""
         for pod in group.pods[1:]:
             p = pod.process
-            if pod.disk_until > at:
+            if p is None or max(pod.disk_until, p.thawed_at) > at:
                 continue
-            if p and p.alive and not p.frozen and pod.ready and group.served_at < at:
+            if p.alive and not p.frozen and pod.ready and group.served_at < at:
                 self.wrong(f"rank {p.rank} is ready {self.now - at:.0f} s after it lost its leader", group)
 
     def acted_by(self, group: Group, at: float, kind: str) -> None:
@@ -836,6 +842,8 @@ class World:
         if leader is None or not leader.alive or leader.frozen or group.served_at > at or group.stopped:
             return
         if any(self.now < link.cut_until + 10 for link in group.links):
+            return
+        if any(pod.process and (pod.process.frozen or pod.process.thawed_at > at) for pod in group.pods):
             return
         if type(leader.state).__name__ == "Serving":
             self.wrong(f"waits {self.now - at:.0f} s after {kind}", group)
@@ -915,12 +923,14 @@ class World:
     def do_metrics_away(self, fault: Fault, group: Group) -> None:
         e = self.with_engine(group)
         if e:
+            if e.busy_since and not e.stuck_at:
+                e.moved = self.now
             e.hidden, e.view = True, None
             self.poll(group.leader)  # type: ignore[arg-type]
             self.after(fault.seconds, self.metrics_back, group, e)
 
     def metrics_back(self, group: Group, e: Engine) -> None:
-        e.hidden = False
+        e.hidden, e.shown_at = False, self.now
         if not e.busy_since:
             e.idle_since = self.now
         e.view = None
@@ -960,7 +970,7 @@ class World:
 
     def thaw(self, p: Process) -> None:
         if p.alive and p.frozen:
-            p.frozen = False
+            p.frozen, p.thawed_at = False, self.now
             for link in p.pod.group.links[1:]:
                 if link.up and link.ends and p in link.ends:
                     other = link.ends[1] if link.ends[0] is p else link.ends[0]
