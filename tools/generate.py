@@ -26,7 +26,7 @@ from manyhost.output import Envelope, Event, EventLine, Notice
 from manyhost.render import Renderer
 from manyhost.render.topology import topology_svg
 
-from tools import chart_readme, extract_kubernetes_schemas, goldens
+from tools import benchmark_schema, chart_readme, extract_kubernetes_schemas, goldens
 
 ROOT = Path(__file__).resolve().parents[1]
 _OUTPUT_HEAD = """# Output for programs
@@ -335,6 +335,11 @@ def _type_of(field: dict[str, Any]) -> str:
     return ", ".join(f"`{value}`" for value in values) or str(field.get("type", "any"))
 
 
+def benchmark_results() -> dict[Path, bytes]:
+    """Return docs/reference/benchmark.schema.json: the shape of what `manyhost bench` keeps."""
+    return {ROOT / "docs/reference/benchmark.schema.json": benchmark_schema.text().encode()}
+
+
 def golden_files() -> dict[Path, bytes]:
     """Return tests/golden/<environment>__<recipe>/: each recipe's manifests, normalised."""
     renderer = Renderer(Catalog(ROOT))
@@ -369,6 +374,7 @@ GENERATORS = (
     cli_reference,
     exit_codes,
     output_reference,
+    benchmark_results,
     golden_files,
     chart_readmes,
     kubernetes_schemas,

@@ -47,6 +47,7 @@ class Engine(Struct, frozen=True):
         default_arguments: Flags that every recipe of this version wants.
         default_utilization: Its own share of GPU memory.
         compile_seconds: Between the loaded weights and the first answer.
+        bench_serve: Whether it has `vllm bench serve` with the options that a benchmark needs.
     """
 
     name: Literal["vllm"]
@@ -68,6 +69,7 @@ class Engine(Struct, frozen=True):
     default_arguments: dict[str, Any]
     default_utilization: Amount
     compile_seconds: Positive
+    bench_serve: bool = True
 
 
 def version_in(tag: str) -> str:

@@ -7,7 +7,7 @@ the current folder has values/ or recipes/ too, its files are added, and one of 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml12
 
@@ -17,10 +17,14 @@ from manyhost.catalog.chart import Chart
 from manyhost.catalog.engine import Engine
 from manyhost.catalog.environment import Environment, contradiction
 from manyhost.catalog.interconnect import GpuDirectTcp, Interconnect, Rdma, Sockets
+from manyhost.catalog.merge import merge
 from manyhost.catalog.model import Model
 from manyhost.catalog.struct import Exemptions
 from manyhost.catalog.written import WRITTEN
 from manyhost.errors import InvalidInput, nearest
+
+if TYPE_CHECKING:
+    from manyhost.catalog.scenario import Benchmark, Questions, Scenario
 
 LOCAL_FILE = "values/local.yaml"
 RESERVED = "reserved-flags.yaml"
@@ -28,6 +32,7 @@ ENGINES = "engines.yaml"
 REGIONS = "values/regions.yaml"
 EXEMPTIONS = "values/exemptions.yaml"
 CAPACITY = "values/capacity.yaml"
+QUESTIONS = "values/questions.yaml"
 _HERE = Path()  # relative, so that errors name files as their owner does
 _PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
 HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
@@ -162,6 +167,53 @@ class Catalog:
             path, where = self._find(CAPACITY)
             self._kept[key] = yaml_reader.convert(yaml_reader.read_mapping(path, where), CapacityFacts, where)
         found: CapacityFacts = self._kept[key]
+        return found
+
+    def scenarios(self, recipe: str) -> list[str]:
+        """Return the names of the scenarios that a recipe is measured with, in order."""
+        return list(self._benchmark(recipe).scenarios)
+
+    def scenario(self, name: str, recipe: str) -> Scenario:
+        """Return a scenario with the keys that a recipe's benchmark.yaml has of its own.
+
+        Raises:
+            InvalidInput: There is no such scenario, or keys of it contradict each other.
+        """
+        from manyhost.catalog.scenario import Scenario, scenario_problem  # noqa: PLC0415  for bench alone
+
+        own = self._benchmark(recipe).scenarios.get(name) or {}
+        self._load("scenarios", name, Scenario, "scenario")  # names its own file when that is wrong
+        path, where = self._find(f"values/scenarios/{name}.yaml")
+        if own:
+            where = f"recipes/{recipe}/benchmark.yaml: scenarios.{name}"
+        found = yaml_reader.convert(merge(yaml_reader.read_mapping(path, where), own), Scenario, where)
+        key, problem = scenario_problem(found)
+        if problem:
+            raise InvalidInput(problem, where=f"{where}: {key}")
+        return found
+
+    def questions(self) -> Questions:
+        """Return what a trained model is asked before its numbers count."""
+        from manyhost.catalog.scenario import Questions  # noqa: PLC0415
+
+        path, where = self._find(QUESTIONS)
+        return yaml_reader.convert(yaml_reader.read_mapping(path, where), Questions, where)
+
+    def _benchmark(self, recipe: str) -> Benchmark:
+        """Return a recipe's benchmark.yaml; without one, the published run alone."""
+        from manyhost.catalog.scenario import Benchmark  # noqa: PLC0415
+
+        path, where = self._find(f"recipes/{recipe}/benchmark.yaml")
+        if not path.exists():
+            return Benchmark(scenarios={"published": None})
+        found = yaml_reader.convert(yaml_reader.read_mapping(path, where), Benchmark, where)
+        for name in found.scenarios:
+            if name not in self.names("scenarios"):
+                raise InvalidInput(
+                    f"unknown scenario {name[:80]!r}",
+                    where=f"{where}: scenarios",
+                    fix=nearest(name, self.names("scenarios")),
+                )
         return found
 
     def engine_recipes(self) -> dict[str, str]:

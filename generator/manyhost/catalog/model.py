@@ -62,6 +62,7 @@ class Model(Struct, frozen=True):
         weight_format: bf16, or FP8 e4m3 in 128 x 128 blocks with one float32 scale each.
         max_context_tokens: Longest request.
         architecture: Tagged by kind.
+        trained: Whether its answers can be right; a model of random weights is held to being the same twice.
     """
 
     name: Name
@@ -74,3 +75,4 @@ class Model(Struct, frozen=True):
     weight_format: Literal["fp8-block", "bf16"]
     max_context_tokens: Positive
     architecture: MlaMoe | GqaMoe | GqaDense
+    trained: bool = True

@@ -28,6 +28,7 @@ COMMANDS = {
     "logs": ("logs", "Show the engine's logs."),
     "collect": ("collect", "Pack what a bug report needs, without secrets."),
     "chat": ("chat", "Talk to the model."),
+    "bench": ("bench", "Measure it under load; numbers that cannot be believed are withheld."),
     "nccl": ("nccl", "Measure the bandwidth between two hosts."),
     "teardown": ("teardown", "Remove everything a recipe made."),
 }

@@ -51,6 +51,8 @@ ELSEWHERE = {
     "host.memory_gib": ("plan/sizing.py", "host.memory_gib"),
     "nixl": ("plan/roles.py", ".nixl"),
     "image_lock": ("plan/image.py", ".image_lock"),
+    "trained": ("benchmark/spec.py", "model.trained"),
+    "bench_serve": ("benchmark/job.py", "engine.bench_serve"),
     "default_arguments": ("catalog/settings.py", ".default_arguments"),
     "flags": ("catalog/loader.py", "engine.flags"),
     "spans_hosts": ("plan/plan.py", ".spans_hosts"),

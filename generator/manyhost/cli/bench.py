@@ -1,0 +1,216 @@
+"""manyhost bench."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manyhost.cli.options import output_option, pick
+from manyhost.cli.printer import Printer
+from manyhost.cli.session import Wanted, open_target, place_options
+from manyhost.errors import Failed, InvalidInput
+
+if TYPE_CHECKING:
+    from manyhost.benchmark.points import Point
+    from manyhost.benchmark.result import Measurement, Run
+    from manyhost.catalog.scenario import Scenario
+    from manyhost.plan import Plan
+
+RESULT = {
+    "points": "what is or would be measured: scenario, number, key, load, estimate_seconds",
+    "runs": "of each scenario its folder and what run.json says; empty with --dry-run",
+}
+EVENTS = {
+    "step": "something is done on the way",
+    "measurement": "one is kept: point, repetition, passed, reasons, metrics",
+}
+
+
+@click.command(name="bench")
+@place_options
+@click.option(
+    "--scenario",
+    default="",
+    metavar="NAME",
+    help="One of values/scenarios; the recipe's own list by default.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the points only; no cluster is needed.")
+@click.option(
+    "--url",
+    default="",
+    metavar="URL",
+    help="Measure the service there, with this machine's vllm as the client.",
+)
+@click.option(
+    "--to",
+    "folder",
+    default="build/runs",
+    show_default=True,
+    metavar="FOLDER",
+    help="Where the results go; what is there already is not measured again.",
+)
+@output_option
+def command(wanted: Wanted, scenario: str, dry_run: bool, url: str, folder: str, output: Printer) -> None:
+    """Measure a release under load, and keep only numbers that can be believed.
+
+    Before each measurement the client is held against a server with known times; its own error stands beside
+    the result. Run it again to go on where it was cut off.
+
+    Example: manyhost bench a3mega --scenario published
+    """
+    from manyhost.benchmark.points import check_capacity, points, warnings
+    from manyhost.catalog import Catalog
+    from manyhost.render import Renderer
+
+    catalog = Catalog()
+    resolved = pick(catalog, wanted.recipe, wanted.model, wanted.assignments)
+    plan = Renderer(catalog).plan(resolved)
+    names = [scenario] if scenario else catalog.scenarios(plan.recipe)
+    work: list[tuple[Scenario, tuple[Point, ...]]] = []
+    for name in names:
+        found = catalog.scenario(name, plan.recipe)
+        work.append((found, points(plan, found)))
+    everything = tuple(point for _, some in work for point in some)
+    check_capacity(plan, everything, dt.datetime.now(dt.UTC))
+    for _, some in work:
+        for text in warnings(plan, some):
+            output.warn(text, where=f"scenario {some[0].scenario}")
+    told = [
+        {name: getattr(point, name) for name in ("scenario", "number", "key", "load", "estimate_seconds")}
+        for point in everything
+    ]
+    if dry_run:
+        output.result({"points": told, "runs": []}, [line for some in work for line in _planned(*some)])
+        return
+    runs = _measure(wanted, plan, catalog, work, url=url, folder=Path(folder), output=output)
+    output.result(
+        {"points": told, "runs": [{"folder": str(path), "run": run} for path, run in runs]},
+        [line for path, run in runs for line in _lines(path, run)],
+    )
+    withheld = [reason.message for _, run in runs for point in run.points for reason in point.reasons]
+    if any(not run.complete for _, run in runs):
+        raise Failed(
+            f"numbers are withheld: {withheld[0] if withheld else 'not everything was measured'}",
+            where=f"manyhost bench {wanted.recipe}",
+            fix="mend what the reasons say, then the same command measures what is missing",
+        )
+
+
+def _measure(
+    wanted: Wanted,
+    plan: Plan,
+    catalog: Any,
+    work: list[tuple[Scenario, tuple[Point, ...]]],
+    *,
+    url: str,
+    folder: Path,
+    output: Printer,
+) -> list[tuple[Path, Run]]:
+    """Measure every scenario, from here or from a Job, and return where the results are."""
+    from manyhost.benchmark.bench import Place, bench, describe, run_id
+    from manyhost.benchmark.here import Here, program
+
+    place: Place
+    if url:
+        client = catalog.root / "charts/llm-benchmark/client"
+        place, starts = Here(client, _checked(url)), program()
+        deployment = describe(plan, {}, url=url)
+    else:
+        from manyhost.benchmark.job import Job
+
+        connection, target = open_target(wanted)
+        place = Job(connection, target, catalog.chart("llm-benchmark"))
+        starts = tuple(plan.settings.engine.command)
+        deployment = describe(plan, target.values, release=target.release, namespace=target.namespace)
+    found = []
+    for scenario, some in work:
+        path = folder / run_id(plan.recipe, scenario.name, some)
+        output.event("step", f"scenario {scenario.name}: {len(some)} points, results in {path}")
+        run = bench(
+            plan,
+            scenario,
+            some,
+            catalog.questions(),
+            place,
+            program=starts,
+            deployment=deployment,
+            folder=path,
+            listener=_Listener(output),
+        )
+        found.append((path, run))
+    return found
+
+
+class _Listener:
+    """Prints what happens."""
+
+    def __init__(self, output: Printer) -> None:
+        self._output = output
+
+    def step(self, text: str) -> None:
+        """Print a line."""
+        self._output.event("step", text)
+
+    def measured(self, found: Measurement) -> None:
+        """Print the table of a measurement, or why its numbers are withheld."""
+        from manyhost.benchmark.table import table
+
+        load = found.load
+        streams = (
+            f"{load.rate:g} requests/s" if load.rate else f"{load.concurrency or load.requests} in flight"
+        )
+        head = f"{found.scenario}, point {found.point} ({streams}), measurement {found.repetition}"
+        data = {
+            name: getattr(found, name)
+            for name in ("scenario", "point", "repetition", "passed", "reasons", "metrics", "client_error")
+        }
+        self._output.event("measurement", "\n".join([head, *table(found)]), data)
+
+
+def _planned(scenario: Scenario, some: tuple[Point, ...]) -> list[str]:
+    lines = [f"{scenario.name}: {scenario.description}"]
+    for point in some:
+        load = point.load
+        streams = (
+            f"{load.rate:g} requests/s" if load.rate else f"{load.concurrency or load.requests} in flight"
+        )
+        times = "once" if point.most == 1 else f"{point.least} to {point.most} times"
+        length = f"again and again for {point.seconds} s" if point.seconds else times
+        lines.append(
+            f"  {point.number}  {load.requests} requests, {streams}, "
+            f"{load.input_tokens} + {load.output_tokens} tokens, {length}; "
+            f"~{point.estimate_seconds:.0f} s each when they just keep the objectives"
+        )
+    return lines
+
+
+def _lines(path: Path, run: Run) -> list[str]:
+    lines = [f"{run.scenario}: {path}"]
+    for point in run.points:
+        rate = point.metrics.get("output_token_rate")
+        if point.skipped:
+            lines.append(f"  {point.point}  left out: throughput had stopped growing")
+        elif rate is None:
+            lines.append(
+                f"  {point.point}  withheld: {point.reasons[0].message if point.reasons else 'no numbers'}"
+            )
+        else:
+            half = f" +- {rate.high - rate.mean:.1f}" if rate.high is not None else ""
+            ttft, tpot = (point.metrics.get(f"{name}_p50_ms") for name in ("ttft", "tpot"))
+            times = f"TTFT {ttft.mean:.0f} ms" if ttft else ""
+            times += f", TPOT {tpot.mean:.1f} ms" if tpot else ""
+            lines.append(
+                f"  {point.point}  {rate.mean:.1f}{half} output tokens/s, median {times}, "
+                f"{point.metrics['good_share'].mean:.0%} good "
+                f"({point.passed} of {point.measured} measurements)"
+            )
+    return lines
+
+
+def _checked(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise InvalidInput("must begin with http:// or https://", where=f"--url {url[:100]}")
+    return url
