@@ -1,0 +1,185 @@
+"""The command with the real client: a stand-in for the tool, a server that speaks vLLM's API and counts as it does."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from manyhost.benchmark import gate, spec, store
+
+from tests.helpers.cli import Ran, manyhost
+from tests.unit.benchmark.service import Service
+
+FAKES = Path(__file__).parent / "fakes"
+
+@pytest.fixture(autouse=True)
+def _fake_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{FAKES}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other checks are the subject; how exact this busy machine is, is not."""
+    monkeypatch.setattr(gate, "BUDGET_MS", 1000.0)
+    monkeypatch.setattr(gate, "_SATURATED", 100.0)
+    monkeypatch.setattr(spec, "_CALIBRATION_REQUESTS", 8)
+
+
+def small(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Let the recipe have a benchmark of its own, in the current folder."""
+    recipe = folder / "recipes/local/tiny-r1"
+    recipe.mkdir(parents=True)
+    (recipe / "benchmark.yaml").write_text(text)
+    monkeypatch.chdir(folder)
+
+
+ONE = """
+scenarios:
+  published: {input: {tokens: 16}, output: {tokens: 8}, concurrency: [2], requests: 6}
+"""
+RAMP = """
+scenarios:
+  ramp:
+    input: {tokens: 16}
+    output: {tokens: 8}
+    concurrency: [1, 2, 3]
+    requests: 4
+    requests_per_stream: 0
+    repetitions: {least: 2, most: 2}
+    until_saturated: false
+"""
+
+
+def bench(service: Service, folder: Path, *more: str) -> Ran:
+    return manyhost("bench", "local", "--url", service.url, "--to", str(folder), *more)
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_table_and_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path, monkeypatch, ONE)
+    with Service() as service:
+        ran = bench(service, tmp_path / "runs")
+        assert ran.code == 0, ran.out + ran.err
+        assert "============ Serving Benchmark Result ============\n" in ran.out
+        assert "Successful requests:                     6         \n" in ran.out
+        assert "Total generated tokens:                  48        \n" in ran.out
+        assert "client's own error, median: TTFT " in ran.out
+        asked = service.counts["asked"]
+        again = bench(service, tmp_path / "runs", "--output", "json")
+        assert again.code == 0
+        assert service.counts["asked"] == asked, "nothing is measured twice"
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["0-0.json", "0-0.report.json", "run.json"]
+    run = again.output.envelope["result"]["runs"][0]["run"]
+    assert run == json.loads((folder / "run.json").read_text())
+    assert run["complete"]
+    (measured,) = store.measurements(folder)
+    assert measured.metrics
+    assert measured.metrics.output_tokens == 48
+    assert measured.metrics.good_share == 1.0
+    assert run["points"][0]["metrics"]["output_token_rate"]["mean"] == measured.metrics.output_token_rate
+    assert measured.client.place == "here"
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("500", "requests failed: Internal Server Error"),
+        ("garbage", "6 of 6 answers have no text"),
+        ("wrong-counts", "the client counts 48 output tokens, the engine 96"),
+        ("moody", "two answers at temperature 0, and they differ"),
+    ],
+)
+def test_a_broken_server(fault: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path, monkeypatch, ONE)
+    with Service(fault) as service:
+        ran = bench(service, tmp_path / "runs")
+        assert ran.code == 1
+        assert words in ran.out
+        assert "numbers are withheld" in ran.err
+        (folder,) = (tmp_path / "runs").iterdir()
+        (kept,) = store.measurements(folder)
+        assert kept.metrics is None
+        assert kept.requests.ok, "what was seen is kept, for whoever looks for the reason"
+        report = json.loads((folder / "0-0.report.json").read_text())
+        assert report["results"] == {}
+        service.fault = ""
+        assert bench(service, tmp_path / "runs").code == 0, "mended, the same command measures it"
+    assert [each.passed for each in store.measurements(folder)] == [False, True]
+
+
+def test_a_tool_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path, monkeypatch, ONE)
+    monkeypatch.setenv("FAKE_VLLM", "exit")
+    with Service() as service:
+        ran = bench(service, tmp_path / "runs")
+    assert ran.code == 1
+    assert "vllm ended with exit code 1: no such tokenizer" in ran.out
+
+
+def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path, monkeypatch, ONE)
+    with Service() as service:
+        pass
+    ran = bench(service, tmp_path / "runs")
+    assert ran.code == 1
+    assert f"the engine at {service.url} does not answer" in ran.out
+
+
+def test_no_tool_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ran = manyhost("bench", "local", "--url", "http://127.0.0.1:1", "--to", str(tmp_path))
+    assert ran.code == 4
+    assert "there is no vllm on this machine" in ran.err
+    assert manyhost("bench", "local", "--url", "127.0.0.1:1").code == 3
+
+
+START = """
+import sys
+from manyhost import cli
+from manyhost.benchmark import gate, spec
+gate.BUDGET_MS, gate._SATURATED, spec._CALIBRATION_REQUESTS = 1000.0, 100.0, 8
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+def test_killed_at_any_moment_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed again and again, by Ctrl-C or for good: in the end the same files, each measured once."""
+    small(tmp_path, monkeypatch, RAMP)
+    chance = random.Random(11)
+    runs = tmp_path / "runs"
+    with Service() as service:
+        words = [sys.executable, "-c", START, "bench", "local", "--url", service.url, "--to", str(runs)]
+        killed = 0
+        while True:
+            with subprocess.Popen(
+                words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            ) as process:
+                try:
+                    assert process.wait(chance.uniform(0.5, 5.0) if killed < 5 else None) == 0
+                    break
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, chance.choice([signal.SIGKILL, signal.SIGTERM]))
+                    killed += 1
+            for folder in runs.glob("*"):
+                store.measurements(folder)  # whole, or not there
+        assert killed
+    (folder,) = runs.iterdir()
+    names = {
+        f"{point}-{again}{end}"
+        for point in range(3)
+        for again in range(2)
+        for end in (".json", ".report.json")
+    }
+    left = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert left == {*names, "run.json"}
+    run = store.read_run(folder)
+    assert run.complete
+    assert [(point.measured, point.passed) for point in run.points] == [(2, 2)] * 3
