@@ -44,7 +44,7 @@ def test_the_same_tree_gives_the_same_bytes_and_nothing_that_git_ignores(
     (copy / "values/local.yaml").write_text(SECRET)
     (copy / "charts/llm-multihost/launcher/untracked.sh").write_text("")
 
-    assert [path.suffix for path in built] == [".tgz", ".whl", ".gz"]
+    assert [path.suffix for path in built] == [".tgz", ".tgz", ".whl", ".gz"]
     for one, other in zip(built, _build(tmp_path / "again", copy), strict=True):
         assert one.name == other.name
         assert one.read_bytes() == other.read_bytes(), f"{one.name} is another file each time"
@@ -53,7 +53,7 @@ def test_the_same_tree_gives_the_same_bytes_and_nothing_that_git_ignores(
 def test_an_archive_has_the_layout_that_helm_push_takes_and_tells_nothing_of_its_maker(
     built: list[Path],
 ) -> None:
-    with tarfile.open(built[0]) as file:
+    with tarfile.open(built[1]) as file:
         members = file.getmembers()
     assert members[0].name == "llm-multihost/Chart.yaml"
     assert {member.name.split("/")[0] for member in members} == {"llm-multihost"}
@@ -65,11 +65,11 @@ def test_an_archive_that_renders_something_else_than_its_folder_is_refused(
 ) -> None:
     chart = tmp_path / "copy/charts/llm-multihost"
     package.copy_tracked(ROOT, tmp_path / "copy", 5)
-    package.check(built[0], chart)
+    package.check(built[1], chart)
     template = chart / "templates/service.yaml"
     template.write_text(template.read_text().replace("targetPort: http", "targetPort: 1"))
     with pytest.raises(SystemExit, match="renders something else than charts/llm-multihost"):
-        package.check(built[0], chart)
+        package.check(built[1], chart)
 
 
 # ------------------------------------------------------------------------------- installed
@@ -79,7 +79,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def site(built: list[Path], tmp_path: Path) -> Path:
     """Return a folder that holds what the wheel installs."""
-    with zipfile.ZipFile(built[1]) as file:
+    with zipfile.ZipFile(built[2]) as file:
         file.extractall(tmp_path / "site")
     return tmp_path / "site"
 

@@ -44,7 +44,7 @@ class Job:
 
     Raises:
         NotReady: No group of the release is ready.
-        InvalidInput: The engine's version has no benchmark of its own, or asks for a key or a certificate.
+        InvalidInput: The engine's version has no benchmark of its own, or speaks TLS.
     """
 
     place: Literal["job"] = "job"
@@ -176,20 +176,19 @@ def check(plan: Plan) -> None:
     Raises:
         InvalidInput: Naming the setting.
     """
-    engine, arguments = plan.engine, plan.main.arguments
+    engine = plan.engine
     if not engine.bench_serve:
         raise InvalidInput(
             f"vLLM {engine.version} has no `vllm bench serve`",
             where=f"{plan.origin('engine.version')}: engine.version",
             fix="measure it with a newer one: manyhost bench RECIPE --url URL",
         )
-    for flag in ("api-key", "ssl-certfile"):
-        if flag in arguments:
-            raise InvalidInput(
-                "the benchmark's client has no key and speaks plain HTTP",
-                where=f"{plan.origin(f'arguments.{flag}')}: arguments.{flag}",
-                fix="leave it to a gateway, and measure behind it",
-            )
+    if "ssl-certfile" in plan.main.arguments:
+        raise InvalidInput(
+            "the benchmark's client speaks plain HTTP to the engine",
+            where=f"{plan.origin('arguments.ssl-certfile')}: arguments.ssl-certfile",
+            fix="leave TLS to a gateway",
+        )
 
 
 def values(target: Target, spec: dict[str, Any]) -> dict[str, Any]:

@@ -145,17 +145,22 @@ def check_capacity(plan: Plan, found: tuple[Point, ...], now: dt.datetime) -> No
         now: The time.
 
     Raises:
+        InvalidInput: capacity.ends is no time.
         NotReady: They go back before the last point is done, at the latest.
     """
     ends = plan.settings.capacity.ends
     if not ends:
         return
-    left = (dt.datetime.fromisoformat(ends) - now).total_seconds()
+    where = f"{plan.origin('capacity.ends')}: capacity.ends"
+    try:
+        left = (dt.datetime.fromisoformat(ends) - now).total_seconds()
+    except ValueError as error:
+        raise InvalidInput(f"is no time: {error}", where=where) from None
     needed = sum(max(point.estimate_seconds * point.least, point.seconds) for point in found)
     if needed > left:
         raise NotReady(
             f"the hosts go back in {max(0.0, left) / 60:.0f} minutes, and this needs {needed / 60:.0f}",
-            where=f"{plan.origin('capacity.ends')}: capacity.ends",
+            where=where,
             fix="measure less with --scenario, or extend the capacity and set capacity.ends",
         )
 

@@ -14,7 +14,7 @@ class Service:
     """Answers each completion with its length in tokens; `fault` breaks it.
 
     Attributes:
-        fault: "" or one of: 500 (every second request), garbage (no text), wrong-counts, moody (chats differ).
+        fault: "", 500 (every second request), garbage (no text), wrong-counts, or moody (chats differ).
         counts: prompt and generation tokens, requests finished.
     """
 

@@ -1,4 +1,4 @@
-"""The command with the real client: a stand-in for the tool, a server that speaks vLLM's API and counts as it does."""
+"""The command with the real client, a stand-in for the tool, and a server that counts as vLLM does."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.helpers.cli import Ran, manyhost
 from tests.unit.benchmark.service import Service
 
 FAKES = Path(__file__).parent / "fakes"
+
 
 @pytest.fixture(autouse=True)
 def _fake_tool(monkeypatch: pytest.MonkeyPatch) -> None:
