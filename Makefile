@@ -135,6 +135,10 @@ bench-render: $(VENV)/.dev tools ## Measure rendering against helm template, as 
 bench-cluster: $(VENV)/.dev ## Measure doctor and status on 1,000 nodes against kubectl get
 	$(BIN)/python benchmarks/cluster.py
 
+.PHONY: bench-client
+bench-client: $(VENV)/.dev ## Measure the benchmark's clients against a server with known token times
+	$(BIN)/python benchmarks/client.py
+
 .PHONY: clean
 clean: ## Remove what make has made, but not values/local.yaml
 	rm -rf build dist .tools $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

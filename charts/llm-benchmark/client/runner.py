@@ -73,8 +73,8 @@ class Ran:
     error: str = ""
 
 
-def read_vllm(path: Path) -> Requests:
-    """Read the file of `vllm bench serve --save-result --save-detailed`."""
+def read_requests(path: Path) -> Requests:
+    """Read the file of `vllm bench serve --save-detailed`; our users for Locust write the same."""
     found = json.loads(path.read_text())
     read = Requests()
     columns = zip(
@@ -109,7 +109,7 @@ def read_vllm(path: Path) -> Requests:
     return read
 
 
-READERS = {"vllm": read_vllm}
+READERS = {"vllm": read_requests, "locust": read_requests}
 
 
 def share(total: int, processes: int) -> list[int]:
@@ -191,6 +191,7 @@ def run(
         result, log = folder / f"{tool}-{number}.json", folder / f"{tool}-{number}.log"
         result.unlink(missing_ok=True)
         own = {
+            "users": str(streams or count),
             "requests": str(count),
             "concurrency": str(streams) if concurrency else "",
             "rate": repr(rate / processes) if rate else "inf",

@@ -16,8 +16,8 @@ from manyhost.benchmark.evidence import Evidence
 from manyhost.benchmark.gate import Deployed
 from manyhost.benchmark.measurement import enough, measurement, saturated, summary, timestamp
 from manyhost.benchmark.points import Point
-from manyhost.benchmark.result import CostInputs, Deployment, Measurement, PointSummary, Run
-from manyhost.benchmark.runners import vllm_bench_serve
+from manyhost.benchmark.result import CostInputs, Deployment, Load, Measurement, PointSummary, Run
+from manyhost.benchmark.runners import Runner
 from manyhost.benchmark.spec import expected, spec
 from manyhost.catalog.scenario import Questions, Scenario
 from manyhost.plan import Plan
@@ -85,7 +85,7 @@ def bench(
     questions: Questions,
     place: Place,
     *,
-    program: tuple[str, ...],
+    sender: Callable[[Load], Runner],
     deployment: Deployment,
     folder: Path,
     listener: Listener,
@@ -98,7 +98,7 @@ def bench(
         points: Of the scenario.
         questions: To ask before each measurement.
         place: Where the client runs.
-        program: What starts vLLM's command line there.
+        sender: The load generator, for a load.
         deployment: What is measured.
         folder: Of the run.
         listener: Is told what happens.
@@ -133,7 +133,7 @@ def bench(
             summaries.append(summary(point, own, skipped=True))
             listener.step(f"point {point.number} is left out: throughput has stopped growing")
             continue
-        runner = vllm_bench_serve(program, point.load, tokenizer(plan))
+        runner = sender(point.load)
         while not enough(point, own):
             told = spec(point, plan, questions, runner, url=place.url, metrics=place.metrics)
             answer = place.measure(told, listener.step)
@@ -160,11 +160,6 @@ def bench(
 
 def _of(folder: Path, point: int) -> list[Measurement]:
     return [each for each in store.measurements(folder) if each.point == point]
-
-
-def tokenizer(plan: Plan) -> str:
-    """Return where the tokenizer is: with the weights, or on the hub where the engine gets them too."""
-    return plan.weights.path or plan.model.hub_id
 
 
 def describe(

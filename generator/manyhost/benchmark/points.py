@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import math
 from typing import Any
@@ -13,11 +12,12 @@ from manyhost.benchmark.evidence import VERSION
 from manyhost.benchmark.result import Load, Slo
 from manyhost.catalog.scenario import REQUESTS, Length, Scenario
 from manyhost.errors import InvalidInput, NotReady
-from manyhost.plan import Plan, arguments, table
+from manyhost.plan import Plan, arguments, capacity, table
 
 # What of plan.json says nothing about how fast the service is: a new price list changes no result.
 _NO_MATTER = (
     "allowed",
+    "capacity",
     "cold_start",
     "cost",
     "provenance",
@@ -59,12 +59,13 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     estimate_seconds: float
 
 
-def points(plan: Plan, scenario: Scenario, *, where: str = "") -> tuple[Point, ...]:
+def points(plan: Plan, scenario: Scenario, *, tool: str = "vllm", where: str = "") -> tuple[Point, ...]:
     """Return the points of a scenario for a plan, in the order in which they are measured.
 
     Args:
         plan: What is measured.
         scenario: The load.
+        tool: What sends it.
         where: How errors call the scenario.
 
     Raises:
@@ -120,7 +121,7 @@ def points(plan: Plan, scenario: Scenario, *, where: str = "") -> tuple[Point, .
             )
         found.append(
             Point(
-                key=_key(plan, load, slo),
+                key=_key(plan, load, slo, tool),
                 scenario=scenario.name,
                 number=number,
                 load=load,
@@ -136,31 +137,23 @@ def points(plan: Plan, scenario: Scenario, *, where: str = "") -> tuple[Point, .
     return tuple(found)
 
 
-def check_capacity(plan: Plan, found: tuple[Point, ...], now: dt.datetime) -> None:
+def check_capacity(plan: Plan, found: tuple[Point, ...], now: float) -> None:
     """Refuse a run that would outlive the hosts.
 
     Args:
-        plan: Says when the hosts go back (capacity.ends).
+        plan: Says when the hosts go (capacity.ends).
         found: The points.
-        now: The time.
+        now: The time, seconds since the epoch.
 
     Raises:
-        InvalidInput: capacity.ends is no time.
-        NotReady: They go back before the last point is done, at the latest.
+        NotReady: They go before the last point is done, at the latest.
     """
-    ends = plan.settings.capacity.ends
-    if not ends:
-        return
-    where = f"{plan.origin('capacity.ends')}: capacity.ends"
-    try:
-        left = (dt.datetime.fromisoformat(ends) - now).total_seconds()
-    except ValueError as error:
-        raise InvalidInput(f"is no time: {error}", where=where) from None
+    end = capacity.ends(plan.settings.capacity)
     needed = sum(max(point.estimate_seconds * point.least, point.seconds) for point in found)
-    if needed > left:
+    if end is not None and needed > end - now:
         raise NotReady(
-            f"the hosts go back in {max(0.0, left) / 60:.0f} minutes, and this needs {needed / 60:.0f}",
-            where=where,
+            f"the hosts go in {max(0.0, end - now) / 60:.0f} minutes, and this needs {needed / 60:.0f}",
+            where=f"{plan.origin('capacity.ends')}: capacity.ends",
             fix="measure less with --scenario, or extend the capacity and set capacity.ends",
         )
 
@@ -196,11 +189,11 @@ def _estimate_seconds(load: Load, slo: Slo, seats: int) -> float:
     return one if load.requests <= together else one * load.requests / together
 
 
-def _key(plan: Plan, load: Load, slo: Slo) -> str:
+def _key(plan: Plan, load: Load, slo: Slo, tool: str) -> str:
     document: dict[str, Any] = msgspec.json.decode(table.to_json(plan))
     document = {name: value for name, value in document.items() if name not in _NO_MATTER}
     document["settings"] = {
         name: value for name, value in document["settings"].items() if name not in _SETTINGS
     }
-    document |= {"load": load, "slo": slo, "client": VERSION}
+    document |= {"load": load, "slo": slo, "tool": tool, "client": VERSION}
     return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from manyhost.benchmark.result import Load
+from manyhost.errors import InvalidInput
 
 
 class Runner(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,3 +74,36 @@ def vllm_bench_serve(program: tuple[str, ...], load: Load, tokenizer: str) -> Ru
     else:
         steady |= {"spread": "0.0"}
     return Runner(tool="vllm", distribution="vllm", words=tuple(words), values=values, steady=steady)
+
+
+def locust(program: str, script: str, load: Load, vocabulary: int) -> Runner:
+    """Return Locust with our streaming users (client/locustfile.py).
+
+    Args:
+        program: Locust's.
+        script: The users' file.
+        load: What to send.
+        vocabulary: Token ids of prompts are below it.
+
+    Raises:
+        InvalidInput: The load is one that these users cannot send.
+    """
+    if load.rate or load.prefix_tokens:
+        what = "arrivals by rate" if load.rate else "prompts with a common beginning"
+        raise InvalidInput(
+            f"the users for Locust have no {what}", where="--runner locust", fix="leave --runner out"
+        )
+    words = [program, "--headless", "--only-summary", "--locustfile", script, "--host", "{url}"]
+    words += ["--users", "{users}", "--spawn-rate", "{users}", "--model", "{model}"]
+    words += ["--input-tokens", "{input}", "--output-tokens", "{output}", "--spread", "{spread}"]
+    words += ["--vocabulary", str(vocabulary), "--requests", "{requests}", "--seed", "{seed}"]
+    words += [] if load.ignore_eos else ["--stop-at-eos"]
+    words += ["--result", "{result}"]
+    values = {
+        "input": str(load.input_tokens),
+        "output": str(load.output_tokens),
+        "spread": repr(load.spread),
+        "rate": "",
+    }
+    steady = {"input": str(STEADY_INPUT), "output": str(STEADY_OUTPUT), "spread": "0.0"}
+    return Runner(tool="locust", distribution="locust", words=tuple(words), values=values, steady=steady)

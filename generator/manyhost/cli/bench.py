@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import click
 from manyhost.cli.options import output_option, pick
 from manyhost.cli.printer import Printer
 from manyhost.cli.session import Wanted, open_target, place_options
-from manyhost.errors import Failed, InvalidInput
+from manyhost.errors import Failed, InvalidInput, WrongUsage
 
 if TYPE_CHECKING:
     from manyhost.benchmark.points import Point
@@ -45,6 +45,13 @@ EVENTS = {
     help="Measure the service there, with this machine's vllm as the client.",
 )
 @click.option(
+    "--runner",
+    type=click.Choice(["vllm", "locust"]),
+    default="vllm",
+    show_default=True,
+    help="What sends the load; locust with --url only, in an environment of its own.",
+)
+@click.option(
     "--to",
     "folder",
     default="build/runs",
@@ -53,7 +60,15 @@ EVENTS = {
     help="Where the results go; what is there already is not measured again.",
 )
 @output_option
-def command(wanted: Wanted, scenario: str, dry_run: bool, url: str, folder: str, output: Printer) -> None:
+def command(
+    wanted: Wanted,
+    scenario: str,
+    dry_run: bool,
+    url: str,
+    runner: str,
+    folder: str,
+    output: Printer,
+) -> None:
     """Measure a release under load, and keep only numbers that can be believed.
 
     Before each measurement the client is held against a server with known times; its own error stands beside
@@ -65,6 +80,12 @@ def command(wanted: Wanted, scenario: str, dry_run: bool, url: str, folder: str,
     from manyhost.catalog import Catalog
     from manyhost.render import Renderer
 
+    if runner != "vllm" and not url:
+        raise WrongUsage(
+            "the Job runs in the engine's image, which has vllm alone",
+            where=f"--runner {runner}",
+            fix="add --url URL",
+        )
     catalog = Catalog()
     resolved = pick(catalog, wanted.recipe, wanted.model, wanted.assignments)
     plan = Renderer(catalog).plan(resolved)
@@ -72,9 +93,9 @@ def command(wanted: Wanted, scenario: str, dry_run: bool, url: str, folder: str,
     work: list[tuple[Scenario, tuple[Point, ...]]] = []
     for name in names:
         found = catalog.scenario(name, plan.recipe)
-        work.append((found, points(plan, found)))
+        work.append((found, points(plan, found, tool=runner)))
     everything = tuple(point for _, some in work for point in some)
-    check_capacity(plan, everything, dt.datetime.now(dt.UTC))
+    check_capacity(plan, everything, time.time())
     for _, some in work:
         for text in warnings(plan, some):
             output.warn(text, where=f"scenario {some[0].scenario}")
@@ -85,7 +106,7 @@ def command(wanted: Wanted, scenario: str, dry_run: bool, url: str, folder: str,
     if dry_run:
         output.result({"points": told, "runs": []}, [line for some in work for line in _planned(*some)])
         return
-    runs = _measure(wanted, plan, catalog, work, url=url, folder=Path(folder), output=output)
+    runs = _measure(wanted, plan, catalog, work, url=url, runner=runner, folder=Path(folder), output=output)
     output.result(
         {"points": told, "runs": [{"folder": str(path), "run": run} for path, run in runs]},
         [line for path, run in runs for line in _lines(path, run)],
@@ -106,17 +127,23 @@ def _measure(
     work: list[tuple[Scenario, tuple[Point, ...]]],
     *,
     url: str,
+    runner: str,
     folder: Path,
     output: Printer,
 ) -> list[tuple[Path, Run]]:
     """Measure every scenario, from here or from a Job, and return where the results are."""
     from manyhost.benchmark.bench import Place, bench, describe, run_id
     from manyhost.benchmark.here import Here, program
+    from manyhost.benchmark.result import Load
+    from manyhost.benchmark.runners import Runner, locust, vllm_bench_serve
+    from manyhost.benchmark.tools import installed
 
     place: Place
+    client = catalog.root / "charts/llm-benchmark/client"
+    # With the weights, or on the hub where the engine gets them too.
+    tokenizer = plan.weights.path or plan.model.hub_id
     if url:
-        client = catalog.root / "charts/llm-benchmark/client"
-        place, starts = Here(client, _checked(url)), program()
+        place, starts = Here(client, _checked(url)), () if runner == "locust" else program()
         deployment = describe(plan, {}, url=url)
     else:
         from manyhost.benchmark.job import Job
@@ -125,6 +152,13 @@ def _measure(
         place = Job(connection, target, catalog.chart("llm-benchmark"))
         starts = tuple(plan.settings.engine.command)
         deployment = describe(plan, target.values, release=target.release, namespace=target.namespace)
+    tool = str(installed("locust")) if runner == "locust" else ""
+
+    def sender(load: Load) -> Runner:
+        if tool:
+            return locust(tool, str(client / "locustfile.py"), load, plan.model.architecture.vocabulary)
+        return vllm_bench_serve(starts, load, tokenizer)
+
     found = []
     for scenario, some in work:
         path = folder / run_id(plan.recipe, scenario.name, some)
@@ -135,7 +169,7 @@ def _measure(
             some,
             catalog.questions(),
             place,
-            program=starts,
+            sender=sender,
             deployment=deployment,
             folder=path,
             listener=_Listener(output),

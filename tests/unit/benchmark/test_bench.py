@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from manyhost.benchmark import gate, spec, store
+from manyhost.benchmark import gate, runners, spec, store
+from manyhost.errors import InvalidInput
 
 from tests.helpers.cli import Ran, manyhost
+from tests.unit.benchmark import sample
 from tests.unit.benchmark.service import Service
 
 FAKES = Path(__file__).parent / "fakes"
@@ -140,6 +142,17 @@ def test_no_tool_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert ran.code == 4
     assert "there is no vllm on this machine" in ran.err
     assert manyhost("bench", "local", "--url", "127.0.0.1:1").code == 3
+
+
+def test_locust_is_for_this_machine_and_for_loads_that_its_users_know(tmp_path: Path) -> None:
+    ran = manyhost("bench", "local", "--runner", "locust")
+    assert ran.code == 2
+    assert "add --url URL" in ran.err
+    load = sample.point("multi-turn").load
+    with pytest.raises(InvalidInput, match="prompts with a common beginning"):
+        runners.locust("locust", "locustfile.py", load, 4096)
+    words = runners.locust("locust", "locustfile.py", sample.point().load, 4096).words
+    assert words[words.index("--users") + 1] == "{users}"
 
 
 START = """

@@ -109,7 +109,7 @@ def test_failures_are_failures_and_no_zeros(tmp_path: Path) -> None:
         "generated_texts": ["abc", ""],
     }
     (tmp_path / "x.json").write_text(json.dumps(rows))
-    read = runner.read_vllm(tmp_path / "x.json")
+    read = runner.read_requests(tmp_path / "x.json")
     assert read.ok == [True, False]
     assert read.good("ttft") == [0.5]
     assert read.tpots() == [pytest.approx(0.15)]

@@ -1,0 +1,135 @@
+"""Streaming users for Locust 2.47: TTFT and ITL as events of their own, beside Locust's.
+
+As `manyhost bench --runner locust` starts it, headless and once a process; by hand, with the web interface:
+
+    locust -f locustfile.py --host http://127.0.0.1:8000 --model NAME --input-tokens 1000
+
+Prompts are random token ids of the exact length, so no tokenizer is needed. With --requests it ends after so
+many; with --result it writes what happened to each, in the form of `vllm bench serve --save-detailed`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+import gevent
+from locust import FastHttpUser, events, task
+from locust.env import Environment
+from locust.exception import StopUser
+
+_COLUMNS = ("start_times", "ttfts", "itls", "input_lens", "output_lens", "errors", "generated_texts")
+_ROWS: list[tuple[Any, ...]] = []
+_SENT = 0
+
+
+@events.init_command_line_parser.add_listener
+def _options(parser: ArgumentParser) -> None:
+    parser.add_argument("--model", default="", help="the served model")
+    parser.add_argument("--input-tokens", type=int, default=1000, help="tokens of a prompt")
+    parser.add_argument("--output-tokens", type=int, default=1000, help="tokens of an answer")
+    parser.add_argument("--spread", type=float, default=0.0, help="both vary evenly by this share")
+    parser.add_argument("--vocabulary", type=int, default=32000, help="token ids are below it")
+    parser.add_argument("--stop-at-eos", action="store_true", help="an answer may end before its length")
+    parser.add_argument("--requests", type=int, default=0, help="requests to send; 0 goes on")
+    parser.add_argument("--seed", type=int, default=0, help="another one makes other prompts")
+    parser.add_argument("--result", default="", help="file for what happened to each request")
+
+
+@events.quitting.add_listener
+def _write(environment: Environment, **_: Any) -> None:
+    """Write every request; failures are no failure of the tool."""
+    if environment.parsed_options.result:
+        columns = zip(*_ROWS, strict=True) if _ROWS else ([] for _ in _COLUMNS)
+        with open(environment.parsed_options.result, "w") as out:  # noqa: PTH123  Locust's own Python
+            json.dump(dict(zip(_COLUMNS, map(list, columns), strict=True)), out)
+        environment.process_exit_code = 0
+
+
+class Streaming(FastHttpUser):
+    """Asks, reads the answer token by token, asks again."""
+
+    network_timeout = 900.0
+    connection_timeout = 900.0
+
+    def on_start(self) -> None:
+        """Draw prompts of its own."""
+        options = self.environment.parsed_options
+        self.chance = random.Random(f"{options.seed}-{id(self)}")  # noqa: S311  no secret
+
+    @task
+    def ask(self) -> None:
+        """Send one request, if there is one left to send."""
+        global _SENT  # noqa: PLW0603  one process, one loop: gevent switches at reads and writes alone
+        options = self.environment.parsed_options
+        if options.requests:
+            if options.requests <= _SENT:
+                raise StopUser
+            _SENT += 1
+        _ROWS.append(self._stream(self._body(options)))
+        if len(_ROWS) == options.requests and self.environment.runner:
+            gevent.spawn(self.environment.runner.quit)  # it ends this user too
+
+    def _body(self, options: Any) -> dict[str, Any]:
+        def length(tokens: int) -> int:
+            return max(1, round(tokens * (1 + options.spread * self.chance.uniform(-1, 1))))
+
+        low = options.vocabulary // 8
+        prompt = [self.chance.randrange(low, options.vocabulary) for _ in range(length(options.input_tokens))]
+        return {
+            "model": options.model,
+            "prompt": prompt,
+            "max_tokens": length(options.output_tokens),
+            "ignore_eos": not options.stop_at_eos,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+
+    def _stream(self, body: dict[str, Any]) -> tuple[Any, ...]:
+        start = before = time.perf_counter()
+        ttft, gaps, text, error, usage = 0.0, [], "", "", {}
+        with self.client.post("/v1/completions", json=body, stream=True, catch_response=True) as answer:
+            try:
+                if answer.status_code != 200:
+                    raise OSError(f"HTTP status {answer.status_code}")
+                while line := answer.stream.readline(b"\n"):
+                    if line.startswith(b"data: [DONE]"):
+                        break
+                    if not line.startswith(b"data: "):
+                        continue
+                    event = json.loads(line[6:])
+                    now = time.perf_counter()
+                    usage = event.get("usage") or usage
+                    if not event["choices"]:
+                        continue
+                    text += event["choices"][0]["text"]
+                    if ttft:
+                        gaps.append(now - before)
+                        self._tell("ITL", now - before)
+                    else:
+                        ttft = now - start
+                        self._tell("TTFT", ttft)
+                    before = now
+                answer.stream.read()
+                answer.success()
+            except (OSError, ValueError, KeyError, IndexError) as problem:
+                error = f"{type(problem).__name__}: {problem}"
+                answer.failure(error)
+        return (
+            start,
+            ttft,
+            gaps,
+            usage.get("prompt_tokens", 0),
+            usage.get("completion_tokens", 0),
+            error,
+            text,
+        )
+
+    def _tell(self, name: str, seconds: float) -> None:
+        self.environment.events.request.fire(
+            request_type="stream", name=name, response_time=seconds * 1000, response_length=0, context={}
+        )

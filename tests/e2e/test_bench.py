@@ -1,0 +1,114 @@
+"""manyhost bench on the real engine: the published table, a killed Job, a lost client, a wrong flag."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from manyhost.benchmark import gate, store
+
+from testbed import engine as local_engine
+from tests.e2e.place import Place, finish, run, start, until
+from tests.unit.benchmark.service import Service
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
+SECONDS = 600.0
+JOB_LABEL = "app.kubernetes.io/name=llm-benchmark"
+
+
+@pytest.fixture(scope="module")
+def settings(place: Place) -> list[str]:
+    """Settings that take the engine from this machine's cache, one host a group."""
+    if place.own is None:
+        pytest.skip("needs the test cluster, whose nodes share this machine's file system")
+    folder = local_engine.build()
+    place.own.import_image(folder / "image.tar")
+    return [*local_engine.settings(folder), "--set", "parallelism.pipeline=1"]
+
+
+def test_the_published_table_from_a_job(
+    place: Place, namespace: str, settings: list[str], tmp_path: Path
+) -> None:
+    """Cut off twice and gone on with; withheld when the server has another flag than the plan."""
+    here = ["--namespace", namespace, *settings]
+    run("deploy", "local", *here, "--timeout", str(SECONDS)).ok()
+    runs = tmp_path / "runs"
+    words = ["bench", "local", "--scenario", "published", "--to", str(runs), *here]
+
+    def jobs() -> set[str]:
+        return place.names("jobs", "-n", namespace, "-l", JOB_LABEL)
+
+    def running() -> bool:
+        pods = place.get("pods", "-n", namespace, "-l", JOB_LABEL)["items"]
+        return any(pod["status"]["phase"] == "Running" for pod in pods)
+
+    # The pod of the Job is killed: it says so, keeps nothing and leaves nothing behind.
+    with start(*words, kubeconfig=place.kubeconfig) as process:
+        until("the client runs", running, SECONDS)
+        place.kube("delete", "pod", "-n", namespace, "-l", JOB_LABEL, "--grace-period=0", "--force")
+        out, err = finish(process, SECONDS)
+        assert process.returncode == 1, out + err
+        assert "ended without a result" in err
+    until("nothing is left of it", lambda: not jobs())
+    assert not list(runs.rglob("*-*.json"))
+
+    # The program that watches is gone: the next call takes the result of the Job that is there.
+    with start(*words, kubeconfig=place.kubeconfig) as process:
+        until("the client runs", running, SECONDS)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    (job,) = jobs()
+    begin = time.monotonic()
+    done = run(*words)
+    print(done.out)
+    done.ok()
+    assert f"{job.partition('/')[2]} is there from an earlier call" in done.out
+    print(f"taken over and measured in {time.monotonic() - begin:.0f} s")
+    assert "============ Serving Benchmark Result ============\n" in done.out
+    assert "Successful requests:                     24        \n" in done.out
+    assert "Total generated tokens:                  1536      \n" in done.out
+    assert jobs() == set()
+
+    (folder,) = runs.iterdir()
+    (measured,) = store.measurements(folder)
+    assert measured.passed
+    assert measured.metrics
+    before, after = measured.server.before, measured.server.after
+    assert before
+    assert after
+    assert after.generation_tokens - before.generation_tokens == measured.metrics.output_tokens
+    assert measured.client.place == "job"
+    assert measured.client.node.startswith("host-")
+    assert store.read_run(folder).complete
+
+    # Another flag in the cluster than in the recipe: no number.
+    other = run(
+        "bench", "local", "--scenario", "published", "--to", str(runs), *here, "--set", "arguments.seed=7"
+    )
+    assert other.code == 1
+    assert "pod tiny-r1-0 is not as planned: arguments have nothing else, planned --seed 7" in other.out
+    report = next(path for path in runs.rglob("0-0.report.json") if path.parent != folder)
+    assert json.loads(report.read_text())["results"] == {}
+    run("teardown", "local", *here, "--yes").ok()
+
+
+def test_locust_reports_what_the_server_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed from the package registry into an environment of its own; spread over processes as well."""
+    recipe = tmp_path / "recipes/local/tiny-r1"
+    recipe.mkdir(parents=True)
+    load = "{input: {tokens: 16}, output: {tokens: 8}, concurrency: [2], requests: 6}"
+    (recipe / "benchmark.yaml").write_text(f"scenarios: {{published: {load}}}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gate, "BUDGET_MS", 1000.0)  # how exact this machine is, is not the subject
+    with Service() as service:
+        done = run(
+            "bench", "local", "--url", service.url, "--runner", "locust", "--to", str(tmp_path / "runs")
+        )
+    done.ok()
+    assert "Total generated tokens:                  48        \n" in done.out
+    (folder,) = (tmp_path / "runs").iterdir()
+    (measured,) = store.measurements(folder)
+    assert (measured.client.tool, measured.client.version) == ("locust", "2.47.0")
