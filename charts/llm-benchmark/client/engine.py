@@ -38,9 +38,12 @@ def fetch(url: str, body: Any = None, seconds: float = _READ_SECONDS) -> bytes:
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"} if data else {}
     request = urllib.request.Request(url, data, headers)  # noqa: S310  http and https, checked by the caller
-    with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310
-        found: bytes = answer.read()
-        return found
+    try:
+        with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310
+            found: bytes = answer.read()
+            return found
+    except http.client.HTTPException as error:  # a server that dies in the middle of its answer
+        raise OSError(f"{type(error).__name__}: {error}") from None
 
 
 def read_metrics(text: str) -> dict[str, Any]:

@@ -42,6 +42,7 @@ _SERIES = (
     "resident_bytes",
 )
 _MOST_SAMPLES = 2000
+_TELL_SECONDS = 30.0
 # What the steady server can keep, milliseconds.
 _STEADY_MS = {"ttft_ms": (20.0, 2000.0), "tpot_ms": (5.0, 200.0)}
 
@@ -59,6 +60,7 @@ class Sampler(threading.Thread):
         self.urls, self.every = urls, every
         self.stopped = threading.Event()
         self.at: list[float] = []
+        self.told = 0.0
         self.samples: list[dict[str, Any]] = []
 
     def run(self) -> None:
@@ -72,6 +74,12 @@ class Sampler(threading.Thread):
                 continue
             self.at.append(time.perf_counter())
             self.samples.append(found)
+            if found["running"] and self.at[-1] - self.told >= _TELL_SECONDS:
+                self.told = self.at[-1]
+                say(
+                    f"{found['running']:.0f} requests run, {found['waiting']:.0f} wait, "
+                    f"{found['kv_usage']:.0%} of the KV cache, {found['generation_tokens']:,.0f} tokens"
+                )
 
     def series(self, begin: float) -> dict[str, list[float]]:
         """Return the samples from `begin` on as columns; before it the tool was still starting."""

@@ -127,7 +127,7 @@ def bench(
         return run
 
     for point in points:
-        own = [each for each in kept if each.key == point.key and each.point == point.number]
+        own = [each for each in kept if each.point == point.number]
         counted = [each for each in summaries if not each.skipped and each.metrics]
         if scenario.until_saturated and not own and len(counted) > 1 and saturated(*counted[-2:]):
             summaries.append(summary(point, own, skipped=True))

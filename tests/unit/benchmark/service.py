@@ -14,7 +14,8 @@ class Service:
     """Answers each completion with its length in tokens; `fault` breaks it.
 
     Attributes:
-        fault: "", 500 (every second request), garbage (no text), wrong-counts, or moody (chats differ).
+        fault: "", 500 (every second request), garbage (no text), wrong-counts, moody
+            (chats differ), or dies (with the first request of the load).
         counts: prompt and generation tokens, requests finished.
     """
 
@@ -35,11 +36,18 @@ class Service:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if not self.path.endswith("/completions"):
+                    self.reply("")  # the tool asks for /tokenize, and can do without
+                    return
                 with service.lock:
                     service.counts["asked"] += 1
                     number = service.counts["asked"]
                 if service.fault == "500" and body.get("stream_options") and number % 2:
                     self.send_error(500)
+                    return
+                if service.fault == "dies" and body.get("stream_options"):
+                    service.die()
+                    self.close_connection = True
                     return
                 if body.get("messages"):
                     self.reply(service.chat(number))
@@ -76,6 +84,10 @@ class Service:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def die(self) -> None:
+        """Take no connection any more, as a server whose process is gone."""
+        self.server.socket.close()
 
     def count(self, prompt: int, tokens: int) -> None:
         with self.lock:

@@ -118,6 +118,22 @@ def test_a_broken_server(fault: str, words: str, tmp_path: Path, monkeypatch: py
     assert [each.passed for each in store.measurements(folder)] == [False, True]
 
 
+@pytest.mark.usefixtures("patient")
+def test_a_server_that_dies_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What there is of it is kept, marked, and shows no number."""
+    small(tmp_path, monkeypatch, ONE)
+    with Service("dies") as service:
+        ran = bench(service, tmp_path / "runs")
+    assert ran.code == 1
+    assert "the engine is gone after the load" in ran.out
+    assert "6 of 6 requests failed" in ran.out
+    (folder,) = (tmp_path / "runs").iterdir()
+    (kept,) = store.measurements(folder)
+    assert (kept.passed, kept.metrics, kept.requests.ok) == (False, None, [0] * 6)
+    assert kept.server.before
+    assert not kept.server.after
+
+
 def test_a_tool_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(tmp_path, monkeypatch, ONE)
     monkeypatch.setenv("FAKE_VLLM", "exit")
