@@ -30,6 +30,7 @@ from summary import peaks, statistics
 
 VERSION = 1
 MARK = "manyhost-evidence"
+PROGRESS = "manyhost-bench: "
 _LINE = 8000  # characters: container runtimes cut lines at 16 KiB
 _IDLE_SECONDS = 60.0
 _SERIES = (
@@ -49,7 +50,7 @@ _STEADY_MS = {"ttft_ms": (20.0, 2000.0), "tpot_ms": (5.0, 200.0)}
 
 def say(text: str) -> None:
     """Print one line of progress."""
-    print(f"manyhost bench: {text}", flush=True)
+    print(f"{PROGRESS}{text}", flush=True)
 
 
 class Sampler(threading.Thread):

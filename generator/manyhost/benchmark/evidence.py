@@ -14,6 +14,7 @@ import msgspec
 from manyhost.errors import Failed
 
 VERSION = 1
+PROGRESS = "manyhost-bench: "  # before what the client says on its way
 _LINE = re.compile(r"^manyhost-evidence (\d+|end) (\S+)(?: ([0-9a-f]{64}))?$")
 _MOST_BYTES = 1 << 28  # unpacked: 200,000 requests are a tenth of it
 

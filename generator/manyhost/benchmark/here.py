@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from manyhost.benchmark.bench import Measured
-from manyhost.benchmark.evidence import unpack
+from manyhost.benchmark.evidence import PROGRESS, unpack
 from manyhost.errors import Failed, NotReady
 
 _TAIL_LINES = 5
@@ -82,7 +82,7 @@ def _follow(client: subprocess.Popen[str], report: Callable[[str], None]) -> lis
     lines = []
     for line in client.stdout or ():
         lines.append(line)
-        if line.startswith("manyhost bench: "):
-            report(line.removeprefix("manyhost bench: ").rstrip())
+        if line.startswith(PROGRESS):
+            report(line.removeprefix(PROGRESS).rstrip())
     client.wait()
     return lines

@@ -10,7 +10,7 @@ import msgspec
 
 from manyhost import checks
 from manyhost.benchmark.bench import Measured
-from manyhost.benchmark.evidence import Evidence, unpack
+from manyhost.benchmark.evidence import PROGRESS, Evidence, unpack
 from manyhost.benchmark.gate import Deployed
 from manyhost.catalog.chart import KINDS, Chart
 from manyhost.catalog.recipe import DAY_SECONDS
@@ -66,7 +66,7 @@ class Job:
         """
         place = Place(self._chart, self._target.namespace, self._name(spec["key"]))
         deployed = tuple(_deployed(pod, self._target) for pod in self._leaders())
-        again = f"kubectl delete job {place.release} --namespace {place.namespace}"
+        again = self._connection.commands.kubectl("delete", "job", place.release)
         if self._connection.find(self._path(place)):
             report(f"job {place.release} is there from an earlier call: its result is taken")
         else:
@@ -117,9 +117,7 @@ class Job:
             pod = self._pod(place)
             ended = _condition(job)
             lines = self._log(place, pod, tail=None if ended else _TAIL_LINES * 10) if pod else []
-            told = [
-                line.removeprefix("manyhost bench: ") for line in lines if line.startswith("manyhost bench: ")
-            ]
+            told = [line.removeprefix(PROGRESS) for line in lines if line.startswith(PROGRESS)]
             for line in told[said:]:
                 report(line)
             said = max(said, len(told))
@@ -165,7 +163,7 @@ class Job:
         if len(pods) < wanted:
             raise NotReady(
                 f"{len(pods)} of {wanted} groups of release {target.release} are ready",
-                fix="manyhost status RECIPE says why",
+                fix=f"{self._connection.commands.manyhost('status')} says why",
             )
         return sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
 
@@ -181,7 +179,7 @@ def check(plan: Plan) -> None:
         raise InvalidInput(
             f"vLLM {engine.version} has no `vllm bench serve`",
             where=f"{plan.origin('engine.version')}: engine.version",
-            fix="measure it with a newer one: manyhost bench RECIPE --url URL",
+            fix="measure it with a newer one of this machine: --url",
         )
     if "ssl-certfile" in plan.main.arguments:
         raise InvalidInput(

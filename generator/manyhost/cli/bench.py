@@ -115,7 +115,7 @@ def command(
     if any(not run.complete for _, run in runs):
         raise Failed(
             f"numbers are withheld: {withheld[0] if withheld else 'not everything was measured'}",
-            where=f"manyhost bench {wanted.recipe}",
+            where=f"recipe {wanted.recipe}",
             fix="mend what the reasons say, then the same command measures what is missing",
         )
 
