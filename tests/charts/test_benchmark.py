@@ -104,6 +104,10 @@ def test_a_pod_with_another_flag_image_or_executor_is_not_as_planned() -> None:
     of = target("local/tiny-r1")
     spec = json.loads(json.dumps(of.pod("leader")["spec"]))
     pod = {"metadata": {"name": "tiny-r1-0"}, "spec": spec, "status": {}}
+    for item in spec["containers"][0]["env"]:
+        if item.get("value") == "":
+            del item["value"]  # as the API server does
+    spec["containers"][0]["env"].insert(0, {"name": "LWS_GROUP_SIZE", "value": "2"})  # as its controller does
     assert _deployed(pod, of).differences == ()
     engine = spec["containers"][0]
     place = engine["args"].index("--max-num-seqs") + 1

@@ -255,12 +255,16 @@ def _differences(live: Object, planned: Object) -> Iterator[str]:
         more = [word for word in here if word not in wanted]
         less = [word for word in wanted if word not in here]
         yield f"arguments have {' '.join(more) or 'nothing else'}, planned {' '.join(less) or 'without it'}"
-    before = {item["name"]: item.get("value") for item in live.get("env") or () if "value" in item}
-    for item in planned.get("env") or ():
-        name, value = item["name"], item.get("value")
-        # References to other variables are filled in by Kubernetes; the controller adds its own before them.
-        if "value" in item and before.get(name) != value:
-            yield f"{name} is {before.get(name) or 'not set'}, planned {value}"
+    running = _plain(live)
+    for name, value in _plain(planned).items():
+        if running.get(name) != value:
+            yield f"{name} is {running.get(name) or 'not set'}, planned {value or 'empty'}"
+
+
+def _plain(container: Object) -> dict[str, str]:
+    """Return the variables with a value of their own; the API drops an empty one."""
+    items = container.get("env") or ()
+    return {item["name"]: item.get("value", "") for item in items if "valueFrom" not in item}
 
 
 def _address(pod: Object) -> str:
