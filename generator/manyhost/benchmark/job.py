@@ -14,17 +14,20 @@ from manyhost.benchmark.evidence import PROGRESS, Evidence, unpack
 from manyhost.benchmark.gate import Deployed
 from manyhost.catalog.chart import KINDS, Chart
 from manyhost.catalog.recipe import DAY_SECONDS
-from manyhost.cluster.connection import Connection, Missing, Object, Refused, path_of
+from manyhost.cluster.connection import Connection, Forbidden, Missing, Object, Refused, path_of
 from manyhost.cluster.phases import ENGINE_CONTAINER, NAME, WORKER, is_ready
 from manyhost.cluster.release import rehearse
 from manyhost.cluster.target import Place, Target, kind_of
 from manyhost.cluster.teardown import inventory, teardown
-from manyhost.errors import Failed, InvalidInput, ManyhostError, NotReady
+from manyhost.errors import Failed, InvalidInput, ManyhostError, NotReady, RemoteError
 from manyhost.plan import Plan
 from manyhost.render import allowance, parse_manifests
 from manyhost.render.helm import InProcess
 
 _LOOK_SECONDS = 2.0
+_PATIENCE_SECONDS = (
+    600.0  # with an API server or a host that is away: an upgrade of GKE's control plane is less
+)
 _REMOVE_SECONDS = 120
 _AROUND_SECONDS = 3600  # questions, warm-up, calibration and a place to run, beside the load itself
 _TAIL_LINES = 20
@@ -60,6 +63,7 @@ class Job:
         """Run one Job and remove it; one that a call before this one has left behind is read instead.
 
         Raises:
+            RemoteError: The cluster is away for too long; the Job stays, for the next call.
             NotReady: It finds no place to run, or is not done in time.
             Failed: It ends without evidence.
             InvalidInput: The API server refuses it.
@@ -73,6 +77,9 @@ class Job:
             self._start(place, spec, report)
         try:
             evidence, node = self._wait(place, report)
+        except RemoteError:
+            report(f"job {place.release} stays: the same command takes its result")
+            raise
         except BaseException:
             try:
                 self._remove(place)
@@ -109,14 +116,19 @@ class Job:
         report(f"job {place.release} made")
 
     def _wait(self, place: Place, report: Callable[[str], None]) -> tuple[Evidence, str]:
-        said, problem = 0, ""
+        said, problem, answered = 0, "", time.monotonic()
         while True:
-            job = self._connection.find(self._path(place))
-            if job is None:
-                raise Failed(f"job {place.release} was deleted while it ran", fix="measure again")
-            pod = self._pod(place)
-            ended = _condition(job)
-            lines = self._log(place, pod, tail=None if ended else _TAIL_LINES * 10) if pod else []
+            try:
+                ended, pod, lines = self._look(place)
+            except RemoteError as error:
+                if isinstance(error, Forbidden) or time.monotonic() - answered > _PATIENCE_SECONDS:
+                    raise
+                if error.message != problem:
+                    problem = error.message
+                    report(f"waiting: {problem}")
+                time.sleep(_LOOK_SECONDS)
+                continue
+            answered = time.monotonic()
             told = [line.removeprefix(PROGRESS) for line in lines if line.startswith(PROGRESS)]
             for line in told[said:]:
                 report(line)
@@ -132,6 +144,15 @@ class Job:
                 report(stuck)
             time.sleep(_LOOK_SECONDS)
 
+    def _look(self, place: Place) -> tuple[str, Object | None, list[str]]:
+        """Return how the Job has ended, its pod, and of its log the end, or all of it once it has ended."""
+        job = self._connection.find(self._path(place))
+        if job is None:
+            raise Failed(f"job {place.release} was deleted while it ran", fix="measure again")
+        ended, pod = _condition(job), self._pod(place)
+        lines = self._log(place, pod, tail=None if ended else _TAIL_LINES * 10) if pod else []
+        return ended, pod, lines
+
     def _pod(self, place: Place) -> Object | None:
         path = path_of("v1", "pods", place.namespace)
         pods = list(self._connection.pages(path, dict[str, Any], labels=place.selector))
@@ -142,8 +163,12 @@ class Job:
         query = {"container": _CLIENT, "tailLines": tail}
         try:
             return self._connection.text(path, query=query).splitlines()
-        except (Missing, Refused):
-            return []  # not started yet
+        except Missing:
+            return []  # on its way out
+        except Refused as error:
+            if error.status == 400:
+                return []  # not started yet, or never
+            raise
 
     def _remove(self, place: Place) -> None:
         found = inventory(self._connection, place)
