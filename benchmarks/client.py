@@ -56,7 +56,7 @@ def attempts(runner: Runner, streams: int) -> list[dict[str, Any]]:
         "streams": streams,
         "requests": max(64, streams),
         "values": runner.steady,
-        "most_processes": 16,
+        "most_processes": min(16, streams),
         "limit_seconds": 600,
         "budget_ms": gate.BUDGET_MS,
         "budget_share": gate.BUDGET_SHARE,
