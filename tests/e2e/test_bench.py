@@ -84,6 +84,22 @@ def test_the_published_table_from_a_job(
     assert measured.client.node.startswith("host-")
     assert store.read_run(folder).complete
 
+    # What was measured, as a page; beside another run it says that one measurement shows no difference.
+    written = run("report", str(folder), "--to", str(tmp_path / "report")).ok()
+    print(written.out)
+    page = (tmp_path / "report/report.html").read_text()
+    assert f"{measured.metrics.output_token_rate:.2f}" in page
+    assert "What limits it" in page
+    again = run(*words[:4], "--to", str(tmp_path / "again"), *here)
+    again.ok()
+    assert "made" in again.out
+    assert "from an earlier call" not in again.out
+    (second,) = (tmp_path / "again").iterdir()
+    compared = run("compare", str(folder), str(second))
+    print(compared.out)
+    compared.ok()
+    assert "measured once" in compared.out
+
     # Another flag in the cluster than in the recipe: no number.
     other = run(
         "bench", "local", "--scenario", "published", "--to", str(runs), *here, "--set", "arguments.seed=7"

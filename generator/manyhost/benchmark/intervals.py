@@ -28,9 +28,18 @@ def interval(values: Sequence[float]) -> Interval:
     mean = math.fsum(values) / count
     if count == 1:
         return Interval(mean=mean, low=None, high=None)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    half = (_T[count - 2] if count - 2 < len(_T) else _T_LARGE) * deviation / math.sqrt(count)
+    half = student(count - 1) * math.sqrt(variance(values, mean) / count)
     return Interval(mean=mean, low=mean - half, high=mean + half)
+
+
+def variance(values: Sequence[float], mean: float) -> float:
+    """Return the variance of what two or more values are a sample of."""
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def student(freedom: int) -> float:
+    """Return how many standard errors a 95 % interval has on each side, by degrees of freedom from 1 on."""
+    return _T[freedom - 1] if freedom <= len(_T) else _T_LARGE
 
 
 def narrow(found: Interval, width: float) -> bool:

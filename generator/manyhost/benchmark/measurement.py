@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from manyhost.benchmark import gate
-from manyhost.benchmark.evidence import Evidence
+from manyhost.benchmark.evidence import Evidence, Requests
 from manyhost.benchmark.gate import Expected
 from manyhost.benchmark.intervals import interval, narrow
 from manyhost.benchmark.points import Point
 from manyhost.benchmark.result import (
     Client,
     ClientError,
-    Interval,
+    Load,
     Measurement,
     Metrics,
     PointSummary,
@@ -94,7 +94,17 @@ def timestamp(seconds: float) -> str:
 
 def metrics(evidence: Evidence, slo: Slo, error: ClientError) -> Metrics:
     """Return the numbers of a load."""
-    columns = evidence.requests
+    return Metrics(
+        **totals(evidence.requests, evidence.seconds, slo),
+        seconds=evidence.seconds,
+        peak_output_token_rate=evidence.peak_tokens,
+        peak_concurrency=evidence.peak_requests,
+        latencies=gate.believed(evidence.latencies, error),
+    )
+
+
+def totals(columns: Requests, seconds: float, slo: Slo) -> dict[str, Any]:
+    """Return what follows from the requests alone: the counts and rates of Metrics, by name."""
     rows = [
         row
         for row in zip(
@@ -108,26 +118,22 @@ def metrics(evidence: Evidence, slo: Slo, error: ClientError) -> Metrics:
         )
         if row[5]
     ]
-    seconds = evidence.seconds or 1e-9
+    seconds = seconds or 1e-9
     prompt, output = sum(row[2] for row in rows), sum(row[3] for row in rows)
     chunks = sum(row[4] for row in rows)
     good = sum(_good(ttft, e2e, tokens, slo) for ttft, e2e, _, tokens, _, _ in rows)
-    return Metrics(
-        sent=len(columns.ok),
-        completed=len(rows),
-        input_tokens=prompt,
-        output_tokens=output,
-        seconds=evidence.seconds,
-        request_rate=len(rows) / seconds,
-        output_token_rate=output / seconds,
-        total_token_rate=(prompt + output) / seconds,
-        goodput=good / seconds,
-        good_share=good / max(1, len(columns.ok)),
-        peak_output_token_rate=evidence.peak_tokens,
-        peak_concurrency=evidence.peak_requests,
-        tokens_per_chunk=output / max(1, chunks),
-        latencies=gate.believed(evidence.latencies, error),
-    )
+    return {
+        "sent": len(columns.ok),
+        "completed": len(rows),
+        "input_tokens": prompt,
+        "output_tokens": output,
+        "request_rate": len(rows) / seconds,
+        "output_token_rate": output / seconds,
+        "total_token_rate": (prompt + output) / seconds,
+        "goodput": good / seconds,
+        "good_share": good / max(1, len(columns.ok)),
+        "tokens_per_chunk": output / max(1, chunks),
+    }
 
 
 def _good(ttft_us: int, e2e_us: int, tokens: int, slo: Slo) -> bool:
@@ -139,20 +145,42 @@ def _good(ttft_us: int, e2e_us: int, tokens: int, slo: Slo) -> bool:
     )
 
 
-def summary(point: Point, measured: Sequence[Measurement], *, skipped: bool = False) -> PointSummary:
-    """Return all measurements of a point together."""
-    numbers = [each.metrics for each in measured if each.metrics]
-    found: dict[str, Interval] = {}
-    for name in _RATES if numbers else ():
-        found[name] = interval([getattr(each, name) for each in numbers])
+def numbers(found: Metrics) -> dict[str, float]:
+    """Return the numbers of a measurement by the names that they have in a summary; none that is withheld."""
+    flat: dict[str, float] = {name: getattr(found, name) for name in _RATES}
     for time in _TIMES:
-        distributions = [getattr(each.latencies, time) for each in numbers]
-        if not distributions or None in distributions:
-            continue
-        for statistic in _STATISTICS:
-            values = [value for each in distributions if (value := getattr(each, statistic)) is not None]
-            if values:
-                found[f"{time.removesuffix('_ms')}_{statistic}_ms"] = interval(values)
+        distribution = getattr(found.latencies, time)
+        for statistic in _STATISTICS if distribution else ():
+            value = getattr(distribution, statistic)
+            if value is not None:
+                flat[f"{time.removesuffix('_ms')}_{statistic}_ms"] = value
+    return flat
+
+
+class Which(Protocol):
+    """A point, as far as its summary names it."""
+
+    @property
+    def key(self) -> str:
+        """Changes with everything that the numbers depend on."""
+        ...
+
+    @property
+    def number(self) -> int:
+        """Its place in the scenario."""
+        ...
+
+    @property
+    def load(self) -> Load:
+        """What is sent."""
+        ...
+
+
+def summary(point: Which, measured: Sequence[Measurement], *, skipped: bool = False) -> PointSummary:
+    """Return all measurements of a point together."""
+    flat = [numbers(each.metrics) for each in measured if each.metrics]
+    names = dict.fromkeys(name for each in flat for name in each)
+    found = {name: interval([each[name] for each in flat if name in each]) for name in names}
     reasons: dict[tuple[str, str], Reason] = {}
     for reason in (reason for each in measured for reason in each.reasons):
         reasons.setdefault((reason.check, reason.message), reason)
@@ -161,7 +189,7 @@ def summary(point: Point, measured: Sequence[Measurement], *, skipped: bool = Fa
         point=point.number,
         load=point.load,
         measured=len(measured),
-        passed=len(numbers),
+        passed=len(flat),
         skipped=skipped,
         reasons=list(reasons.values()),
         metrics=found,

@@ -29,6 +29,8 @@ COMMANDS = {
     "collect": ("collect", "Pack what a bug report needs, without secrets."),
     "chat": ("chat", "Talk to the model."),
     "bench": ("bench", "Measure it under load; numbers that cannot be believed are withheld."),
+    "report": ("report", "Write what was measured as one page: throughput, latency, limits, cost."),
+    "compare": ("compare", "Say what differs between runs by more than chance."),
     "nccl": ("nccl", "Measure the bandwidth between two hosts."),
     "teardown": ("teardown", "Remove everything a recipe made."),
 }

@@ -1,0 +1,1 @@
+"""From results to sentences: reports, their cost, and comparisons. Reads result files and nothing else."""
