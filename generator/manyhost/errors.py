@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 
 class ManyhostError(Exception):
@@ -79,11 +80,16 @@ def no_space(error: BaseException) -> Failed | None:
     return None
 
 
-def first(errors: Sequence[InvalidInput]) -> InvalidInput:
+E = TypeVar("E", bound=ManyhostError)
+
+
+def first(errors: Sequence[E]) -> E:
     """Return the first of some errors with the others as what else is wrong, each once."""
-    flat = [each for error in errors for each in (error, *error.more)]
+    flat: list[ManyhostError] = []
+    for error in errors:
+        flat += [error, *error.more]
     found, *others = {str(error): error for error in flat}.values()
-    return InvalidInput(found.message, where=found.where, fix=found.fix, more=others)
+    return type(errors[0])(found.message, where=found.where, fix=found.fix, more=others)
 
 
 def sentence(message: str, where: str, fix: str) -> str:
