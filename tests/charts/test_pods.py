@@ -143,6 +143,7 @@ def test_the_launch_script_gets_its_settings():
         "MANYHOST_PORT": "8000",
         "MANYHOST_PROFILE": "",
         "MANYHOST_RAY_PORT": "6379",
+        "MANYHOST_STAGED": "",
         "MANYHOST_STALL_SECONDS": "120",
         "MANYHOST_STARTUP_SECONDS": "3600",
         "MANYHOST_START_ATTEMPTS": "3",

@@ -97,6 +97,7 @@ MUTATIONS = {
     "huggingface.secretData.token": ("other", {}),
     "model.name": ("other/model", {}),
     "model.path": ("/gcs/model", {}),
+    "model.staged": ("other/model", {}),
     "model.servedName": ("served", {}),
     "model.tp_size": (16, {}),
     "model.pp_size": (4, {}),

@@ -13,6 +13,7 @@ import ctypes
 import fcntl
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import socket
@@ -21,6 +22,7 @@ import sys
 
 from manyhost_child import NO_RETRY
 from manyhost_settings import flag_value
+from manyhost_staged import problem
 
 SIOCGIFADDR = 0x8915  # linux/sockios.h
 # cuda.h, CUresult: what a driver says that no further attempt changes.
@@ -99,6 +101,9 @@ def missing_weights(staged: str, flags: list[str]) -> str:
         return f"weights missing at {folder}: no config.json"
     if flag_value(flags, "--load-format") == "dummy":
         return ""
+    wrong = problem(folder, os.environ.get("MANYHOST_STAGED", ""))
+    if wrong:
+        return f"weights at {folder}: {wrong}"
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = set(json.loads(index.read_text())["weight_map"].values())

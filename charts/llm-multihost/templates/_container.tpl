@@ -138,6 +138,7 @@ JSON prints a large whole number with all its digits. */}}
 {{- $_ := set $env "MANYHOST_EXECUTOR" $values.vllm.executor }}
 {{- $_ := set $env "MANYHOST_MODEL" ($model.path | default $model.name) }}
 {{- $_ := set $env "MANYHOST_MODEL_PATH" $model.path }}
+{{- $_ := set $env "MANYHOST_STAGED" ($model.staged | default "") }}
 {{- $_ := set $env "MANYHOST_GPUS_PER_HOST" (int64 $values.host.gpus | toString) }}
 {{- /* The router has the API's port, the engine behind it the next one. */}}
 {{- $port := int64 $values.vllm.service.ports.http }}

@@ -19,6 +19,7 @@ from manyhost.catalog.environment import Environment, contradiction
 from manyhost.catalog.interconnect import GpuDirectTcp, Interconnect, Rdma, Sockets
 from manyhost.catalog.merge import merge
 from manyhost.catalog.model import Model
+from manyhost.catalog.storage import Storage
 from manyhost.catalog.struct import Exemptions
 from manyhost.catalog.written import WRITTEN
 from manyhost.errors import InvalidInput, nearest
@@ -33,6 +34,7 @@ REGIONS = "values/regions.yaml"
 EXEMPTIONS = "values/exemptions.yaml"
 CAPACITY = "values/capacity.yaml"
 QUESTIONS = "values/questions.yaml"
+STORAGE = "values/storage.yaml"
 _HERE = Path()  # relative, so that errors name files as their owner does
 _PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
 HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
@@ -214,6 +216,15 @@ class Catalog:
                     where=f"{where}: scenarios",
                     fix=nearest(name, self.names("scenarios")),
                 )
+        return found
+
+    def storage(self) -> Storage:
+        """Return what it costs to keep weights in a bucket."""
+        key = ("values", "storage")
+        if key not in self._kept:
+            path, where = self._find(STORAGE)
+            self._kept[key] = yaml_reader.convert(yaml_reader.read_mapping(path, where), Storage, where)
+        found: Storage = self._kept[key]
         return found
 
     def engine_recipes(self) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Models: weights and architecture (values/models/). Dimensions are those of the model's config.json."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from manyhost.catalog.struct import Count, Name, Positive, Struct
 
@@ -55,7 +57,7 @@ class Model(Struct, frozen=True):
         name: Its file's name.
         hub_id: Its name on Hugging Face.
         served_name: What clients ask for.
-        weights_bytes: Size of all weight files.
+        weights_bytes: Size of all weight files, or of all tensors in them.
         weights_files: Number of weight files; 0 where nobody says.
         gated: Whether a download needs a token.
         reasoning_parser: vLLM's parser of its thoughts; empty for a model that does not think aloud.
@@ -63,6 +65,7 @@ class Model(Struct, frozen=True):
         max_context_tokens: Longest request.
         architecture: Tagged by kind.
         trained: Whether its answers can be right; a model of random weights is held to being the same twice.
+        revision: The commit on Hugging Face that all of this is of; empty where nobody has pinned one.
     """
 
     name: Name
@@ -76,3 +79,4 @@ class Model(Struct, frozen=True):
     max_context_tokens: Positive
     architecture: MlaMoe | GqaMoe | GqaDense
     trained: bool = True
+    revision: Annotated[str, Meta(pattern=r"^([0-9a-f]{40})?$")] = ""

@@ -39,6 +39,7 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     "model.path": ("weights.path",),
     "model.pp_size": ("parallelism.pipeline",),
     "model.servedName": ("model",),
+    "model.staged": ("model", "weights.source"),
     "model.tp_size": ("parallelism.tensor",),
     "network.hostNetwork": ("network.host_network",),
     "network.interconnect": ("network.interconnect",),

@@ -21,6 +21,8 @@ COMMANDS = {
     "check": ("check", "Check rendered manifests."),
     "explain": ("explain", "Say what a key is and where its value came from."),
     "list": ("list_", "List environments, models, engines and recipes."),
+    "weights": ("weights", "Compare a model on the hub with the catalog."),
+    "stage": ("stage", "Copy a model's weights into a bucket or a folder, once, proven."),
     "discover": ("discover", "Read a cluster and fill in values/local.yaml."),
     "doctor": ("doctor", "Check that a recipe would work on the cluster; costs nothing."),
     "deploy": ("deploy", "Install or upgrade a recipe and wait until it answers."),

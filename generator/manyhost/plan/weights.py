@@ -18,10 +18,25 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: hub, bucket or folder.
         path: Folder inside the container; empty for the hub.
+        model: The model's name on the hub.
+        revision: Its commit there; empty where nobody has pinned one.
     """
 
     kind: str
     path: str
+    model: str
+    revision: str
+
+    @property
+    def staged(self) -> str:
+        """What the manifest in the folder must name: MODEL or MODEL@COMMIT; empty if it needs none.
+
+        Weights in a bucket are staged, and staged weights are proven. A folder may be anything: part of an
+        image, somebody's own disk.
+        """
+        if self.kind != "bucket":
+            return ""
+        return f"{self.model}@{self.revision}".rstrip("@")
 
 
 def source(recipe: Recipe, model: Model, environment: Environment) -> Source:
@@ -46,7 +61,8 @@ def source(recipe: Recipe, model: Model, environment: Environment) -> Source:
     if kind == "folder" and not isinstance(environment.platform, RunPod):
         _check_mounted(recipe, path)
     if kind != "hub":
-        return Source(kind=kind, path=path or f"/gcs/models/{model.hub_id}")
+        path = path or f"/gcs/models/{model.hub_id}"
+        return Source(kind=kind, path=path, model=model.hub_id, revision=model.revision)
     if path:
         raise InvalidInput("has no effect when weights come from the hub", where="weights.path")
     if model.weights_bytes > host.local_ssd_gib * GIB:
@@ -56,7 +72,7 @@ def source(recipe: Recipe, model: Model, environment: Environment) -> Source:
             where="weights.source",
             fix="stage them in a bucket or a folder",
         )
-    return Source(kind=kind, path="")
+    return Source(kind=kind, path="", model=model.hub_id, revision=model.revision)
 
 
 def _check_mounted(recipe: Recipe, path: str) -> None:

@@ -77,6 +77,7 @@ def variables(plan: Plan) -> dict[str, str]:
         "MANYHOST_PORT": str(_PORT),
         "MANYHOST_PROFILE": "",
         "MANYHOST_RAY_PORT": str(_RAY_PORT),
+        "MANYHOST_STAGED": plan.weights.staged,
         "MANYHOST_STALL_SECONDS": str(recipe.stall_seconds),
         "MANYHOST_START_ATTEMPTS": str(recipe.start_attempts),
         "MANYHOST_STARTUP_SECONDS": str(plan.startup_seconds),

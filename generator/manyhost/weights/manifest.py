@@ -1,7 +1,7 @@
 """manyhost-weights.json: what a staged model consists of, written last.
 
 The same for a bucket, a claim, a disk or a folder. A reader can prove a folder with it in seconds: sizes, the
-headers of safetensors files and a few blocks of each, and small files in full (launcher/staged.py does).
+headers of safetensors files and a few blocks of each, and small files whole (the chart's launcher does).
 It holds nothing of when, where or by whom: whoever stages a revision writes the same bytes.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 
 NAME = "manyhost-weights.json"
@@ -18,7 +18,7 @@ STAGING = ".manyhost-staging"
 MARK = f"{STAGING}/mark.json"
 VERSION = 1
 BLOCK = 4096
-# Other files than safetensors are read in full up to this size whenever a folder is looked at.
+# Other files than safetensors are hashed whole up to this size whenever a folder is looked at.
 SMALL = 32 * 1024**2
 _SPACING = 512 * 1024**2
 _MOST = 8
@@ -35,7 +35,8 @@ class File:
         crc32c: Of the whole file, base64 of its big-endian bytes, as Cloud Storage has it.
         header_sha256: Of a safetensors file's prefix and header; empty for other files.
         tensor_bytes: What follows them; 0 for other files.
-        samples_sha256: Of the blocks at `samples(size)`, one after the other; empty for other files.
+        blocks: Offsets of the blocks that stand for the file's bytes; none for a file that is hashed whole.
+        blocks_sha256: Of these blocks, one after the other.
     """
 
     name: str
@@ -44,7 +45,8 @@ class File:
     crc32c: str
     header_sha256: str = ""
     tensor_bytes: int = 0
-    samples_sha256: str = ""
+    blocks: tuple[int, ...] = ()
+    blocks_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,14 @@ class Manifest:
         model: Its name on the hub.
         revision: The commit.
         files: By name, in order.
+        block_bytes: Size of a block; the last one of a file may be shorter.
         version: Of this shape.
     """
 
     model: str
     revision: str
     files: tuple[File, ...] = field(default_factory=tuple)
+    block_bytes: int = BLOCK
     version: int = VERSION
 
     @property
@@ -91,7 +95,7 @@ def loads(text: bytes) -> Manifest:
         version = document["version"]
         if version != VERSION:
             raise Unreadable(f"is of version {version}, not {VERSION}")
-        files = tuple(File(**file) for file in document.pop("files"))
+        files = tuple(File(**{**file, "blocks": tuple(file["blocks"])}) for file in document.pop("files"))
         return Manifest(**document, files=files)
     except Unreadable:
         raise
@@ -99,24 +103,24 @@ def loads(text: bytes) -> Manifest:
         raise Unreadable("is no manifest of weights") from None
 
 
-def samples(size: int) -> list[int]:
+def blocks(size: int) -> tuple[int, ...]:
     """Return where the blocks begin that stand for a file's bytes: one for each half GiB, at most 8.
 
     They are spread evenly and the last one is the file's end, where an unfinished copy differs.
     """
     count = min(_MOST, size // _SPACING + 1)
     last = max(0, size - BLOCK)
-    return [last * (number + 1) // count for number in range(count)]
+    return tuple(last * (number + 1) // count for number in range(count))
 
 
-def samples_sha256(size: int, read: Callable[[int, int], bytes]) -> str:
+def blocks_sha256(offsets: Iterable[int], read: Callable[[int, int], bytes]) -> str:
     """Return the hash of a file's blocks.
 
     Args:
-        size: Of the file.
+        offsets: Where they begin.
         read: Returns bytes from an offset on.
     """
     digest = hashlib.sha256()
-    for offset in samples(size):
+    for offset in offsets:
         digest.update(read(offset, BLOCK))
     return digest.hexdigest()

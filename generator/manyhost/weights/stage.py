@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from manyhost.errors import Failed, InvalidInput, ManyhostError, NotReady, first
 from manyhost.weights import manifest, safetensors
@@ -291,14 +291,20 @@ def describe(snapshot: Snapshot, target: Target, found: dict[str, Found]) -> man
 
     def one(file: RemoteFile) -> manifest.File:
         entry = found[file.name]
-        if not file.name.endswith(safetensors.SUFFIX):
-            return manifest.File(file.name, file.size, entry.sha256, entry.crc32c)
-        header = read_header(lambda start, size: target.read(file.name, start, size), file.name, file.size)
-        headers[file.name] = header
-        blocks = manifest.samples_sha256(file.size, lambda start, size: target.read(file.name, start, size))
-        return manifest.File(
-            file.name, file.size, entry.sha256, entry.crc32c, header.sha256, header.tensor_bytes, blocks
-        )
+        whole = manifest.File(file.name, file.size, entry.sha256, entry.crc32c)
+        is_shard = file.name.endswith(safetensors.SUFFIX)
+        if not is_shard and file.size <= manifest.SMALL:
+            return whole
+
+        def read(start: int, size: int) -> bytes:
+            return target.read(file.name, start, size)
+
+        offsets = manifest.blocks(file.size)
+        whole = replace(whole, blocks=offsets, blocks_sha256=manifest.blocks_sha256(offsets, read))
+        if not is_shard:
+            return whole
+        header = headers[file.name] = read_header(read, file.name, file.size)
+        return replace(whole, header_sha256=header.sha256, tensor_bytes=header.tensor_bytes)
 
     with ThreadPoolExecutor(_READERS) as pool:
         files = list(pool.map(one, snapshot.files))
@@ -375,24 +381,20 @@ def _difference(file: manifest.File, there: Found | None, target: Target) -> str
         return f"{file.name} has {there.size:,} bytes, its manifest says {file.size:,}"
     if there.crc32c:
         same = there.crc32c == file.crc32c
-    elif not file.header_sha256:
-        data = target.read(file.name, 0, file.size) if file.size <= manifest.SMALL else None
-        same = data is None or hashlib.sha256(data).hexdigest() == file.sha256
-    else:
+    elif file.blocks:
         same = _looks_like(file, target)
+    else:
+        same = hashlib.sha256(target.read(file.name, 0, file.size)).hexdigest() == file.sha256
     return "" if same else f"{file.name} has other bytes than its manifest says"
 
 
 def _looks_like(file: manifest.File, target: Target) -> bool:
-    """Whether header and blocks of a safetensors file are those of the manifest."""
+    """Whether header and blocks of a file are those of the manifest."""
 
     def read(start: int, size: int) -> bytes:
         return target.read(file.name, start, size)
 
-    try:
-        header = read_header(read, file.name, file.size)
-    except InvalidInput:
+    header = read(0, file.size - file.tensor_bytes) if file.header_sha256 else b""
+    if file.header_sha256 and hashlib.sha256(header).hexdigest() != file.header_sha256:
         return False
-    if header.sha256 != file.header_sha256:
-        return False
-    return manifest.samples_sha256(file.size, read) == file.samples_sha256
+    return manifest.blocks_sha256(file.blocks, read) == file.blocks_sha256

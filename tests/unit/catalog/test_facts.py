@@ -45,7 +45,7 @@ ELSEWHERE = {
     "kv_handover.variables": ("render/templates/values.yaml.j2", "kv_handover.variables"),
     "kv_handover.gbytes_per_second": ("plan/roles.py", "kv_handover.gbytes_per_second"),
     "gated": ("cluster/doctor/names.py", ".gated"),
-    "weights_files": ("cluster/doctor/storage.py", ".weights_files"),
+    "weights_files": ("weights/verify.py", ".weights_files"),
     "reasoning_parser": ("catalog/settings.py", ".reasoning_parser"),
     "architecture.mtp_layers": ("plan/memory.py", "its multi-token-prediction layers are not loaded"),
     "host.memory_gib": ("plan/sizing.py", "host.memory_gib"),

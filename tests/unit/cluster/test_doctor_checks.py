@@ -6,9 +6,12 @@ The others are tested against planted faults in the test cluster (tests/e2e/test
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import google_crc32c
 import msgspec
 import pytest
 from manyhost.cluster.doctor.registry import split
@@ -29,6 +32,7 @@ from tests.unit.cluster.doctor import (
 
 FILES = 163  # DeepSeek-R1's safetensors files, values/models/deepseek-r1-671b.yaml
 MODEL = "models/deepseek-ai/DeepSeek-R1"
+REVISION = "56d4cbbb4d29f4355bab4b9a39ccb717a14ad5ad"  # values/models/deepseek-r1-671b.yaml
 POOL = "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p.svc.id.goog"
 
 
@@ -418,9 +422,20 @@ class Storage:
         ]
         self.bucket.set_iam_policy(policy)
 
-    def stage(self, folder: str, files: int) -> None:
-        for name in ["config.json", *(f"model-{n:05}.safetensors" for n in range(files))]:
-            self.bucket.blob(f"{folder}{name}").upload_from_string(b"")
+    def stage(self, folder: str, revision: str = REVISION) -> list[str]:
+        """Put a manifest and its files there, as small ones; return the files' names."""
+        from manyhost.weights import manifest
+
+        names = ["config.json", *(f"model-{number:05}.safetensors" for number in range(FILES))]
+        files = []
+        for name in names:
+            data = name.encode()
+            self.bucket.blob(f"{folder}{name}").upload_from_string(data)
+            crc32c = base64.b64encode(google_crc32c.Checksum(data).digest()).decode()
+            files.append(manifest.File(name, len(data), hashlib.sha256(data).hexdigest(), crc32c))
+        known = manifest.Manifest("deepseek-ai/DeepSeek-R1", revision, tuple(files))
+        self.bucket.blob(f"{folder}{manifest.NAME}").upload_from_string(manifest.dumps(known))
+        return names
 
 
 @pytest.fixture
@@ -493,18 +508,38 @@ def test_bucket_access(storage: Storage, examined: Examine) -> None:
 
 
 def test_weights(storage: Storage, examined: Examine) -> None:
+    place = f"gs://models/{MODEL}"
     empty = examined("weights", on_bucket())
-    assert empty.status == "fail"
-    assert empty.why == f"gs://models/{MODEL} has no config.json: nothing is staged there"
-    assert empty.fix.endswith(f"gcloud storage rsync --recursive model gs://models/{MODEL}`")
+    assert (empty.status, empty.why) == ("fail", f"{place} is empty: nothing is staged there")
+    assert empty.fix == f"`manyhost stage deepseek-r1-671b --to {place}`"
 
-    storage.stage(f"{MODEL}/", FILES)
+    names = storage.stage(f"{MODEL}/")
     healthy = examined("weights", on_bucket())
-    assert (healthy.status, f"config.json and {FILES} safetensors files" in healthy.why) == ("pass", True)
+    assert healthy.status == "pass"
+    assert f"deepseek-ai/DeepSeek-R1@{REVISION}" in healthy.why
 
-    storage.bucket.blob(f"{MODEL}/model-00007.safetensors").delete()
+    # The right size and wrong bytes
+    storage.bucket.blob(f"{MODEL}/{names[7]}").upload_from_string(b"x" * len(names[7]))
+    wrong = examined("weights", on_bucket())
+    assert wrong.status == "fail"
+    assert f"is not what was staged: {names[7]} has other bytes" in wrong.why
+    storage.bucket.blob(f"{MODEL}/{names[7]}").delete()
     short = examined("weights", on_bucket())
-    assert (short.status, f"has {FILES - 1} of {FILES} safetensors files" in short.why) == ("fail", True)
+    assert (short.status, f"{names[7]} is missing" in short.why) == ("fail", True)
+
+    storage.stage(f"{MODEL}/", "1" * 40)
+    other = examined("weights", on_bucket())
+    assert (other.status, "holds deepseek-ai/DeepSeek-R1@111111111111, not" in other.why) == ("fail", True)
+    assert other.fix.startswith(f"`manyhost stage deepseek-r1-671b --to {place}-{REVISION[:12]}`, and name")
+
+    storage.bucket.blob(f"{MODEL}/manyhost-weights.json").delete()
+    copied = examined("weights", on_bucket())
+    assert copied.why == (
+        f"{place} has {FILES + 1} files, but no manyhost-weights.json: nobody has proven them"
+    )
+    storage.bucket.blob(f"{MODEL}/.manyhost-staging/mark.json").upload_from_string(b"{}")
+    half = examined("weights", on_bucket())
+    assert half.why == f"{place} is half-staged: {FILES + 1} files and no manyhost-weights.json"
 
     away = examined("weights", on_bucket("weights.path=/data/model"))
     assert (away.status, away.why) == ("fail", "no mounted bucket holds /data/model")
@@ -512,5 +547,5 @@ def test_weights(storage: Storage, examined: Examine) -> None:
 
 
 def test_weights_that_are_the_whole_bucket(storage: Storage, examined: Examine) -> None:
-    storage.stage("", FILES)
+    storage.stage("")
     assert examined("weights", on_bucket("weights.path=/gcs")).status == "pass"

@@ -6,10 +6,15 @@ from typing import Any
 
 from manyhost.cluster import gcs, gke
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
-from manyhost.commands import both, line, manyhost
+from manyhost.commands import line, manyhost
 from manyhost.errors import NotReady, RemoteError
+from manyhost.plan.weights import Source
+from manyhost.weights import manifest
+from manyhost.weights.bucket import Bucket
+from manyhost.weights.stage import differences
 
 _DRIVER = "gcsfuse.csi.storage.gke.io"
+_OTHER = "holds"  # how the text about another revision begins
 _ADD_DRIVER = ("--update-addons", "GcsFuseCsiDriver=ENABLED")
 
 
@@ -96,9 +101,9 @@ def bucket_access(sight: Sight) -> Finding | list[Finding]:
     return findings or passed(f"ServiceAccount {target.namespace}/{target.service_account} may use it")
 
 
-@check("weights", "Are the model's weights staged?", needs=("bucket",))
+@check("weights", "Are the model's weights staged and proven?", needs=("bucket",))
 def weights(sight: Sight) -> Finding:  # noqa: PLR0911  one return a finding
-    """config.json and as many safetensors files as the model has."""
+    """The manifest, and every object's size and checksum against it: seconds, and no weights are read."""
     target = sight.target
     if target.plan.weights.kind != "bucket":
         return skipped("weights do not come from a bucket")
@@ -120,24 +125,40 @@ def weights(sight: Sight) -> Finding:  # noqa: PLR0911  one return a finding
         )
     below = path[len((mount.get("mountPath") or "/gcs").rstrip("/")) :].strip("/")
     prefix = "/".join(part for part in (str(mount.get("onlyDir") or "").strip("/"), below) if part)
-    folder = f"{prefix}/" if prefix else ""  # the model may be the whole bucket
     place = f"gs://{mount['bucketName']}/{prefix}".rstrip("/")
     try:
-        names = gcs.names(_store(sight), mount["bucketName"], folder)
+        problem = _unproven(Bucket(_store(sight), place), target.plan.weights)
     except NotReady as error:
         return warned(f"could not look into {place}: {error.message}", error.fix)
     except RemoteError as error:
         return failed(error.message, error.fix)
-    count = sum(name.endswith(".safetensors") for name in names)
-    wanted = target.plan.model.weights_files
-    fetch = line("hf", "download", target.plan.model.hub_id, "--local-dir", "model")
-    copy = line("gcloud", "storage", "rsync", "--recursive", "model", place)
-    stage = f"stage them: {both(fetch, copy)}"
-    if f"{folder}config.json" not in names:
-        return failed(f"{place} has no config.json: nothing is staged there", stage)
-    if not count or (wanted and count != wanted):
-        return failed(f"{place} has {count} of {wanted or 'its'} safetensors files", stage)
-    return passed(f"{place} has config.json and {count} safetensors files")
+    if problem:
+        wanted = target.plan.weights.revision
+        if problem.startswith(_OTHER):  # pods may be reading it
+            stage = manyhost("stage", target.plan.model.name, "--to", f"{place}-{wanted[:12]}")
+            return failed(f"{place} {problem}", f"{stage}, and name that folder in weights.path")
+        return failed(f"{place} {problem}", manyhost("stage", target.plan.model.name, "--to", place))
+    return passed(f"{place} is what its manifest says, {target.plan.weights.staged}")
+
+
+def _unproven(bucket: Bucket, wanted: Source) -> str:
+    """Say why pods would not serve what is in a bucket; nothing if they would."""
+    text, found = bucket.manifest(), bucket.inventory()
+    if text is None:
+        if manifest.MARK in found:
+            return f"is half-staged: {len(found) - 1} files and no {manifest.NAME}"
+        if not found:
+            return "is empty: nothing is staged there"
+        return f"has {len(found)} files, but no {manifest.NAME}: nobody has proven them"
+    try:
+        known = manifest.loads(text)
+    except manifest.Unreadable as error:
+        return f"has a {manifest.NAME} that {error}"
+    if known.model != wanted.model or (wanted.revision and known.revision != wanted.revision):
+        return f"{_OTHER} {known.model}@{known.revision[:12]}, not {wanted.model}@{wanted.revision[:12]}"
+    problems = differences(known, bucket)
+    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"is not what was staged: {problems[0]}{more}" if problems else ""
 
 
 def _mounts(sight: Sight) -> list[dict[str, Any]]:

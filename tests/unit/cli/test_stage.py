@@ -1,0 +1,110 @@
+"""The commands weights and stage, on a hub and an emulator."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import gcs, hub
+from testbed.errors import MissingError
+from tests.helpers.cli import checkout, manyhost
+
+CATALOG = """\
+name: small
+hub_id: test/small
+served_name: small
+weights_bytes: {bytes}
+weights_files: 3
+gated: false
+reasoning_parser: ""
+weight_format: fp8-block
+max_context_tokens: 4096
+revision: {revision}
+architecture: {{kind: gqa-dense, layers: 3, hidden: 128, heads: 4, vocabulary: 4096, kv_heads: 1,
+  head_dim: 32, intermediate: 256}}
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]:
+    """A hub with a small model that the catalog knows."""
+    folder = hub.write_model(tmp_path / "model")
+    with hub.Hub() as running:
+        commit = running.add("test/small", folder).commit
+        own = checkout(tmp_path / "own", monkeypatch)
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        text = CATALOG.format(bytes=size, revision=commit)
+        (own / "values/models/small.yaml").write_text(text)
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
+        yield running
+
+
+def test_verify_says_what_it_found(server: hub.Hub) -> None:
+    done = manyhost("weights", "verify", "small")
+    assert (done.code, done.err) == (0, "")
+    assert "ok   format     FP8 e4m3: 3 matrices" in done.out
+    found = manyhost("weights", "verify", "small", "--output", "json").output.envelope
+    assert found["command"] == "weights"
+    assert {finding["status"] for finding in found["result"]["findings"]} == {"ok"}
+    branch = manyhost("weights", "verify", "small", "--revision", "main")
+    assert branch.code == 1
+    assert "is not what the catalog says: revision" in branch.err
+    assert f"--revision {server.repos['test/small'].commit}" in branch.out
+    other = manyhost("weights", "verify", "smal")
+    assert other.code == 3
+    assert "did you mean small?" in other.err
+
+
+def test_stage_to_a_folder(server: hub.Hub, tmp_path: Path) -> None:
+    target = tmp_path / "staged"
+    dry = manyhost("stage", "small", "--to", str(target), "--dry-run")
+    assert dry.code == 0
+    assert "about 1 min" in dry.out
+    assert not target.exists()
+    done = manyhost("stage", "small", "--to", str(target), "--output", "json")
+    assert done.code == 0
+    staged = done.output.envelope["result"]["staged"]
+    assert (staged["complete"], staged["downloaded_files"]) == (True, 9)
+    assert json.loads((target / "manyhost-weights.json").read_text())["model"] == "test/small"
+    again = manyhost("stage", "small", "--to", str(target))
+    assert "downloaded 0 (" in again.out
+    for path in target.rglob("*"):
+        assert b"verysecret" not in path.read_bytes()
+
+
+def test_stage_to_a_bucket_says_what_it_costs(server: hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        emulator = gcs.Gcs()
+    except MissingError as error:
+        pytest.skip(str(error))
+    with emulator:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator.url)
+        from manyhost.weights.store import open_store
+
+        open_store("test").client.create_bucket("models", location="us-east4")
+        done = manyhost("stage", "small", "--to", "gs://models/small")
+        assert done.code == 0, done.err
+        assert "USD a month (https://cloud.google.com/storage/pricing" in done.out
+        names = {blob.name for blob in open_store("test").client.list_blobs("models")}
+        assert "small/manyhost-weights.json" in names
+        missing = manyhost("stage", "small", "--to", "gs://none-here/small")
+        assert missing.code == 5
+        assert "gcloud storage buckets create gs://none-here" in missing.err
+
+
+def test_what_cannot_be_staged_is_refused_before_a_byte_is_moved(server: hub.Hub, tmp_path: Path) -> None:
+    bad = manyhost("stage", "small", "--to", "gs:///folder")
+    assert bad.code == 3
+    assert "--to: gs:///folder is no gs://BUCKET/FOLDER" in bad.err
+    server.fail("wrong", "model-00001*", times=-1, at=12)
+    broken = manyhost("stage", "small", "--to", str(tmp_path / "x"))
+    assert broken.code == 1
+    assert "test/small: headers" in broken.err
+    assert not (tmp_path / "x").exists()
+    assert "verysecret" not in broken.err + broken.out
+    assert os.environ["HF_TOKEN"] == "hf_verysecret"
