@@ -140,6 +140,26 @@ def common_templates() -> dict[Path, bytes]:
     return {path.parent / "templates/_common.tpl": text for path in ROOT.glob("charts/*/Chart.yaml")}
 
 
+# What the staging Job runs beside its image; the others of manyhost.weights need the catalog.
+WORKER = (
+    "__init__",
+    "errors",
+    *(
+        f"weights/{name}"
+        for name in (
+            "__init__", "bucket", "digest", "folder", "hub", "manifest", "safetensors", "stage", "store",
+            "target", "transfer", "worker",
+        )
+    ),
+)  # fmt: skip
+
+
+def staging_worker() -> dict[Path, bytes]:
+    """Return worker/ of the staging chart: the modules that do it here too, as `helm install` needs them."""
+    source, target = ROOT / "generator/manyhost", ROOT / "charts/model-staging/worker/manyhost"
+    return {target / f"{name}.py": (source / f"{name}.py").read_bytes() for name in WORKER}
+
+
 def picture() -> dict[Path, bytes]:
     """Return the README's picture: the topology of the default recipe."""
     catalog = Catalog(ROOT)
@@ -364,8 +384,9 @@ def kubernetes_schemas() -> dict[Path, bytes]:
 
 
 GENERATORS = (
-    common_templates,  # these two first: the others render the charts
+    common_templates,  # these three first: the others render the charts
     chart_engines,
+    staging_worker,
     committed_values,
     picture,
     settings_reference,

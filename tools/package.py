@@ -58,10 +58,11 @@ def charts(root: Path) -> list[Path]:
 
 def check(archive: Path, chart: Path) -> None:
     """Check that every Helm accepts an archive and renders from it what it renders from the folder."""
-    # The recipes are for this chart; another one is rendered with its defaults.
-    recipes = sorted(ROOT.glob("recipes/*/*/values.yaml")) if chart.name == "llm-multihost" else []
+    # The recipes are for this chart; another one has examples of its own, as chart-testing wants them.
+    own = ROOT.glob("recipes/*/*/values.yaml") if chart.name == "llm-multihost" else chart.glob("ci/*.yaml")
+    examples = sorted(own)
     for helm in map(str, HELMS):
-        for options in [["--values", str(path)] for path in recipes] or [[]]:
+        for options in [["--values", str(path)] for path in examples] or [[]]:
             _run(helm, "lint", "--strict", "--quiet", str(archive), *options)
             rendered = [_run(helm, "template", "r", str(c), *options) for c in (archive, chart)]
             if rendered[0] != rendered[1]:

@@ -102,7 +102,8 @@ def _check_manyhost(arguments: list[str]) -> None:
 
 
 def _check_helm(arguments: list[str]) -> None:
-    schema = json.loads((ROOT / "charts/llm-multihost/values.schema.json").read_text())
+    charts = [word for word in arguments if word.startswith("charts/")]
+    schema = json.loads((ROOT / (charts or ["charts/llm-multihost"])[0] / "values.schema.json").read_text())
     for flag, value in pairwise(arguments):
         if flag == "-f":
             assert (ROOT / value).is_file()
@@ -110,7 +111,6 @@ def _check_helm(arguments: list[str]) -> None:
             node = schema
             for part in re.sub(r"\[\d+\]", ".[]", value.partition("=")[0]).split("."):
                 node = node["items"] if part == "[]" else node["properties"][part]
-    charts = [word for word in arguments if word.startswith("charts/")]
     assert all((ROOT / chart / "Chart.yaml").is_file() for chart in charts)
 
 

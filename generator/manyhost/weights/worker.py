@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from manyhost.errors import InvalidInput, ManyhostError
+from manyhost.errors import InvalidInput, ManyhostError, NotReady
 from manyhost.weights.bucket import Bucket
 from manyhost.weights.folder import Folder
 from manyhost.weights.hub import Hub, is_commit
@@ -71,6 +71,9 @@ def main(arguments: list[str]) -> int:
             expected_bytes=given.bytes,
             report=_say,
         )
+    except ImportError as error:
+        _say(f"error: {error.name} is not in this image: it needs huggingface_hub and google-cloud-storage")
+        return NotReady.exit_code
     except ManyhostError as error:
         for each in (error, *error.more):
             _say(f"error: {each}")
