@@ -147,6 +147,9 @@ bench-cluster: $(VENV)/.dev ## Measure doctor and status on 1,000 nodes against 
 .PHONY: bench-client
 bench-client: $(VENV)/.dev ## Measure the benchmark's clients against a server with known token times
 	$(BIN)/python benchmarks/client.py
+.PHONY: bench-weights
+bench-weights: $(VENV)/.dev gcs ## Measure staging against plain copies by the same clients (17 GB of disk)
+	$(BIN)/python benchmarks/weights.py
 
 .PHONY: clean
 clean: ## Remove what make has made, but not values/local.yaml

@@ -11,7 +11,7 @@ from manyhost.weights.store import Store
 from manyhost.weights.target import Busy, Found, Open, proof_of
 from manyhost.weights.transfer import Stopped, WrongBytes
 
-# A multiple of 256 KiB. Each worker holds two or three of them (docs/adr/0007): 8 workers stay below 500 MB.
+# A multiple of 256 KiB. Each worker holds two or three of them (benchmarks/weights.py): 8 stay below 500 MB.
 CHUNK = 8 * 1024**2
 _SECONDS = 120.0
 _PROOF, _SHA256 = "manyhost-proof", "manyhost-sha256"
