@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,8 @@ from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
 
 if TYPE_CHECKING:
+    from manyhost.catalog import Model
+    from manyhost.errors import InvalidInput
     from manyhost.weights.estimate import Estimate
     from manyhost.weights.verify import Verified
 
@@ -64,6 +67,8 @@ def command(address: str, model: str, revision: str, streams: int, dry_run: bool
 
     catalog = Catalog()
     known = catalog.model(model)
+    if address.startswith("pvc://"):
+        raise _in_cluster(catalog, known, revision or known.revision, address)
     hub = Hub()
     found, snapshot = verify(hub, known, revision)
     if found.failed:
@@ -92,6 +97,28 @@ def command(address: str, model: str, revision: str, streams: int, dry_run: bool
     )
     phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in done.phases.items())
     output.result({**result, "staged": asdict(done)}, [summary(done), f"  {phases}"])
+
+
+def _in_cluster(catalog: Catalog, model: Model, revision: str, address: str) -> InvalidInput:
+    """Return what fills a claim, which only pods can write."""
+    from manyhost.errors import InvalidInput
+
+    claim, _, folder = address.removeprefix("pvc://").partition("/")
+    if not claim:
+        return InvalidInput(f"{address[:200]} names no claim", where="--to", fix="--to pvc://CLAIM/FOLDER")
+    values = {
+        "to": f"/weights/{folder.strip('/') or model.hub_id}",
+        "volume.claimName": claim,
+        "workers": "1",
+        "model.name": model.hub_id,
+        "model.revision": revision or "COMMIT",
+        "model.bytes": str(model.weights_bytes),
+    }
+    words = ["helm", "install", "stage", str(catalog.chart("model-staging").path)]
+    words += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    return InvalidInput(
+        "a claim is filled by pods of the cluster, not from here", where="--to", fix=shlex.join(words)
+    )
 
 
 def _estimate(catalog: Catalog, found: Verified, address: str) -> Estimate:

@@ -11,7 +11,7 @@ from manyhost.weights.store import Store
 from manyhost.weights.target import Busy, Found, Open, proof_of
 from manyhost.weights.transfer import Stopped, WrongBytes
 
-# A multiple of 256 KiB. Each worker holds two or three of them (benchmarks/weights.py): 8 stay below 500 MB.
+# A multiple of 256 KiB. Each worker holds two or three of them: 8 stay below 500 MB (benchmarks/weights.py).
 CHUNK = 8 * 1024**2
 _SECONDS = 120.0
 _PROOF, _SHA256 = "manyhost-proof", "manyhost-sha256"

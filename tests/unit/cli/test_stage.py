@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from testbed import gcs, hub
 from testbed.errors import MissingError
 from tests.helpers.cli import checkout, manyhost
+from tests.helpers.helm import helm_binaries
 
 CATALOG = """\
 name: small
@@ -108,3 +111,19 @@ def test_what_cannot_be_staged_is_refused_before_a_byte_is_moved(server: hub.Hub
     assert not (tmp_path / "x").exists()
     assert "verysecret" not in broken.err + broken.out
     assert os.environ["HF_TOKEN"] == "hf_verysecret"
+
+
+def test_a_claim_is_filled_in_the_cluster_by_the_command_that_is_printed(server: hub.Hub) -> None:
+    refused = manyhost("stage", "small", "--to", "pvc://weights/m", "--output", "json")
+    assert refused.code == 3
+    fix = refused.output.envelope["errors"][0]["fix"]
+    words = shlex.split(fix)
+    assert words[:3] == ["helm", "install", "stage"]
+    binaries = helm_binaries()
+    if not binaries:
+        pytest.skip("needs make tools")
+    command = [str(binaries["helm3"]), "template", *words[2:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert server.repos["test/small"].commit in done.stdout
+    assert 'claimName: "weights"' in done.stdout
