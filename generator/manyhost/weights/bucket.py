@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from manyhost.errors import InvalidInput, ManyhostError
+from manyhost.errors import InvalidInput, ManyhostError, RemoteError
 from manyhost.weights import manifest
 from manyhost.weights.digest import Digest, RemoteFile
 from manyhost.weights.store import Store
@@ -69,6 +69,7 @@ class Bucket:
     def store(self, file: RemoteFile, open_reader: Open) -> None:
         """Upload a file as it arrives."""
         from google.api_core.exceptions import PreconditionFailed
+        from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
         there = self._call(lambda: self._bucket.get_blob(self._path(file.name), timeout=_SECONDS))
         if there is not None and _found(there).is_file(file):
@@ -96,9 +97,14 @@ class Bucket:
                 raise Busy from None
             except (ManyhostError, Stopped, Busy):
                 raise
-            except Exception:
+            except DataCorruption:  # the client has removed the object
+                raise WrongBytes("has wrong bytes in the bucket: crc32c", where=file.name) from None
+            except Exception as error:
                 if failure:  # the download's, whatever the client has made of it
                     raise failure[0] from None
+                if isinstance(error, (InvalidResponse, ValueError)):  # an upload out of step
+                    text = f"the upload fails: {type(error).__name__}"
+                    raise RemoteError(text, where=f"{self.where}/{file.name}") from None
                 raise
 
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manyhost.errors import InvalidInput, ManyhostError, NotReady, RemoteError
-from manyhost.weights import safetensors
+from manyhost.weights import manifest, safetensors
 from manyhost.weights.digest import RemoteFile
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -220,7 +220,14 @@ class Hub:
 
 
 def _file(item: Any) -> RemoteFile:
-    """Return a file of the client's as one of ours."""
+    """Return a file of the client's as one of ours.
+
+    Raises:
+        InvalidInput: Its name would lie elsewhere, or take the place of the manifest.
+    """
+    parts = item.path.split("/")
+    if not all(parts) or {".", ".."} & set(parts) or parts[0] in (manifest.NAME, manifest.STAGING):
+        raise InvalidInput(f"the hub has a file that cannot be staged: {item.path[:120]}", where="model")
     sha256 = item.lfs.sha256 if item.lfs else ""
     return RemoteFile(item.path, item.size, sha256, "" if sha256 else item.blob_id, item.xet_hash or "")
 

@@ -67,3 +67,13 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(
     assert stored
     assert {one.authorization for one in asked} == {"Bearer hf_secret"}
     assert {one.authorization for one in stored} == {""}
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.json", "a//b.json", "manyhost-weights.json", ".manyhost-staging/x.json"]
+)
+def test_a_name_that_would_lie_elsewhere_is_refused(server: hub.Hub, client: Hub, name: str) -> None:
+    files = server.repos[MODEL].files
+    files[name] = files["config.json"]
+    with pytest.raises(InvalidInput, match="cannot be staged"):
+        client.snapshot(MODEL, "main")
