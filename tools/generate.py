@@ -143,6 +143,7 @@ def common_templates() -> dict[Path, bytes]:
 # What the staging Job runs beside its image; the others of manyhost.weights need the catalog.
 WORKER = (
     "__init__",
+    "commands",
     "errors",
     *(
         f"weights/{name}"

@@ -89,7 +89,7 @@ def parse(line: str, *, context: str = "") -> None:
     if program == "kubectl":
         _kubectl(line, words, context)
     elif program == "helm":
-        assert words[0] in {"rollback", "uninstall", "list", "upgrade"}, line
+        assert words[0] in {"install", "rollback", "uninstall", "list", "upgrade"}, line
         assert "--namespace" in words, line
         assert not context or words[-2:] == ["--kube-context", context], line
     elif program.rpartition("/")[2] == "manyhost":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -101,6 +100,7 @@ def command(address: str, model: str, revision: str, streams: int, dry_run: bool
 
 def _in_cluster(catalog: Catalog, model: Model, revision: str, address: str) -> InvalidInput:
     """Return what fills a claim, which only pods can write."""
+    from manyhost.commands import line
     from manyhost.errors import InvalidInput
 
     claim, _, folder = address.removeprefix("pvc://").partition("/")
@@ -114,10 +114,13 @@ def _in_cluster(catalog: Catalog, model: Model, revision: str, address: str) -> 
         "model.revision": revision or "COMMIT",
         "model.bytes": str(model.weights_bytes),
     }
-    words = ["helm", "install", "stage", str(catalog.chart("model-staging").path)]
-    words += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    chart = str(catalog.chart("model-staging").path)
+    words = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     return InvalidInput(
-        "a claim is filled by pods of the cluster, not from here", where="--to", fix=shlex.join(words)
+        "a claim is filled by pods of the cluster, not from here",
+        where="--to",
+        fix="in the claim's own namespace: "
+        + line("helm", "install", "stage", chart, *words, "--namespace", "default"),
     )
 
 

@@ -140,7 +140,7 @@ def _pinned(model: Model, wanted: str, snapshot: Snapshot) -> Finding:
         "revision",
         "failed",
         f"{wanted or 'main'} is no commit: today it means {snapshot.revision}, tomorrow perhaps another one",
-        f"write `revision: {snapshot.revision}` into values/models/{model.name}.yaml, "
+        f"write revision: {snapshot.revision} into values/models/{model.name}.yaml, "
         f"or give --revision {snapshot.revision}",
     )
 

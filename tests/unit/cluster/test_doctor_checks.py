@@ -511,7 +511,7 @@ def test_weights(storage: Storage, examined: Examine) -> None:
     place = f"gs://models/{MODEL}"
     empty = examined("weights", on_bucket())
     assert (empty.status, empty.why) == ("fail", f"{place} is empty: nothing is staged there")
-    assert empty.fix == f"`manyhost stage deepseek-r1-671b --to {place}`"
+    assert empty.fix == f"stage them: `manyhost stage deepseek-r1-671b --to {place}`"
 
     names = storage.stage(f"{MODEL}/")
     healthy = examined("weights", on_bucket())
@@ -530,7 +530,9 @@ def test_weights(storage: Storage, examined: Examine) -> None:
     storage.stage(f"{MODEL}/", "1" * 40)
     other = examined("weights", on_bucket())
     assert (other.status, "holds deepseek-ai/DeepSeek-R1@111111111111, not" in other.why) == ("fail", True)
-    assert other.fix.startswith(f"`manyhost stage deepseek-r1-671b --to {place}-{REVISION[:12]}`, and name")
+    assert other.fix.startswith(
+        f"stage them: `manyhost stage deepseek-r1-671b --to {place}-{REVISION[:12]}`, and name"
+    )
 
     storage.bucket.blob(f"{MODEL}/manyhost-weights.json").delete()
     copied = examined("weights", on_bucket())

@@ -102,7 +102,7 @@ def bucket_access(sight: Sight) -> Finding | list[Finding]:
 
 
 @check("weights", "Are the model's weights staged and proven?", needs=("bucket",))
-def weights(sight: Sight) -> Finding:  # noqa: PLR0911  one return a finding
+def weights(sight: Sight) -> Finding:
     """The manifest, and every object's size and checksum against it: seconds, and no weights are read."""
     target = sight.target
     if target.plan.weights.kind != "bucket":
@@ -133,11 +133,12 @@ def weights(sight: Sight) -> Finding:  # noqa: PLR0911  one return a finding
     except RemoteError as error:
         return failed(error.message, error.fix)
     if problem:
-        wanted = target.plan.weights.revision
-        if problem.startswith(_OTHER):  # pods may be reading it
-            stage = manyhost("stage", target.plan.model.name, "--to", f"{place}-{wanted[:12]}")
-            return failed(f"{place} {problem}", f"{stage}, and name that folder in weights.path")
-        return failed(f"{place} {problem}", manyhost("stage", target.plan.model.name, "--to", place))
+        # Not over another revision, which pods may be reading.
+        beside = f"-{target.plan.weights.revision[:12]}" if problem.startswith(_OTHER) else ""
+        stage = manyhost("stage", target.plan.model.name, "--to", f"{place}{beside}")
+        if beside:
+            stage += ", and name that folder in weights.path"
+        return failed(f"{place} {problem}", f"stage them: {stage}")
     return passed(f"{place} is what its manifest says, {target.plan.weights.staged}")
 
 
