@@ -46,6 +46,7 @@ class Bucket:
         self.where = f"gs://{self._name}/{self._prefix}".rstrip("/")
         self._store = store
         self._bucket = store.client.bucket(self._name)
+        self._known: dict[str, Found] = {}
 
     def free_bytes(self) -> int | None:
         """Return that there is no limit."""
@@ -64,14 +65,18 @@ class Bucket:
             blobs = self._store.client.list_blobs(self._name, prefix=prefix, fields=fields, timeout=_SECONDS)
             return {blob.name[len(prefix) :]: _found(blob) for blob in blobs}
 
-        return self._store.call(look, f"gs://{self._name}")
+        self._known = self._store.call(look, f"gs://{self._name}")
+        return self._known
 
     def store(self, file: RemoteFile, open_reader: Open) -> None:
         """Upload a file as it arrives."""
         from google.api_core.exceptions import PreconditionFailed
         from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
-        there = self._call(lambda: self._bucket.get_blob(self._path(file.name), timeout=_SECONDS))
+        # What was not there at the last look needs no other one: the precondition tells if it is now.
+        there = None
+        if file.name in self._known:
+            there = self._call(lambda: self._bucket.get_blob(self._path(file.name), timeout=_SECONDS))
         if there is not None and _found(there).is_file(file):
             raise Busy
         blob = self._bucket.blob(self._path(file.name), chunk_size=CHUNK)

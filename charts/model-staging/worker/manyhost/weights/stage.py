@@ -24,6 +24,7 @@ from manyhost.weights.transfer import Patience, Reader, Stopped, Traffic, WrongB
 
 _TRIES = 2  # of a file that arrives with wrong bytes
 _READERS = 16  # small reads at once, for the manifest
+_FIRST = 256 * 1024  # enough for most headers, in one request
 _LOOK_SECONDS = 2.0  # between looks at what other runs do
 
 
@@ -296,8 +297,12 @@ def describe(snapshot: Snapshot, target: Target, found: dict[str, Found]) -> man
         if not is_shard and file.size <= manifest.SMALL:
             return whole
 
+        first = target.read(file.name, 0, _FIRST)
+
         def read(start: int, size: int) -> bytes:
-            return target.read(file.name, start, size)
+            size = min(size, file.size - start)
+            within = start + size <= len(first)
+            return first[start : start + size] if within else target.read(file.name, start, size)
 
         offsets = manifest.blocks(file.size)
         whole = replace(whole, blocks=offsets, blocks_sha256=manifest.blocks_sha256(offsets, read))
@@ -344,7 +349,7 @@ def read_header(read: Callable[[int, int], bytes], name: str, size: int) -> safe
         InvalidInput: It is no whole safetensors file.
     """
     try:
-        data = read(0, 256 * 1024)  # enough for most, in one request
+        data = read(0, _FIRST)
         length = safetensors.length(data)
         if length > size:
             raise safetensors.Broken("ends before its header does")
