@@ -13,11 +13,13 @@ class ImageLock(Struct, frozen=True):
     """What is inside an image. What nobody has read is left out, and no check is made on it.
 
     Attributes:
+        digest: What its tag names; of the list of its architectures where it is built for several.
         architectures: What it is built for.
         cuda: Version of the CUDA runtime that its PyTorch brings, major and minor.
         minimum_driver: Oldest branch of NVIDIA's driver that runs it; 0 where nobody has read it.
     """
 
+    digest: Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
     architectures: list[Literal["amd64", "arm64"]] = []
     cuda: Annotated[str, Meta(pattern=r"^([0-9]+\.[0-9]+)?$")] = ""
     minimum_driver: Count = 0

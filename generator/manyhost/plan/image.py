@@ -49,9 +49,11 @@ def image(recipe: Recipe, engine: Engine) -> Image:
 
 
 def lock(recipe: Recipe, engine: Engine) -> ImageLock:
-    """Return what is known of the inside of a recipe's image; nothing of one's own or of a digest."""
+    """Return what is known of the inside of a recipe's image: by its digest, or by the stock image's tag."""
     settings = recipe.engine
-    if settings.image or settings.digest or recipe.site.artifact_registry:
+    if settings.digest:  # the same bytes, from whichever registry
+        return next((k for k in engine.image_lock.values() if k.digest == settings.digest), ImageLock())
+    if settings.image or recipe.site.artifact_registry:
         return ImageLock()
     return engine.image_lock.get(settings.tag or engine.tag, ImageLock())
 

@@ -19,6 +19,7 @@ A3MEGA, A4X = CATALOG.environment("a3mega"), CATALOG.environment("a4x")
 BOTH = msgspec.structs.replace(ENGINE, image_lock={"v0.26.0": ImageLock(architectures=["amd64", "arm64"])})
 INTEL = msgspec.structs.replace(ENGINE, image_lock={"v0.26.0": ImageLock(architectures=["amd64"])})
 DIGEST = f"sha256:{'a' * 64}"
+READ = ENGINE.image_lock["v0.26.0"].digest
 
 
 def facts(engine: Engine, environment: Environment) -> Facts:
@@ -57,7 +58,9 @@ def test_nobody_knows_what_ones_own_image_is_built_for(
         ((), {}, "13.0"),
         (("engine.tag=v0.26.0-cu129",), {}, "12.9"),
         (("engine.tag=v0.26.0-other",), {}, ""),
-        ((f"engine.digest=sha256:{'a' * 64}",), {}, ""),
+        ((f"engine.digest={DIGEST}",), {}, ""),
+        ((f"engine.digest={READ}",), {}, "13.0"),
+        ((f"engine.digest={READ}", "engine.image=o/vllm"), {}, "13.0"),
         (("engine.image=o/vllm",), {}, ""),
         ((), {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r"}, ""),
     ],
