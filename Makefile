@@ -120,7 +120,8 @@ lint: $(VENV)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck charts/llm-multihost/launcher/*.sh charts/llm-multihost/launcher/*/*.sh
+	$(BIN)/shellcheck charts/llm-multihost/launcher/*.sh charts/llm-multihost/launcher/*/*.sh docker/vllm/*.sh
+	$(BIN)/hadolint docker/vllm/Dockerfile
 	$(BIN)/python -m tools.generate --check
 
 .PHONY: generate
@@ -147,6 +148,7 @@ bench-cluster: $(VENV)/.dev ## Measure doctor and status on 1,000 nodes against 
 .PHONY: bench-client
 bench-client: $(VENV)/.dev ## Measure the benchmark's clients against a server with known token times
 	$(BIN)/python benchmarks/client.py
+
 .PHONY: bench-weights
 bench-weights: $(VENV)/.dev gcs ## Measure staging against plain copies by the same clients (17 GB of disk)
 	$(BIN)/python benchmarks/weights.py

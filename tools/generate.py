@@ -140,6 +140,22 @@ def common_templates() -> dict[Path, bytes]:
     return {path.parent / "templates/_common.tpl": text for path in ROOT.glob("charts/*/Chart.yaml")}
 
 
+def image_bases() -> dict[Path, bytes]:
+    """Return bases.txt of docker/vllm: the stock images whose digest the image lock has."""
+    catalog = Catalog(ROOT)
+    engines = [catalog.engine(version) for version in catalog.names("engines/vllm")]
+    lines = [
+        "# Digests of vllm/vllm-openai by tag, from image_lock in values/engines/vllm (make generate).",
+        *(
+            f"{tag} {lock.digest}"
+            for engine in engines
+            for tag, lock in engine.image_lock.items()
+            if lock.digest
+        ),
+    ]
+    return {ROOT / "docker/vllm/bases.txt": ("\n".join(lines) + "\n").encode()}
+
+
 # What the staging Job runs beside its image; the others of manyhost.weights need the catalog.
 WORKER = (
     "__init__",
@@ -388,6 +404,7 @@ GENERATORS = (
     common_templates,  # these three first: the others render the charts
     chart_engines,
     staging_worker,
+    image_bases,
     committed_values,
     picture,
     settings_reference,

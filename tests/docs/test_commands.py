@@ -25,6 +25,7 @@ DOCUMENTS = sorted(
         *(ROOT / "benchmarks").rglob("*.md"),
         *(ROOT / "tests").rglob("*.md"),
         *(ROOT / "charts").rglob("*.md"),
+        *(ROOT / "docker").rglob("*.md"),
     ]
 )
 MAKEFILE = (ROOT / "Makefile").read_text()
