@@ -13,10 +13,13 @@ import pytest
 from manyhost import cli
 from manyhost.catalog.settings import VARIABLES, known_keys
 
+from tests.docs import gcloud
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
     [
         ROOT / "README.md",
+        ROOT / "walkthrough.md",
         ROOT / "CHANGELOG.md",
         ROOT / "CONTRIBUTING.md",
         ROOT / "SECURITY.md",
@@ -30,7 +33,9 @@ DOCUMENTS = sorted(
 )
 MAKEFILE = (ROOT / "Makefile").read_text()
 # Programs that documents may use beside our own; what they do is theirs.
-FOREIGN = {"export", "kubectl", "gcloud", "hf", "cd", "git", "sudo", "apt-get", "gsutil", "docker", "kind"}
+FOREIGN = {"export", "kubectl", "hf", "cd", "git", "sudo", "apt-get", "gsutil", "docker", "kind"}
+# Variables of documents that are no settings.
+OTHER_VARIABLES = {"KUBECONFIG", "HF_TOKEN", "PROJECT_NUMBER"}
 _BLOCK = re.compile(r"^( *)```(?:sh|bash)\n(.*?)^\1```", re.M | re.S)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
@@ -54,12 +59,30 @@ def test_the_documents_hold_commands() -> None:
     assert len(commands()) > 10
 
 
+def inner(line: str) -> tuple[str, list[str]]:
+    """A line with a word for each command substitution, and the commands in them."""
+    found = []
+    while (start := line.find("$(")) >= 0:
+        depth = end = 0
+        for end in range(start + 1, len(line)):
+            depth += {"(": 1, ")": -1}.get(line[end], 0)
+            if not depth:
+                break
+        assert not depth, f"no end of $( in {line}"
+        found.append(line[start + 2 : end])
+        line = f"{line[:start]}x{line[end + 1 :]}"
+    return line, found
+
+
 @pytest.mark.parametrize(("document", "line"), commands())
 def test_command(document: str, line: str) -> None:
+    line, substitutions = inner(line.replace("<walkthrough-project-id/>", "my-project"))
+    for command in substitutions:
+        test_command(document, command)
     words = shlex.split(line)
     while words and re.fullmatch(r"[A-Z][A-Z0-9_]*=.*", words[0]):
         name = words.pop(0).partition("=")[0]
-        assert name in VARIABLES or name in {"KUBECONFIG", "HF_TOKEN"}, f"{name} is no setting"
+        assert name in VARIABLES or name in OTHER_VARIABLES, f"{name} is no setting"
     program, arguments = words[0], words[1:]
     if program == "make":
         _check_make(arguments)
@@ -72,9 +95,35 @@ def test_command(document: str, line: str) -> None:
     elif program == "export":
         for word in arguments:
             name = word.partition("=")[0]
-            assert name in VARIABLES or name in {"KUBECONFIG", "HF_TOKEN"}, f"{name} is no setting"
+            assert name in VARIABLES or name in OTHER_VARIABLES, f"{name} is no setting"
+    elif program == "gcloud":
+        gcloud.check(arguments)
     else:
         assert program in FOREIGN, f"{document} uses the unknown program {program}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "gcloud builds submit --configuration cloudbuild.yml",
+        "gcloud builds submit --config",
+        "gcloud storage bucket create gs://b",
+        "gcloud storage rm --recurse gs://b",
+        "gcloud config set project",
+        "export PROJECT_NUMBER=$(gcloud project describe p)",
+        "export CLUSTER=c",
+        "make rendr ENV=a3mega",
+        "make render ENVIRONMENT=a3mega",
+        ".venv/bin/manyhost doctr a3mega",
+        ".venv/bin/manyhost deploy a3mega --during 4h",
+        ".venv/bin/manyhost render a3mega --set contxt=1",
+        "helm install s charts/model-staging --set too=gs://b",
+        "curl https://example.com",
+    ],
+)
+def test_a_wrong_command_would_be_found(line: str) -> None:
+    with pytest.raises((AssertionError, KeyError, click.ClickException, ValueError)):
+        test_command("a document", line)
 
 
 def _check_make(arguments: list[str]) -> None:
