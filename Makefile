@@ -87,7 +87,7 @@ gcs: $(VENV)/.dev ## Build the Cloud Storage emulator that tests stage into (nee
 
 .PHONY: kill-stage
 kill-stage: $(VENV)/.dev gcs ## Kill staging at 100 random points, in a folder and in a bucket
-	MANYHOST_KILLS=100 $(BIN)/python -m pytest -q -s -n 2 tests/unit/weights/test_kill.py
+	MANYHOST_KILLS=100 $(BIN)/python -m pytest -q -s tests/unit/weights/test_kill.py
 
 .PHONY: test
 test: $(VENV)/.dev tools gcs ## Run all tests that need no cluster
