@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # These render the recipe, so they must get its settings; to the others only where it runs matters.
-_RENDERING = {"deploy", "doctor", "nccl"}
+_RENDERING = {"bench", "deploy", "doctor", "nccl"}
 
 
 class Commands(NamedTuple):
