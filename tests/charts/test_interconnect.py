@@ -147,7 +147,7 @@ def test_host_network():
 def test_without_interconnect_nothing_is_added():
     spec = pod(render())["spec"]
     assert "initContainers" not in spec
-    assert [v["name"] for v in spec["volumes"]] == ["scripts", "shm", "ssd"]
+    assert [v["name"] for v in spec["volumes"]] == ["scripts", "control", "shm", "ssd"]
 
 
 def test_the_daemon_is_a_native_sidecar_with_two_capabilities():

@@ -322,7 +322,8 @@ def test_notes_say_how_to_go_on():
     assert "port-forward service/x-svc 8000" in text
     assert "helm --namespace prod uninstall x" in text
     assert "1 group(s) of 2 host(s)" in text
-    assert len(text.strip().splitlines()) < 12
+    assert "kubectl --namespace prod create secret generic x-control --from-literal=key=" in text
+    assert len(text.strip().splitlines()) < 14
 
 
 def test_notes_of_a_measurement_say_where_its_result_is():

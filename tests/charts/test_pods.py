@@ -131,6 +131,7 @@ def test_the_launch_script_gets_its_settings():
     assert env(render()) == {
         "GLOO_SOCKET_IFNAME": "eth0",
         "HF_HOME": "/ssd/huggingface",
+        "MANYHOST_CONTROL_KEY_FILE": "/etc/manyhost/key",
         "MANYHOST_DRAIN_SECONDS": "300",
         "MANYHOST_ENGINE": "vllm",
         "MANYHOST_EXECUTOR": "mp",
@@ -501,3 +502,13 @@ def test_a_user_id_is_for_the_engine_and_not_for_the_daemon():
 def test_errors_for_unknown_and_wrong_values_name_the_key():
     with pytest.raises(RenderError, match="runAsUser"):
         render({"security": {"runAsUser": "root"}})
+
+
+def test_members_of_a_group_have_a_key_that_nothing_renders():
+    """Without the Secret they start all the same; one host alone has nobody to talk to."""
+    objects = render()
+    (volume,) = (item for item in pod(objects)["spec"]["volumes"] if item["name"] == "control")
+    assert volume["secret"] == {"secretName": "r1-control", "optional": True}
+    assert not [item for item in objects if item["kind"] == "Secret"]
+    alone = pod(render({"model": {"pp_size": 1}}))["spec"]
+    assert "control" not in {item["name"] for item in alone["volumes"]}

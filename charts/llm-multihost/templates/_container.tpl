@@ -152,6 +152,9 @@ JSON prints a large whole number with all its digits. */}}
 {{- $_ := set $env "MANYHOST_STALL_SECONDS" (int64 $lifecycle.stallSeconds | toString) }}
 {{- $_ := set $env "MANYHOST_DRAIN_SECONDS" (int64 $lifecycle.drainSeconds | toString) }}
 {{- $_ := set $env "MANYHOST_START_ATTEMPTS" (int64 $lifecycle.startAttempts | toString) }}
+{{- if include "manyhost.control.on" . }}
+{{- $_ := set $env "MANYHOST_CONTROL_KEY_FILE" "/etc/manyhost/key" }}
+{{- end }}
 {{- if eq $values.mode "nccl" }}
 {{- $_ := set $env "MANYHOST_STEP" "nccl" }}
 {{- end }}

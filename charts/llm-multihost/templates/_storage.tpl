@@ -8,6 +8,16 @@ Volumes that do not depend on the interconnect.
   manyhost.storage.extra        volumes.extra as JSON, likewise (root context)
 */}}
 
+{{- /* A group of several hosts has a control channel. Nothing renders its key: `manyhost deploy` makes the
+Secret, or whoever installs with Helm alone (NOTES.txt). */}}
+{{- define "manyhost.control.on" -}}
+{{- if and (eq .Values.mode "serve") (gt (include "manyhost.sizes" . | fromJson).hosts 1.0) }}true{{ end }}
+{{- end }}
+
+{{- define "manyhost.control.name" -}}
+{{ .Release.Name }}-control
+{{- end }}
+
 {{- define "manyhost.storage.buckets" -}}
 {{ eq .Values.mode "nccl" | ternary (list) .Values.volumes.gcsMounts | toJson }}
 {{- end }}
@@ -21,6 +31,12 @@ Volumes that do not depend on the interconnect.
 - name: scripts
   configMap:
     name: {{ .Release.Name }}-scripts
+{{- if include "manyhost.control.on" . }}
+- name: control
+  secret:
+    secretName: {{ include "manyhost.control.name" . | quote }}
+    optional: true
+{{- end }}
 - name: shm
   emptyDir:
     medium: Memory
@@ -70,6 +86,9 @@ Volumes that do not depend on the interconnect.
 {{- define "manyhost.storage.mounts" -}}
 {{- $volumes := .Values.volumes -}}
 - {name: scripts, mountPath: /opt/manyhost, readOnly: true}
+{{- if include "manyhost.control.on" . }}
+- {name: control, mountPath: /etc/manyhost, readOnly: true}
+{{- end }}
 - {name: shm, mountPath: /dev/shm}
 - name: ssd
   mountPath: {{ $volumes.ssdMountPath | quote }}

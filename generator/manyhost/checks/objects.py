@@ -197,6 +197,11 @@ def _claims(parent: Any) -> frozenset[str]:
     return frozenset(map(name_of, bodies))
 
 
+def control_secret(release: str) -> str:
+    """Return the name of the Secret with the key by which members of a release's groups know each other."""
+    return f"{release}-control"
+
+
 def name_of(item: Object) -> str:
     """Return the name of an object, an empty string if it has none."""
     metadata = item.get("metadata")

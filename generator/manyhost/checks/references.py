@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from manyhost.checks.finding import Finding
-from manyhost.checks.objects import LWS_INDEX, LWS_NAME, Container, Context, Object, Pod, name_of, place
+from manyhost.checks.objects import (
+    LWS_INDEX,
+    LWS_NAME,
+    Container,
+    Context,
+    Object,
+    Pod,
+    control_secret,
+    name_of,
+    place,
+)
 from manyhost.errors import nearest
 
 # Cloud Storage FUSE finds its cache volumes by name; no container mounts them.
@@ -49,6 +59,7 @@ def _check_volumes(pod: Pod) -> Iterator[Finding]:
 
 def _check_pod_references(pod: Pod, context: Context) -> Iterator[Finding]:
     config_maps = context.names("ConfigMap")
+    keys = {control_secret(name) for name in context.names("LeaderWorkerSet")}  # deploy makes them
     account = pod.spec.get("serviceAccountName", "default")
     if account != "default" and account not in context.names("ServiceAccount"):
         yield Finding(
@@ -59,7 +70,7 @@ def _check_pod_references(pod: Pod, context: Context) -> Iterator[Finding]:
             "warning",
         )
     for where, kind, name in _named(pod):
-        known = config_maps if kind == "config map" else context.known_secrets
+        known = config_maps if kind == "config map" else context.known_secrets | keys
         if name in known:
             continue
         if kind == "secret":  # never among manifests: it holds a credential

@@ -9,6 +9,7 @@ import msgspec
 
 from manyhost.catalog.capacity import CapacityFacts
 from manyhost.catalog.environment import Gke
+from manyhost.cluster import control
 from manyhost.cluster.capacity import Ends, ends, refuse
 from manyhost.cluster.connection import Connection, Forbidden, Object, Refused, path_of
 from manyhost.cluster.drift import drift, heal
@@ -178,6 +179,8 @@ def apply(connection: Connection, target: Target, proposal: Proposal) -> int:
         RemoteError: Helm fails.
     """
     revision = proposal.revision
+    if control.needed(target):
+        control.provide(connection, target.place)
     if proposal.action == "install":
         revision = Releases(connection, target.namespace).install(target)
     elif proposal.action == "upgrade":

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from manyhost.catalog.chart import KINDS
+from manyhost.cluster import control
 from manyhost.cluster.connection import Connection, Forbidden, Missing, path_of
 from manyhost.cluster.observe import why_not_ended
 from manyhost.cluster.phases import NAME, Problem, removal
@@ -119,6 +120,8 @@ def inventory(
     there = [item.name for item in items if item.kind == "LeaderWorkerSet"]
     tests = _find(connection, namespace, ("v1", "pods"), place.chart.test_selector(release))
     items += [Item("Pod", name, path) for name, path, _ in tests]  # of tests that failed; nothing owns them
+    keys = _find(connection, namespace, ("v1", "secrets"), control.selector(place))
+    items += [Item("Secret", name, path) for name, path, _ in keys]
     sets = tuple(sorted({release, *sets, *there}))
     return Inventory(
         release=release,

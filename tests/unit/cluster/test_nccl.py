@@ -84,11 +84,12 @@ def test_they_are_the_pods_that_would_serve() -> None:
         assert after["metadata"] == before["metadata"]
         assert after["spec"]["terminationGracePeriodSeconds"] <= 5
         assert after["spec"]["initContainers"] == before["spec"]["initContainers"]
-        assert after["spec"]["volumes"] == before["spec"]["volumes"]
+        served = [volume for volume in before["spec"]["volumes"] if volume["name"] != "control"]
+        assert after["spec"]["volumes"] == served
         (old,) = (c for c in before["spec"]["containers"] if c["name"] == "vllm")
         (new,) = (c for c in after["spec"]["containers"] if c["name"] == "vllm")
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
-        assert changed == {"args", "env", "startupProbe", "readinessProbe", "livenessProbe"}
+        assert changed == {"args", "env", "volumeMounts", "startupProbe", "readinessProbe", "livenessProbe"}
         assert [item for item in new["env"] if item not in old["env"]] == [
             {"name": "MANYHOST_STEP", "value": "nccl"}
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from manyhost.checks.objects import control_secret
+from manyhost.cluster import control
 from manyhost.cluster.connection import path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.cluster.phases import NAME, removal
@@ -96,6 +98,27 @@ def _leftovers(sight: Sight) -> list[Finding]:
                 )
                 break
     return wrong
+
+
+@check("control-key", "Do the members of a group prove that they belong to it?", needs=("api", "namespace"))
+def control_key(sight: Sight) -> Finding:
+    """The Secret whose key signs what members say to each other; its value is not looked at."""
+    target = sight.target
+    if not control.needed(target):
+        return skipped("groups of one host have nobody to talk to")
+    name = control_secret(target.release)
+    found = sight.find("v1", "secrets", name, target.namespace)
+    if (found or {}).get("data", {}).get(control.ENTRY):
+        return passed(f"Secret {name} has their key")
+    if not found and newest(sight.connection, target.place) is None:
+        return passed(f"deploy makes Secret {name}")
+    fix = f"{sight.commands.manyhost('deploy')} makes it, and groups that start afterwards have it"
+    if found:
+        fix = f"if nobody else needs it, {sight.commands.kubectl('delete', 'secret', name)}; then {fix}"
+    what = f"has no {control.ENTRY}" if found else "does not exist"
+    return warned(
+        f"Secret {name} {what}: whoever reaches a leader's port may pose as a member of its group", fix
+    )
 
 
 @check("hf-secret", "Is the Hugging Face token there, when it is needed?", needs=("api", "namespace"))
