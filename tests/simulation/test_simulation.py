@@ -63,6 +63,29 @@ REGRESSIONS = {
             Fault("link_long", 80.0, 1, 1, 433.0),
         ),
     ),
+    "a stall that was cured before its leader was stopped for a while": Schedule(
+        63230,
+        (2, 1),
+        (
+            Fault("stall", 240.0, 1, 0, 0.0),
+            Fault("freeze_short", 450.0, 1, 0, 27.0),
+            Fault("answers_500", 930.0, 0, 1, 0.0),
+        ),
+    ),
+    "an engine on a host that is lost already": Schedule(
+        84175, (2,), (Fault("host_lost", 232.6, 0, 1, 311.4), Fault("engine_killed", 237.3, 0, 1, 0.0))
+    ),
+    "a host that is lost as its group begins to serve": Schedule(
+        85232,
+        (3, 2),
+        (
+            Fault("download_hang", 0.0, 0, 1, 0.0),
+            Fault("link_long", 60.0, 1, 0, 502.0),
+            Fault("freeze_long", 1077.9, 0, 2, 246.4),
+            Fault("host_lost", 1299.3, 0, 1, 442.9),
+        ),
+        (0,),
+    ),
     "an engine that was killed before it could name its wrong flag": Schedule(
         40420, (3, 2), (Fault("wrong_flag", 0.0, 0, 1, 0.0), Fault("engine_killed", 40.0, 0, 2, 0.0))
     ),

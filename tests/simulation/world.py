@@ -277,7 +277,7 @@ class World:
                 step = pod.process.step if pod.process else None
                 if step is None or step.attempt != state.me.attempt:
                     self.wrong(f"serves without the engine of rank {pod.rank}", group)
-            group.excuses.clear()
+            group.excuses = [] if all(pod.host_up for pod in group.pods) else ["host_lost"]
             group.failures = 0
             group.served_at = self.now
             self.served(group)
@@ -787,7 +787,8 @@ class World:
             self.after(UNREADY_SECONDS, self.unready_by, group, self.now, kind, UNREADY_SECONDS)
             if kind in ("host_lost", "link_long") and fault.member == 0:
                 self.after(UNREADY_SECONDS, self.workers_unready, group, self.now)
-        if serving and kind in ("engine_killed", "health_503", "evicted", "launcher_killed"):
+        struck = serving and group.pods[fault.member].host_up
+        if struck and kind in ("engine_killed", "health_503", "evicted", "launcher_killed"):
             self.after(UNREADY_SECONDS + 5, self.acted_by, group, self.now, kind)
         elif serving and kind in ("stall", "answers_500"):
             seconds = STALL + 60 + 30 + 40
@@ -814,6 +815,8 @@ class World:
 
     def unready_by(self, group: Group, at: float, kind: str, seconds: float) -> None:
         """A group that cannot answer is not ready so long after this could be seen."""
+        if group.served_at >= at:
+            return
         leader, pod = group.leader, group.pods[0]
         engine = leader.engine if leader else None
         if engine and engine.hidden:
@@ -821,10 +824,10 @@ class World:
         known = max(
             at, pod.disk_until, leader.thawed_at if leader else 0.0, engine.shown_at if engine else 0.0
         )
-        if known > at:
-            self.after(known + seconds - self.now, self.unready_by, group, known, kind, seconds)
+        if known + seconds > self.now + 0.001:
+            self.after(known + seconds - self.now, self.unready_by, group, at, kind, seconds)
             return
-        if leader and leader.alive and not leader.frozen and pod.ready and group.served_at < at:
+        if leader and leader.alive and not leader.frozen and pod.ready:
             self.wrong(f"is ready {self.now - at:.0f} s after {kind}", group)
 
     def workers_unready(self, group: Group, at: float) -> None:
