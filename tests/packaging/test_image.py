@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from manyhost.catalog import Catalog
+from manyhost.catalog import Catalog, Engine
 
 from tests.helpers.cli import ROOT
 
@@ -70,12 +70,12 @@ def test_nothing_moves_and_nothing_fails_in_silence(path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.version)
-def test_every_version_has_its_list_of_extras_with_hashes(engine: object) -> None:
-    text = (FOLDER / f"requirements/{engine.version}.txt").read_text()  # type: ignore[attr-defined]
+def test_every_version_has_its_list_of_extras_with_hashes(engine: Engine) -> None:
+    text = (FOLDER / f"requirements/{engine.version}.txt").read_text()
     pins = re.findall(r"^([a-z0-9-]+)==\S+((?: \\\n    --hash=sha256:[0-9a-f]{64})*)$", text, re.M)
     assert len(pins) == len([line for line in text.splitlines() if line and not line.startswith((" ", "#"))])
     assert all(hashes for _, hashes in pins)
-    has_ray = "ray" in engine.stock_image_executors  # type: ignore[attr-defined]
+    has_ray = "ray" in engine.stock_image_executors
     assert [name for name, _ in pins] == ([] if has_ray else ["msgpack", "ray"])
 
 
