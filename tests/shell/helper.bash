@@ -123,4 +123,6 @@ serving_group() {
   seen 1 phase=serving
   until_ok 20 probe 0 ready
   until_ok 20 probe 1 ready
+  # Engines here need each other for nothing: the leader's answers before the worker's has begun.
+  until_ok 20 test -s "$FAKE/pid.1"
 }
