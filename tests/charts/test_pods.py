@@ -129,6 +129,7 @@ def test_arguments_stand_in_one_order():
 
 def test_the_launch_script_gets_its_settings():
     assert env(render()) == {
+        "FLASHINFER_WORKSPACE_BASE": "/ssd/cache",
         "GLOO_SOCKET_IFNAME": "eth0",
         "HF_HOME": "/ssd/huggingface",
         "MANYHOST_CONTROL_KEY_FILE": "/etc/manyhost/key",
@@ -148,9 +149,17 @@ def test_the_launch_script_gets_its_settings():
         "MANYHOST_STALL_SECONDS": "120",
         "MANYHOST_STARTUP_SECONDS": "3600",
         "MANYHOST_START_ATTEMPTS": "3",
+        "TRITON_CACHE_DIR": "/ssd/cache/triton",
         "VLLM_CACHE_ROOT": "/ssd/cache/vllm",
         "VLLM_NO_USAGE_STATS": "1",
     }
+
+
+@pytest.mark.parametrize(("user", "named"), [(None, False), (0, True), (2000, True)])
+def test_a_user_id_has_a_name_and_a_home(user, named):
+    """The image's passwd need not know it."""
+    found = env(render(nest("security.runAsUser", user)))
+    assert (found.get("USER"), found.get("HOME")) == (("engine", "/ssd/home") if named else (None, None))
 
 
 def test_large_numbers_keep_their_digits_in_the_environment():

@@ -166,7 +166,15 @@ JSON prints a large whole number with all its digits. */}}
 {{- if $model.path }}
 {{- $_ := set $env "HF_HUB_OFFLINE" "1" }}
 {{- end }}
+{{- /* What is compiled outlives the container where the folder is the host's. FlashInfer appends .cache/flashinfer. */}}
 {{- $_ := set $env "VLLM_CACHE_ROOT" (printf "%s/cache/vllm" $ssd) }}
+{{- $_ := set $env "TRITON_CACHE_DIR" (printf "%s/cache/triton" $ssd) }}
+{{- $_ := set $env "FLASHINFER_WORKSPACE_BASE" (printf "%s/cache" $ssd) }}
+{{- if not (kindIs "invalid" $values.security.runAsUser) }}
+{{- /* A user id without an entry in the image's passwd has no name, at which torch before 2.13 ends, and no home. */}}
+{{- $_ := set $env "USER" "engine" }}
+{{- $_ := set $env "HOME" (printf "%s/home" $ssd) }}
+{{- end }}
 {{- $_ := set $env "VLLM_NO_USAGE_STATS" "1" }}
 {{- if .role }}
 {{- $_ := set $env "VLLM_NIXL_SIDE_CHANNEL_PORT" (include "manyhost.nixlPort" .) }}
