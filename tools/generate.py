@@ -22,6 +22,7 @@ from manyhost.catalog.loader import ENGINES
 from manyhost.catalog.settings import VARIABLES, keys
 from manyhost.checks import hardening
 from manyhost.cli import COMMANDS
+from manyhost.cluster.doctor import CHECKS
 from manyhost.output import Envelope, Event, EventLine, Notice
 from manyhost.render import Renderer
 from manyhost.render.topology import topology_svg
@@ -295,6 +296,34 @@ def cli_reference() -> dict[Path, bytes]:
     return {ROOT / "docs/reference/cli.md": "\n".join(parts).encode()}
 
 
+_DOCTOR_HEAD = """# Doctor's checks
+
+Generated from `generator/manyhost/cluster/doctor/`; `make generate` writes it.
+
+`manyhost doctor RECIPE` asks these questions of the cluster, reads only, and starts nothing. A check waits
+for those in the last column and is left out when one of them fails. `deploy` asks those in bold by itself;
+`--skip CHECK` leaves one out.
+
+```sh
+.venv/bin/manyhost doctor a3mega --skip image
+```
+
+| Check | Question | What it looks at | After |
+|---|---|---|---|
+"""
+
+
+def doctor_checks() -> dict[Path, bytes]:
+    """Return docs/reference/doctor.md from the checks themselves."""
+    lines = []
+    for item in CHECKS.values():
+        looks = (item.run.__doc__ or "").splitlines()[0].rstrip(".")
+        name = f"**`{item.name}`**" if item.cheap else f"`{item.name}`"
+        needs = ", ".join(need for need in item.needs if need != "api")
+        lines.append(f"| {name} | {item.asks} | {looks}. | {needs} |")
+    return {ROOT / "docs/reference/doctor.md": (_DOCTOR_HEAD + "\n".join(lines) + "\n").encode()}
+
+
 def exit_codes() -> dict[Path, bytes]:
     """Return docs/reference/exit-codes.md from the error classes."""
     rows = [(kind.exit_code, kind.__doc__ or "") for kind in errors.ManyhostError.__subclasses__()]
@@ -412,6 +441,7 @@ GENERATORS = (
     hardening_reference,
     cli_reference,
     exit_codes,
+    doctor_checks,
     output_reference,
     benchmark_results,
     golden_files,
