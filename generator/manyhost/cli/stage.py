@@ -58,7 +58,8 @@ def command(address: str, model: str, revision: str, streams: int, dry_run: bool
     """
     from dataclasses import asdict
 
-    from manyhost.errors import Failed
+    from manyhost.errors import Failed, InvalidInput
+    from manyhost.weights.bucket import parse
     from manyhost.weights.hub import Hub
     from manyhost.weights.stage import stage
     from manyhost.weights.verify import verify
@@ -68,6 +69,14 @@ def command(address: str, model: str, revision: str, streams: int, dry_run: bool
     known = catalog.model(model)
     if address.startswith("pvc://"):
         raise _in_cluster(catalog, known, revision or known.revision, address)
+    if address.startswith("gs://"):
+        parse(address)
+    elif "://" in address:
+        raise InvalidInput(
+            f"{address[:200]} cannot be written",
+            where="--to",
+            fix="gs://BUCKET/FOLDER, pvc://CLAIM/FOLDER or a folder",
+        )
     hub = Hub()
     found, snapshot = verify(hub, known, revision)
     if found.failed:

@@ -128,3 +128,12 @@ def test_a_claim_is_filled_in_the_cluster_by_the_command_that_is_printed(server:
     assert done.returncode == 0, done.stderr
     assert server.repos["test/small"].commit in done.stdout
     assert 'claimName: "weights"' in done.stdout
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/folder", "gs://", "gs:///folder", "hf://a/b"])
+def test_a_target_that_cannot_be_is_refused_before_the_hub_is_asked(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
+    refused = manyhost("stage", "tiny-r1", "--to", address)
+    assert (refused.code, "--to: " in refused.err) == (3, True), refused
