@@ -123,7 +123,8 @@ def test_limit_ranges_add_up(serve: Serve, results_of: ResultsOf) -> None:
         ("count/services", 2, "a3mega/deepseek-r1-671b"),
         ("services", 2, "a3mega/deepseek-r1-671b"),
         ("count/configmaps", 1, "a3mega/deepseek-r1-671b"),
-        ("count/secrets", 1, "a3mega/deepseek-r1-671b"),  # Helm's record
+        ("count/secrets", 2, "a3mega/deepseek-r1-671b"),  # Helm's record, and the key of the control channel
+        ("count/secrets", 1, "a3ultra/deepseek-r1-671b"),  # which groups of one host have not
         ("count/serviceaccounts", 2, "a3mega/deepseek-r1-671b"),
         ("count/resourceclaims.resource.k8s.io", 4, "a4x/deepseek-r1-671b"),
     ],

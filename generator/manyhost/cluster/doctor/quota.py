@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
+from manyhost.cluster import control
 from manyhost.cluster.connection import Missing, Object
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed
 from manyhost.cluster.doctor.hosts import Amounts, limits_of, requests_of
@@ -185,7 +186,9 @@ def _there(sight: Sight, objects: Amounts) -> Amounts:
         there = sight.list(*LWS, target.namespace, labels=target.place.selector, metadata=True)
     except Missing:
         there = []
-    return {key: amount for key, amount in objects.items() if there and not key.endswith("secrets")}
+    if not there:
+        return {}
+    return {key: amount - key.endswith("secrets") for key, amount in objects.items()}
 
 
 def _pods_need(pods: list[tuple[Spec, int]]) -> Amounts:
@@ -204,12 +207,12 @@ def _pods_need(pods: list[tuple[Spec, int]]) -> Amounts:
 def objects_of(target: Target) -> Amounts:
     """Return how many objects beside running pods a release is, under the names that quotas use.
 
-    Those of the chart, Helm's record of them, and what controllers make of a LeaderWorkerSet
-    (kubernetes-sigs/lws, pkg/controllers): a headless Service, a StatefulSet of the leaders and one of each
-    group's workers, a ControllerRevision of the set and of each StatefulSet; endpoints of each Service; a
-    claim of each template; the Jobs of a CronJob, with the pods of those that it keeps.
+    Those of the chart, Helm's record of them, the key of the control channel, and what controllers make of a
+    LeaderWorkerSet (kubernetes-sigs/lws, pkg/controllers): a headless Service, a StatefulSet of the leaders
+    and one of each group's workers, a ControllerRevision of the set and of each StatefulSet; endpoints of
+    each Service; a claim of each template; the Jobs of a CronJob, with the pods of those that it keeps.
     """
-    made: Counter[tuple[str, str]] = Counter({("", "secrets"): 1})
+    made: Counter[tuple[str, str]] = Counter({("", "secrets"): 1 + control.needed(target)})
     for item in target.objects:
         version, plural = kind_of(item)
         made[version.rpartition("/")[0], plural] += 1
