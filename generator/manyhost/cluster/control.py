@@ -10,7 +10,7 @@ import secrets
 
 from manyhost.checks.objects import control_secret
 from manyhost.cluster.connection import Connection, Object, Refused, path_of
-from manyhost.cluster.target import Place, Target, size_of
+from manyhost.cluster.target import LWS, Place, Target, size_of
 
 ENTRY = "key"
 _BYTES = 32  # as long as the digest that it keys (RFC 2104)
@@ -46,6 +46,22 @@ def provide(connection: Connection, place: Place) -> None:
     except Refused as error:
         if error.status != 409:
             raise
+
+
+def bind(connection: Connection, place: Place) -> None:
+    """Let the key that provide() has made go with the release's LeaderWorkerSet, whoever removes that."""
+    path = path_of("v1", "secrets", place.namespace, control_secret(place.release))
+    found = connection.find(path, metadata=True)
+    group = connection.find(path_of(*LWS, place.namespace, place.release), metadata=True)
+    if (
+        not found
+        or not group
+        or not _labels(place).items() <= (found["metadata"].get("labels") or {}).items()
+    ):
+        return
+    owner = {"apiVersion": LWS.version, "kind": "LeaderWorkerSet", "name": place.release}
+    owner["uid"] = group["metadata"]["uid"]
+    connection.merge(path, {"metadata": {"ownerReferences": [owner]}})
 
 
 def _labels(place: Place) -> dict[str, str]:

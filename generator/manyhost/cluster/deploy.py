@@ -186,6 +186,8 @@ def apply(connection: Connection, target: Target, proposal: Proposal) -> int:
     elif proposal.action == "upgrade":
         revision = Releases(connection, target.namespace).upgrade(target)
         heal(connection, target.namespace, target.objects)
+    if control.needed(target):
+        control.bind(connection, target.place)
     _keep(connection, target, proposal.lease if proposal.renews else None)
     return revision
 

@@ -42,6 +42,28 @@ def test_the_key_that_is_there_stays() -> None:
         control.provide(cast("Connection", Api(403)), a_target().place)
 
 
+@pytest.mark.parametrize(("ours", "bound"), [(True, True), (False, False)])
+def test_the_key_goes_with_the_groups_unless_somebody_else_made_it(ours: bool, bound: bool) -> None:
+    """helm uninstall knows nothing of it."""
+    place = a_target().place
+    api = Api()
+    control.provide(cast("Connection", api), place)
+    ((_, secret),) = api.made
+    labels = secret["metadata"]["labels"] if ours else {}
+    merged: list[Any] = []
+
+    class Cluster:
+        def find(self, path: str, *, metadata: bool) -> Any:
+            return {"metadata": {"labels": labels, "uid": "1"}}
+
+        def merge(self, path: str, patch: Any) -> None:
+            merged.append((path, patch["metadata"]["ownerReferences"][0]["name"]))
+
+    control.bind(cast("Connection", Cluster()), place)
+    path = f"/api/v1/namespaces/default/secrets/{place.release}-control"
+    assert merged == ([(path, place.release)] if bound else [])
+
+
 @pytest.mark.parametrize(
     ("key", "release", "status", "why"),
     [
