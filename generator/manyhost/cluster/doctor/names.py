@@ -108,7 +108,7 @@ def control_key(sight: Sight) -> Finding:
         return skipped("groups of one host have nobody to talk to")
     name = control_secret(target.release)
     found = sight.find("v1", "secrets", name, target.namespace)
-    if (found or {}).get("data", {}).get(control.ENTRY):
+    if ((found or {}).get("data") or {}).get(control.ENTRY):
         return passed(f"Secret {name} has their key")
     if not found and newest(sight.connection, target.place) is None:
         return passed(f"deploy makes Secret {name}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyhost.cluster import gcs, gke
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.commands import line, manyhost
 from manyhost.errors import NotReady, RemoteError
-from manyhost.plan.weights import Source
-from manyhost.weights import manifest
-from manyhost.weights.bucket import Bucket
-from manyhost.weights.stage import differences
+
+if TYPE_CHECKING:
+    from manyhost.plan.weights import Source
+    from manyhost.weights.bucket import Bucket
 
 _DRIVER = "gcsfuse.csi.storage.gke.io"
 _OTHER = "holds"  # how the text about another revision begins
@@ -123,6 +123,8 @@ def weights(sight: Sight) -> Finding:
             + manyhost("explain", "weights.path", sight.target.recipe)
             + " says who has set it",
         )
+    from manyhost.weights.bucket import Bucket  # what stages is loaded only to look into a bucket
+
     below = path[len((mount.get("mountPath") or "/gcs").rstrip("/")) :].strip("/")
     prefix = "/".join(part for part in (str(mount.get("onlyDir") or "").strip("/"), below) if part)
     place = f"gs://{mount['bucketName']}/{prefix}".rstrip("/")
@@ -144,6 +146,9 @@ def weights(sight: Sight) -> Finding:
 
 def _unproven(bucket: Bucket, wanted: Source) -> str:
     """Say why pods would not serve what is in a bucket; nothing if they would."""
+    from manyhost.weights import manifest
+    from manyhost.weights.stage import differences
+
     text, found = bucket.manifest(), bucket.inventory()
     if text is None:
         if manifest.MARK in found:
