@@ -7,7 +7,7 @@ the current folder has values/ or recipes/ too, its files are added, and one of 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml12
 
@@ -27,6 +27,7 @@ from manyhost.errors import InvalidInput, nearest
 if TYPE_CHECKING:
     from manyhost.catalog.scenario import Benchmark, Questions, Scenario
 
+T = TypeVar("T")
 LOCAL_FILE = "values/local.yaml"
 RESERVED = "reserved-flags.yaml"
 ENGINES = "engines.yaml"
@@ -144,32 +145,15 @@ class Catalog:
 
     def regions(self) -> list[str]:
         """Return the regions of Google Cloud."""
-        key = ("values", "regions")
-        if key not in self._kept:
-            path, where = self._find(REGIONS)
-            found = yaml_reader.convert(yaml_reader.read_mapping(path, where), dict[str, list[str]], where)
-            self._kept[key] = found["regions"]
-        kept: list[str] = self._kept[key]
-        return kept
+        return self._facts(REGIONS, dict[str, list[str]])["regions"]
 
     def exemptions(self) -> Exemptions:
         """Return the hardening that no release has, wherever it runs, with the reasons."""
-        key = ("values", "exemptions")
-        if key not in self._kept:
-            path, where = self._find(EXEMPTIONS)
-            found = yaml_reader.convert(yaml_reader.read_mapping(path, where), dict[str, Exemptions], where)
-            self._kept[key] = found["exemptions"]
-        kept: Exemptions = self._kept[key]
-        return kept
+        return self._facts(EXEMPTIONS, dict[str, Exemptions])["exemptions"]
 
     def capacity(self) -> CapacityFacts:
         """Return how long hosts are had, by capacity.mode."""
-        key = ("values", "capacity")
-        if key not in self._kept:
-            path, where = self._find(CAPACITY)
-            self._kept[key] = yaml_reader.convert(yaml_reader.read_mapping(path, where), CapacityFacts, where)
-        found: CapacityFacts = self._kept[key]
-        return found
+        return self._facts(CAPACITY, CapacityFacts)
 
     def scenarios(self, recipe: str) -> list[str]:
         """Return the names of the scenarios that a recipe is measured with, in order."""
@@ -198,8 +182,7 @@ class Catalog:
         """Return what a trained model is asked before its numbers count."""
         from manyhost.catalog.scenario import Questions  # noqa: PLC0415
 
-        path, where = self._find(QUESTIONS)
-        return yaml_reader.convert(yaml_reader.read_mapping(path, where), Questions, where)
+        return self._facts(QUESTIONS, Questions)
 
     def _benchmark(self, recipe: str) -> Benchmark:
         """Return a recipe's benchmark.yaml; without one, the published run alone."""
@@ -220,12 +203,16 @@ class Catalog:
 
     def storage(self) -> Storage:
         """Return what it costs to keep weights in a bucket."""
-        key = ("values", "storage")
+        return self._facts(STORAGE, Storage)
+
+    def _facts(self, name: str, kind: type[T]) -> T:
+        """Return a file of values/ that holds one thing, read once."""
+        key = ("facts", name)
         if key not in self._kept:
-            path, where = self._find(STORAGE)
-            self._kept[key] = yaml_reader.convert(yaml_reader.read_mapping(path, where), Storage, where)
-        found: Storage = self._kept[key]
-        return found
+            path, where = self._find(name)
+            self._kept[key] = yaml_reader.convert(yaml_reader.read_mapping(path, where), kind, where)
+        kept: T = self._kept[key]
+        return kept
 
     def engine_recipes(self) -> dict[str, str]:
         """Return a recipe for each engine version that has one, as the chart names them too."""
