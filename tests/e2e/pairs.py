@@ -9,7 +9,7 @@ from typing import Any
 
 from testbed import Cluster, faults
 from testbed import gpu_hosts as hosts
-from tests.e2e.place import until
+from tests.helpers.waiting import until
 
 Plant = Callable[[Cluster], None]
 NETWORKS = tuple(f"vpc{number}" for number in range(1, 9))

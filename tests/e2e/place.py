@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from testbed import Cluster, MissingError
 from tests.helpers.output import Output, read
 
@@ -128,15 +130,15 @@ def finish(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
         raise AssertionError(f"still running after {seconds:.0f} s\n{out}\n{err}") from None
 
 
-def until(what: str, probe: Callable[[], Any], seconds: float = 60) -> Any:
-    """Wait until a probe returns something true; return it."""
-    end = time.monotonic() + seconds
-    while True:
-        found = probe()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.3)
+def engine_settings(place: Place) -> list[str]:
+    """Settings that take the engine from this machine's cache; the nodes share its file system."""
+    from testbed import engine
+
+    if place.own is None:
+        pytest.skip("needs the test cluster, whose nodes share this machine's file system")
+    folder = engine.build()
+    place.own.import_image(folder / "image.tar")
+    return engine.settings(folder)
 
 
 def standin(image: tuple[str, str], *more: str, start_seconds: float = 0) -> list[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from manyhost.benchmark import gate, store
 
-from testbed import engine as local_engine
-from tests.e2e.place import Place, finish, run, start, until
+from tests.e2e.place import Place, engine_settings, finish, run, start
+from tests.helpers.waiting import until
 from tests.unit.benchmark.service import Service
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
@@ -21,12 +21,8 @@ JOB_LABEL = "app.kubernetes.io/name=llm-benchmark"
 
 @pytest.fixture(scope="module")
 def settings(place: Place) -> list[str]:
-    """Settings that take the engine from this machine's cache, one host a group."""
-    if place.own is None:
-        pytest.skip("needs the test cluster, whose nodes share this machine's file system")
-    folder = local_engine.build()
-    place.own.import_image(folder / "image.tar")
-    return [*local_engine.settings(folder), "--set", "parallelism.pipeline=1"]
+    """One host a group."""
+    return [*engine_settings(place), "--set", "parallelism.pipeline=1"]
 
 
 @pytest.fixture

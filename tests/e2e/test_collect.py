@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.place import Place, run, standin, until
+from tests.e2e.place import Place, run, standin
+from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 TOKEN = "planted-S3cret.of-the-user"

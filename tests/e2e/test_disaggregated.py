@@ -15,8 +15,9 @@ import pytest
 from manyhost.render import build
 
 from testbed.engine.tinymodel_text import ANSWER, THOUGHT
-from tests.e2e.place import Place, everything, run, until
+from tests.e2e.place import Place, everything, run
 from tests.e2e.test_engine import START_SECONDS, same, settings  # noqa: F401  the engine as a fixture
+from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 RECIPE = "local/tiny-r1-disaggregated"

@@ -18,8 +18,9 @@ from manyhost.render import build
 from testbed import Cluster, faults
 from testbed import gpu_hosts as hosts
 from tests.e2e.cures import Shell, cure
-from tests.e2e.place import Place, run, until
+from tests.e2e.place import Place, run
 from tests.helpers import fixes
+from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 NODE, OTHERS = hosts.HEALTHY[0], hosts.HEALTHY[1:]

@@ -16,7 +16,8 @@ import pytest
 
 from testbed import engine as local_engine
 from testbed.engine.tinymodel_text import ANSWER, THOUGHT
-from tests.e2e.place import Place, run, until
+from tests.e2e.place import Place, engine_settings, run
+from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 LEADER, WORKER = "tiny-r1-0", "tiny-r1-0-1"
@@ -67,12 +68,7 @@ with concurrent.futures.ThreadPoolExecutor(32) as pool:
 
 @pytest.fixture(scope="module")
 def settings(place: Place) -> list[str]:
-    """Settings that take the engine from this machine's cache; the nodes share its file system."""
-    if place.own is None:
-        pytest.skip("needs the test cluster, whose nodes share this machine's file system")
-    folder = local_engine.build()
-    place.own.import_image(folder / "image.tar")
-    return local_engine.settings(folder)
+    return engine_settings(place)
 
 
 def status(here: list[str]) -> Any:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from manyhost.render import build
 
-from tests.e2e.place import Place, everything, run, standin, until
+from tests.e2e.place import Place, everything, run, standin
 from tests.helpers.helm import helm_binaries
+from tests.helpers.waiting import until
 from tools import package
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from testbed import faults
-from tests.e2e.place import Place, run, standin, start, until
+from tests.e2e.place import Place, run, standin, start
 from tests.helpers.output import read
+from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 NAME = "leaderworkerset.sigs.k8s.io/name"

@@ -14,7 +14,8 @@ import pytest
 
 from testbed import faults
 from testbed import gpu_hosts as hosts
-from tests.e2e.place import Place, everything, run, standin, until
+from tests.e2e.place import Place, everything, run, standin
+from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 RELEASED = "manyhost.dev/released"

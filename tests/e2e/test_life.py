@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.cures import Shell
-from tests.e2e.place import Place, everything, finish, names_of, run, standin, start, until
+from tests.e2e.place import Place, everything, finish, names_of, run, standin, start
 from tests.helpers import fixes
 from tests.helpers.output import read
+from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 LWS = "leaderworkerset.sigs.k8s.io"

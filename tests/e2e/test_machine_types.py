@@ -16,7 +16,8 @@ import pytest
 from testbed import Cluster, faults, shapes
 from testbed import gpu_hosts as hosts
 from testbed.shapes import Shape
-from tests.e2e.place import Outcome, Place, run, until
+from tests.e2e.place import Outcome, Place, run
+from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 RECIPES = {  # recipes whose groups span hosts, so that the interconnect is used

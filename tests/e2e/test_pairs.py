@@ -14,8 +14,9 @@ import pytest
 
 from testbed import Cluster, faults
 from tests.e2e.pairs import Cause, draw, draw_one
-from tests.e2e.place import Place, run, until
+from tests.e2e.place import Place, run
 from tests.e2e.test_doctor import findings
+from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 SEED, COUNT = int(os.environ.get("MANYHOST_SEED", "1")), int(os.environ.get("MANYHOST_PAIRS", "6"))

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.place import Place, everything, names_of, run, standin, until
+from tests.e2e.place import Place, everything, names_of, run, standin
 from tests.helpers.shared import shared_dir
+from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 KINDS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import re
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.helpers import waiting
 from tests.helpers.helm import CHART, ROOT
 
 LAUNCHER = CHART / "launcher"
@@ -35,14 +37,7 @@ def ports(count: int) -> list[int]:
     return found
 
 
-def until(what: str, probe: Callable[[], Any], seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while True:
-        found = probe()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
+until = functools.partial(waiting.until, pause=0.05)
 
 
 class Members:
