@@ -65,28 +65,26 @@ def test_the_key_goes_with_the_groups_unless_somebody_else_made_it(ours: bool, b
 
 
 @pytest.mark.parametrize(
-    ("key", "release", "status", "why"),
+    ("key", "group", "status", "why"),
     [
         ({"key": "c2VjcmV0"}, True, "pass", "has their key"),
-        (None, False, "pass", "deploy makes Secret"),
+        (None, False, "pass", "deploy makes Secret"),  # also of a release whose group was deleted
         (None, True, "warn", "does not exist: whoever reaches a leader's port may pose as a member"),
         ({}, True, "warn", "has no key"),
     ],
 )
 def test_doctor_looks_for_it(
-    key: dict[str, str] | None, release: bool, status: str, why: str, serve: Serve, examined: Examine
+    key: dict[str, str] | None, group: bool, status: str, why: str, serve: Serve, examined: Examine
 ) -> None:
     target = a_target()
 
     def answer(method: str, path: str, headers: Any) -> Reply:
         if path.endswith(f"/secrets/{target.release}-control"):
             return (404, {}, {"message": "no"}) if key is None else (200, {}, {"data": key})
+        if path.endswith(f"/leaderworkersets/{target.release}") and not group:
+            return 404, {}, {"message": "no"}
         labels = {"status": "deployed", "version": "1", "name": target.release, "owner": "helm"}
-        return (
-            200,
-            {},
-            {"metadata": {}, "items": [{"metadata": {"name": "s", "labels": labels}}] if release else []},
-        )
+        return 200, {}, {"metadata": {}, "items": [{"metadata": {"name": "s", "labels": labels}}]}
 
     result = examined("control-key", target, f"http://{serve(answer)}")
     assert (result.status, why in result.why) == (status, True), result

@@ -100,6 +100,14 @@ def _leftovers(sight: Sight) -> list[Finding]:
     return wrong
 
 
+def _groups(sight: Sight) -> bool:
+    """Whether any LeaderWorkerSet of the target is in the cluster."""
+    target = sight.target
+    names = (item["metadata"]["name"] for item, _ in target.sets)
+    paths = (path_of(*LWS, target.namespace, name) for name in names)
+    return any(sight.connection.find(path, metadata=True) for path in paths)
+
+
 @check("control-key", "Do the members of a group prove that they belong to it?", needs=("api", "namespace"))
 def control_key(sight: Sight) -> Finding:
     """The Secret whose key signs what members say to each other; its value is not looked at."""
@@ -110,7 +118,7 @@ def control_key(sight: Sight) -> Finding:
     found = sight.find("v1", "secrets", name, target.namespace)
     if ((found or {}).get("data") or {}).get(control.ENTRY):
         return passed(f"Secret {name} has their key")
-    if not found and newest(sight.connection, target.place) is None:
+    if not found and not _groups(sight):
         return passed(f"deploy makes Secret {name}")
     fix = f"{sight.commands.manyhost('deploy')} makes it, and groups that start afterwards have it"
     if found:
