@@ -183,7 +183,7 @@ def test_pages_are_followed(server: Any, kubeconfig: Any) -> None:
     found = list(connect().pages(path_of("v1", "pods"), dict[str, Any], labels="a=b", fields="c!=d"))
     assert [item["metadata"]["name"] for item in found] == ["a", "b"]
     assert "labelSelector=a%3Db" in asked[0]
-    assert "limit=500" in asked[0]
+    assert "limit=250" in asked[0]
 
 
 @pytest.mark.parametrize(

@@ -136,9 +136,6 @@ def free_rooms(sight: Sight) -> list[Room]:
 def _rooms(sight: Sight) -> list[Room]:
     target = sight.target
     spec = target.pod("leader")["spec"]
-    nodes = list(sight.connection.pages(path_of("v1", "nodes"), _Node, labels=_labels(spec)))
-    if not nodes:
-        return []
     request = requests_of(spec)
     request["pods"] = 1.0
     request |= {f"{_NETWORK}{name}{of}": 1.0 for name in attachable(sight) for of in ("", ".IP")}
@@ -146,7 +143,7 @@ def _rooms(sight: Sight) -> list[Room]:
     spread = bool(spec.get("topologySpreadConstraints"))
     host = target.plan.environment.host
     found = []
-    for node in nodes:
+    for node in sight.connection.pages(path_of("v1", "nodes"), _Node, labels=_labels(spec)):
         name, info = node.metadata.name, node.status.info
         room = 0
         kind, reason = _closed(node, spec) or _lacking(node, request, host)
