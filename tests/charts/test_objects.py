@@ -129,14 +129,14 @@ def test_service_account_annotations():
     [
         ({}, []),
         (fabric("tcpxo"), ["tcpxo"]),
-        (APART, ["router"]),
+        (APART, []),
         (merge(APART, {"mode": "nccl"}), ["nccl"]),
     ],
 )
 def test_the_launcher_is_mounted_as_it_is(values, folders):
     objects = render(values, release="x")
-    config = find(objects, "ConfigMap")
-    assert config["metadata"]["name"] == "x-scripts"
+    (config,) = (item for item in objects if item["metadata"]["name"] == "x-scripts")
+    assert config["kind"] == "ConfigMap"
     assert config["data"] == launcher(*folders)
 
 

@@ -26,24 +26,13 @@ value of a user goes through `replace "$" "$$"`.
   {{- . | nindent 2 }}
   {{- end }}
   ports:
-  {{- if eq (.role | default "") "decode" }}
-  - name: engine
-    containerPort: {{ add1 $values.vllm.service.ports.http }}
-  {{- else }}
   - name: http
     containerPort: {{ int64 $values.vllm.service.ports.http }}
-  {{- end }}
   {{- if eq $values.mode "serve" }}
   {{- include "manyhost.probes" $values.lifecycle | nindent 2 }}
   {{- end }}
   resources:
     {{- include "manyhost.resources" . | nindent 4 }}
-  {{- if .router }}
-  lifecycle:
-    preStop:
-      exec:
-        command: [bash, /opt/manyhost/router.sh, drain]
-  {{- end }}
   securityContext:
     {{- if $privileged }}
     privileged: true
@@ -140,9 +129,7 @@ JSON prints a large whole number with all its digits. */}}
 {{- $_ := set $env "MANYHOST_MODEL_PATH" $model.path }}
 {{- $_ := set $env "MANYHOST_STAGED" ($model.staged | default "") }}
 {{- $_ := set $env "MANYHOST_GPUS_PER_HOST" (int64 $values.host.gpus | toString) }}
-{{- /* The router has the API's port, the engine behind it the next one. */}}
-{{- $port := int64 $values.vllm.service.ports.http }}
-{{- $_ := set $env "MANYHOST_PORT" (eq (.role | default "") "decode" | ternary (add1 $port) $port | toString) }}
+{{- $_ := set $env "MANYHOST_PORT" (int64 $values.vllm.service.ports.http | toString) }}
 {{- $_ := set $env "MANYHOST_MASTER_PORT" "29501" }}
 {{- $_ := set $env "MANYHOST_RAY_PORT" "6379" }}
 {{- $_ := set $env "MANYHOST_INTERFACE" $network.socketInterface }}
@@ -179,9 +166,6 @@ JSON prints a large whole number with all its digits. */}}
 {{- if .role }}
 {{- $_ := set $env "VLLM_NIXL_SIDE_CHANNEL_PORT" (include "manyhost.nixlPort" .) }}
 {{- $_ := set $env "UCX_NET_DEVICES" $network.socketInterface }}
-{{- if eq .role "decode" }}
-{{- $_ := set $env "MANYHOST_ROUTER_PORT" ($port | toString) }}
-{{- end }}
 {{- range $values.roles.handover.env }}
 {{- $_ := set $env .name .value }}
 {{- end }}

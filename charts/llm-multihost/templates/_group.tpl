@@ -8,11 +8,6 @@ The groups of one role.
 {{- $sizes := include "manyhost.sizes" . | fromJson -}}
 {{- $annotations := include "manyhost.podAnnotations" . -}}
 {{- $spec := include "manyhost.podSpec" . -}}
-{{- /* The router stands before the engine that answers, and only a leader has an API. */}}
-{{- $leader := $spec -}}
-{{- if eq .role "decode" }}
-{{- $leader = include "manyhost.podSpec" (merge (dict "router" true) .) -}}
-{{- end -}}
 apiVersion: leaderworkerset.x-k8s.io/v1
 kind: LeaderWorkerSet
 metadata:
@@ -66,7 +61,7 @@ spec:
     restartPolicy: RecreateGroupOnPodRestart
     {{- end }}
     leaderTemplate:
-      {{- include "manyhost.pod" (dict "root" . "member" "leader" "annotations" $annotations "spec" $leader) | nindent 6 }}
+      {{- include "manyhost.pod" (dict "root" . "member" "leader" "annotations" $annotations "spec" $spec) | nindent 6 }}
     workerTemplate:
       {{- include "manyhost.pod" (dict "root" . "member" "worker" "annotations" $annotations "spec" $spec) | nindent 6 }}
 {{- end }}

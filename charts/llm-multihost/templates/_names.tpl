@@ -4,6 +4,7 @@ Names, labels and the image reference.
   manyhost.leaderLabels        labels that select the leaders (root context)
   manyhost.testLabels          labels that select the pod of helm test (root context)
   manyhost.gateway.on          "true" when a Gateway routes to the groups (root context)
+  manyhost.clientService       name of the Service that clients talk to (root context)
   manyhost.image               reference of the engine image (root context)
   manyhost.networks            names of the Network objects in NIC order, as JSON (root context)
   manyhost.leastGroups         groups that clients talk to, the fewest while autoscaling is on (root context)
@@ -41,6 +42,10 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 
 {{- define "manyhost.gateway.on" -}}
 {{- if and (eq .Values.mode "serve") (eq .Values.routing "inferencepool") }}true{{ end -}}
+{{- end }}
+
+{{- define "manyhost.clientService" -}}
+{{ .Release.Name }}-{{ ternary "router" "svc" (eq (include "manyhost.apart" .) "true") }}
 {{- end }}
 
 {{- define "manyhost.image" -}}

@@ -5,6 +5,7 @@ The pod of a group.
   manyhost.podAnnotations  annotations of the pods (root context)
   manyhost.podSpec  spec of the pods (root context)
   manyhost.launcher  data of the ConfigMap that the pods mount (root context)
+  manyhost.scripts   files of one folder of the launcher, as a YAML map
 */}}
 
 {{- define "manyhost.pod" -}}
@@ -74,14 +75,17 @@ has on. A running pod keeps the launcher it started, so a change of one of them 
 {{- $folders := list "" (printf "%s/" (.Values.network.interconnect | default "none")) }}
 {{- if eq .Values.mode "nccl" }}
 {{- $folders = append $folders "nccl/" }}
-{{- else if include "manyhost.apart" . }}
-{{- $folders = append $folders "router/" }}
 {{- end }}
 {{- range $folder := $folders }}
-{{- range $path, $text := $.Files.Glob (printf "launcher/%s*" $folder) }}
+{{- include "manyhost.scripts" (dict "root" $ "folder" $folder) }}
+{{- end }}
+{{- end }}
+
+{{- /* Takes "root" and "folder", a folder of the launcher with its slash. */}}
+{{- define "manyhost.scripts" -}}
+{{- range $path, $text := .root.Files.Glob (printf "launcher/%s*" .folder) }}
 {{ base $path }}: |
   {{- printf "%s" $text | nindent 2 }}
-{{- end }}
 {{- end }}
 {{- end }}
 
@@ -136,11 +140,7 @@ tolerations:
 resourceClaims:
 {{ . }}
 {{- end }}
-{{- $first := include "manyhost.fabric.initContainers" . | trim }}
-{{- if .router }}
-{{- $first = printf "%s\n%s" $first (include "manyhost.router" .) | trim }}
-{{- end }}
-{{- with $first }}
+{{- with include "manyhost.fabric.initContainers" . | trim }}
 initContainers:
 {{ . }}
 {{- end }}

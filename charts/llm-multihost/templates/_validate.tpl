@@ -305,7 +305,7 @@ vllm.executor: prefill and decode apart need mp; set it to mp, or roles.prefill.
 {{- range $name, $_ := $arguments }}
 {{- $flag := splitList "." $name | first | replace "_" "-" | trimPrefix "no-" }}
 {{- if has $flag (list "kv-transfer-config" "kv-offloading-size" "ssl-certfile" "ssl-keyfile") }}
-{{ $place }}.{{ $name }}: cannot stand beside roles.prefill.groups, which sets the KV connector and puts a router of plain HTTP before the engine; remove one of them
+{{ $place }}.{{ $name }}: cannot stand beside roles.prefill.groups, which sets the KV connector and puts a router of plain HTTP before the engines; remove one of them
 {{- end }}
 {{- end }}
 {{- end }}
@@ -316,9 +316,11 @@ vllm.executor: prefill and decode apart need mp; set it to mp, or roles.prefill.
 {{- end }}
 {{- end }}
 {{- end }}
-{{- $taken := list "5599" "5600" "6378" "6379" "29500" "29501" "29510" "29511" "65535" }}
-{{- if has (int64 $values.vllm.service.ports.http | toString) $taken }}
-vllm.service.ports.http: {{ int64 $values.vllm.service.ports.http }} and the next one are not both free for the API and the engine behind it; choose another port
+{{- if not (($values.roles.router.resources.limits | default dict).memory) }}
+roles.router.resources.limits.memory: not set, but it is what bodies of requests share; set it, for example to 1Gi
+{{- end }}
+{{- if eq (int64 $values.vllm.service.ports.http | toString) (include "manyhost.nixlPort" .) }}
+vllm.service.ports.http: {{ include "manyhost.nixlPort" . }} is the port of the KV handover; choose another port
 {{- end }}
 {{- end }}
 {{- end }}
@@ -326,6 +328,9 @@ vllm.service.ports.http: {{ int64 $values.vllm.service.ports.http }} and the nex
 {{- define "manyhost.check.gateway" -}}
 {{- $values := .Values }}
 {{- if include "manyhost.gateway.on" . }}
+{{- if include "manyhost.apart" . }}
+routing: inferencepool leads past the router to the decode engines, which would read all prompts themselves; set it to service, or roles.prefill.groups to 0
+{{- end }}
 {{- if not $values.gateway.name }}
 gateway.name: empty, but routing is inferencepool; name the Gateway (`kubectl get gateways --all-namespaces` lists them), or set routing to service
 {{- end }}

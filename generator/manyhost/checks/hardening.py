@@ -1,8 +1,8 @@
-"""What a container of a group does without, beyond Pod Security: each with a reason, or not at all.
+"""What a container of a release does without, beyond Pod Security: each with a reason, or not at all.
 
 The rules mean what checkov's checks of a pod mean (bridgecrewio/checkov, checkov/kubernetes), on every
 container, those that start first included; reasons are in values/ under the key `exemptions`. Only pods of
-groups are held to them: what stands in extraObjects is its owner's affair.
+groups and of their router are held to them: what stands in extraObjects is its owner's affair.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from manyhost.checks.finding import Finding
 from manyhost.checks.objects import Container, Context, Object, Pod
 
 _LOWEST_USER = 10_000  # below it, users of the host have the same number
+_COMPONENT = "app.kubernetes.io/component"
 _PROFILES = ("RuntimeDefault", "Localhost")
 
 
@@ -60,16 +61,21 @@ def check(context: Context) -> Iterator[Finding]:
         if name.partition(" in ")[0] not in RULES:
             known = ", ".join(RULES)
             yield Finding("hardening", "exemptions", f"{name}: there is no such rule", f"one of {known}")
-    for group in context.groups:
-        for pod in (group.leader, group.worker):
-            for name, where in departures(pod, context):
-                if name not in exemptions:
-                    yield Finding(
-                        "hardening",
-                        where,
-                        f"{RULES[name.partition(' in ')[0]].broken}, and no reason is given for {name!r}",
-                        "tighten it, or give the reason under exemptions in the environment's file",
-                    )
+    for pod in own_pods(context):
+        for name, where in departures(pod, context):
+            if name not in exemptions:
+                yield Finding(
+                    "hardening",
+                    where,
+                    f"{RULES[name.partition(' in ')[0]].broken}, and no reason is given for {name!r}",
+                    "tighten it, or give the reason under exemptions in the environment's file",
+                )
+
+
+def own_pods(context: Context) -> list[Pod]:
+    """Return the pods of the groups and of their router."""
+    pods = [pod for group in context.groups for pod in (group.leader, group.worker)]
+    return pods + [pod for pod in context.alone if pod.labels.get(_COMPONENT) == "router"]
 
 
 def departures(pod: Pod, context: Context) -> Iterator[tuple[str, str]]:

@@ -17,8 +17,6 @@ _SIZES = {
 # Fields in which the containers of leader and worker may not differ: a rank with another image,
 # other flags or other NCCL settings hangs at the first collective, without a message.
 _EQUAL = ("image", "command", "args", "resources")
-# Stands before the API, which a leader alone has.
-_LEADER_ONLY = frozenset({"router"})
 
 
 def check(context: Context) -> Iterator[Finding]:
@@ -100,7 +98,7 @@ def _check_equal(group: Group) -> Iterator[Finding]:
     leader = {c.name: c for c in group.leader.containers}
     worker = {c.name: c for c in group.worker.containers}
     where = place(group.owner)
-    for name in sorted((leader.keys() ^ worker.keys()) - (_LEADER_ONLY - worker.keys())):
+    for name in sorted(leader.keys() ^ worker.keys()):
         yield Finding(
             "group",
             where,

@@ -37,7 +37,8 @@ def test_they_are_made() -> None:
         "routing": "inferencepool",
         "gateway": {"name": "g", "gke": True, "endpointPicker": {"name": "p"}},
     }
-    made = {item["kind"] for values in (EVERYTHING, claims, of_gke) for item in render(values)}
+    apart = {"roles": {"prefill": {"groups": 1}}, "model": {"tp_size": 16, "pp_size": 1}}
+    made = {item["kind"] for values in (EVERYTHING, claims, of_gke, apart) for item in render(values)}
     assert made == set(FOUND.kinds)
 
 

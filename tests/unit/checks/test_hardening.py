@@ -42,12 +42,7 @@ def rendered(recipe: str = RECIPE, *assignments: str) -> Rendered:
 
 def broken(objects: list[Object]) -> set[str]:
     context = Context(objects)
-    return {
-        name
-        for group in context.groups
-        for pod in (group.leader, group.worker)
-        for name, _ in hardening.departures(pod, context)
-    }
+    return {name for pod in hardening.own_pods(context) for name, _ in hardening.departures(pod, context)}
 
 
 def reasons(found: Rendered) -> Iterator[tuple[str, str]]:

@@ -246,8 +246,7 @@ def test_a_target_counts_all_groups_and_talks_to_decode() -> None:
     assert [(item["metadata"]["name"], count) for item, count in found.sets] == [("r", 3), ("r-prefill", 2)]
     assert found.group["metadata"]["name"] == "r"
     assert _port(found.pod("leader")) == 8000
-    # The router counts beside the engine, as the scheduler counts it.
-    assert requests_of(found.pod("leader")["spec"])["cpu"] == pytest.approx(0.1 + 0.1)
+    assert requests_of(found.pod("leader")["spec"])["cpu"] == pytest.approx(0.1)
 
 
 def test_plans_in_json_say_both() -> None:

@@ -27,9 +27,7 @@ RECIPES = [
 OF_THE_CHART = {"HF_HOME", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE"}
 OF_SOME_PODS = {"MANYHOST_CONTROL_KEY_FILE", "USER", "HOME"}
 # Prefill and decode apart need its router and Service: other platforms refuse them.
-OF_THE_HANDOVER = {
-    "VLLM_NIXL_SIDE_CHANNEL_PORT", "UCX_NET_DEVICES", "UCX_TLS", "MANYHOST_ROUTER_PORT",
-}  # fmt: skip
+OF_THE_HANDOVER = {"VLLM_NIXL_SIDE_CHANNEL_PORT", "UCX_NET_DEVICES", "UCX_TLS"}
 
 
 def engines(objects: list[Any]) -> dict[str, Any]:
@@ -73,12 +71,10 @@ def test_arguments_and_variables_are_those_of_the_chart(recipe: str, assignments
             at = words.index("--kv-transfer-config")
             del words[at : at + 2]
             of_the_chart |= OF_THE_HANDOVER
-            if role.name == "decode":
-                own["MANYHOST_PORT"] = "8001"  # the router has the API's port
         assert launch.arguments(plan, role) == words
         found = variables(pods[role.name])
         assert {name: value for name, value in found.items() if name not in of_the_chart} == own
-        assert of_the_chart - set(found) <= OF_SOME_PODS | {"MANYHOST_ROUTER_PORT"}
+        assert of_the_chart - set(found) <= OF_SOME_PODS
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
