@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RESULT = {
     "model": "the served model",
-    "pod": "the leader that answered",
+    "pod": "the leader or router that answered",
     "reasoning": "what it thought; may be empty",
     "answer": "what it said",
     "finish_reason": "why it ended: stop, length, ...",
@@ -38,29 +38,28 @@ def command(
     temperature: float | None,
     output: Printer,
 ) -> None:
-    """Talk to the model through a tunnel to a ready leader.
+    """Talk to the model through a tunnel to a ready leader, or to the router before them.
 
     Example: manyhost chat a3mega --prompt "How many r are in strawberry?"
     """
-    from manyhost.cluster.chat import ask, model_name, ready_leader, tunnel
+    from manyhost.cluster.chat import ask, model_name, ready_server, tunnel
 
     if output.as_json and not prompt:
         raise WrongUsage("a conversation is for people", where="--output json", fix="add --prompt TEXT")
     connection, place = open_place(wanted)
-    namespace, release = place.namespace, place.release
-    leader = ready_leader(connection, namespace, release)
-    with tunnel(connection, namespace, leader) as client:
+    server = ready_server(connection, place)
+    with tunnel(connection, place.namespace, server) as client:
         served = model_name(client)
     turns: list[dict[str, str]] = []
     if not prompt:
-        output.aside(f"{served} on {leader.pod}; an empty line ends\n")
+        output.aside(f"{served} on {server.pod}; an empty line ends\n")
     while True:
         text = prompt or click.prompt("you", default="", show_default=False, err=True)
         if not text.strip():
             return
         turns.append({"role": "user", "content": text})
         # A tunnel for each question: nothing is held open while a person thinks.
-        with tunnel(connection, namespace, leader) as client:
+        with tunnel(connection, place.namespace, server) as client:
             pieces = ask(
                 client,
                 served,
@@ -72,7 +71,7 @@ def command(
             said = _say(pieces, output)
         turns.append({"role": "assistant", "content": said["answer"]})
         if prompt:
-            output.result({"model": served, "pod": leader.pod, **said})
+            output.result({"model": served, "pod": server.pod, **said})
             return
 
 

@@ -26,6 +26,7 @@ RESULT = {
 EVENTS = {
     "proposal": "what will be done; its data is the result's proposal",
     "phase": "a host has reached a phase: role, group, host, pod, node, phase, seconds",
+    "router": "how many routers take requests, where prefill and decode are apart",
     "problem": "what keeps a host from being ready; fix and log may be with it",
     "recreated": "a group starts anew",
     "lost": "the cluster does not answer; the wait goes on",

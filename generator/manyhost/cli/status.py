@@ -26,7 +26,8 @@ RESULT = {
     "ready_groups": "groups whose hosts are all ready",
     "updated_groups": "groups that run the newest template",
     "hosts": "role, group, host, pod, uid, node, address, phase, detail, restarts, problem, ... of each",
-    "service": "name of the Service",
+    "router": "name, wanted, ready, settled, problems of what stands before prefill and decode; or null",
+    "service": "name of the Service for clients",
     "endpoints": "addresses behind the Service that take requests",
     "routing": "gateway, hostnames, accepted and problems of the Gateway that routes to it; null without one",
     "problems": "what events say of hosts that are not there or not ready: kind, message, fix",
@@ -124,7 +125,11 @@ def _lines(found: Status, commands: Commands) -> Iterator[str]:
         yield (
             f"  {where}  {host.member:<6}  {host.phase:<9}  {host.pod}  {host.node or '-'}{restarts}{detail}"
         )
+    if found.router:
+        updating = "" if found.router.settled else "  not up to date"
+        yield f"  router  {found.router.text}{updating}"
     problems = [host.problem for host in found.hosts if host.problem]
+    problems += [problem for _, problem in found.router.problems] if found.router else []
     for problem in dict.fromkeys([*problems, *found.problems]):
         yield f"  {problem.message}"
         if problem.fix:

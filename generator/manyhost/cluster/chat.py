@@ -1,4 +1,4 @@
-"""Talking to a ready leader: a tunnel through the API server, and the answer as it is written."""
+"""Talking to a ready leader or router: a tunnel through the API server, and the answer as it is written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import msgspec
 
 from manyhost.cluster.connection import Connection, Forbidden, Unreachable, path_of
 from manyhost.cluster.phases import NAME, WORKER, is_ready
+from manyhost.cluster.router import selector
+from manyhost.cluster.target import Place
 from manyhost.commands import Commands
 from manyhost.errors import Failed, NotReady, RemoteError
 
@@ -30,33 +32,38 @@ class Piece(msgspec.Struct, frozen=True):
     text: str
 
 
-class Leader(msgspec.Struct, frozen=True):
-    """A leader that takes requests."""
+class Server(msgspec.Struct, frozen=True):
+    """A pod that takes requests."""
 
     pod: str
     port: int
 
 
-def ready_leader(connection: Connection, namespace: str, release: str) -> Leader:
-    """Return a ready leader of a release.
+def ready_server(connection: Connection, place: Place) -> Server:
+    """Return a ready router of a release that has one, else a ready leader.
 
     Raises:
         NotReady: There is none.
     """
-    pods = connection.pages(
-        path_of("v1", "pods", namespace), dict[str, Any], labels=f"{NAME}={release},{WORKER}=0"
-    )
+    path = path_of("v1", "pods", place.namespace)
+    what = "router"
+    pods = list(connection.pages(path, dict[str, Any], labels=selector(place)))
+    if not pods:
+        what = "group"
+        labels = f"{NAME}={place.release},{WORKER}=0"
+        pods = list(connection.pages(path, dict[str, Any], labels=labels))
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
         if is_ready(pod):
-            return Leader(pod["metadata"]["name"], _port(pod))
+            return Server(pod["metadata"]["name"], _port(pod))
     raise NotReady(
-        f"no group of release {release} is ready", fix=f"{connection.commands.manyhost('status')} says why"
+        f"no {what} of release {place.release} is ready",
+        fix=f"{connection.commands.manyhost('status')} says why",
     )
 
 
 @contextlib.contextmanager
-def tunnel(connection: Connection, namespace: str, leader: Leader) -> Iterator[http.client.HTTPConnection]:
-    """Open one HTTP connection to a leader through the API server; no local port is opened.
+def tunnel(connection: Connection, namespace: str, server: Server) -> Iterator[http.client.HTTPConnection]:
+    """Open one HTTP connection to a pod through the API server; no local port is opened.
 
     Raises:
         Unreachable: The API server or the host does not take the connection.
@@ -67,24 +74,24 @@ def tunnel(connection: Connection, namespace: str, leader: Leader) -> Iterator[h
     api = CoreV1Api(connection.client)
     try:
         forward = portforward(
-            api.connect_get_namespaced_pod_portforward, leader.pod, namespace, ports=str(leader.port)
+            api.connect_get_namespaced_pod_portforward, server.pod, namespace, ports=str(server.port)
         )
     except (ApiException, OSError) as error:
         reason = " ".join(str(getattr(error, "reason", "") or error).split())[:200]
         if getattr(error, "status", 0) == 403 or "403 Forbidden" in reason:
             raise Forbidden(
-                f"you may not open a tunnel to {leader.pod} (create pods/portforward)",
+                f"you may not open a tunnel to {server.pod} (create pods/portforward)",
                 status=403,
                 fix="ask for it; "
                 + connection.commands.kubectl("auth", "can-i", "create", "pods/portforward")
                 + " says yes when you have it",
             ) from None
         raise Unreachable(
-            f"no tunnel to {leader.pod}: {reason}",
-            fix=f"see whether it runs: {connection.commands.kubectl('get', 'pod', leader.pod)}",
+            f"no tunnel to {server.pod}: {reason}",
+            fix=f"see whether it runs: {connection.commands.kubectl('get', 'pod', server.pod)}",
         ) from None
-    http_connection = http.client.HTTPConnection(leader.pod, leader.port)
-    socket = forward.socket(leader.port)
+    http_connection = http.client.HTTPConnection(server.pod, server.port)
+    socket = forward.socket(server.port)
     socket.setblocking(True)
     socket.settimeout(_ANSWER_SECONDS)
     http_connection.sock = socket
@@ -96,7 +103,7 @@ def tunnel(connection: Connection, namespace: str, leader: Leader) -> Iterator[h
 
 
 def model_name(client: http.client.HTTPConnection) -> str:
-    """Return the model that a leader serves.
+    """Return the model that is served.
 
     Raises:
         RemoteError: It does not say.
@@ -201,7 +208,7 @@ def _sentence(body: bytes, status: int) -> str:
 
 
 def _port(pod: dict[str, Any]) -> int:
-    for container in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", ())]:
+    for container in pod["spec"]["containers"]:
         for port in container.get("ports") or ():
             if port.get("name") == "http":
                 return int(port["containerPort"])

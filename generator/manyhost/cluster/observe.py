@@ -22,6 +22,7 @@ from manyhost.cluster.phases import (
     removal,
     timestamp,
 )
+from manyhost.cluster.router import Router, is_router, router_of
 from manyhost.cluster.target import LWS, Place, size_of
 from manyhost.cluster.threads import pool
 
@@ -45,6 +46,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         removal: Who removes it, when a LeaderWorkerSet of it is on its way out.
         created: When its youngest LeaderWorkerSet was made, by the API server's clock.
         sets: Its LeaderWorkerSets, the one that clients talk to first.
+        router: What clients talk to, where prefill and decode are apart.
     """
 
     exists: bool
@@ -58,13 +60,15 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     removal: Problem | None = None
     created: float = 0.0
     sets: tuple[Object, ...] = ()
+    router: Router | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether all groups run the newest template and every host is ready."""
+        """Whether all groups run the newest template, every host is ready, and so is the router."""
         return (
             self.exists
             and not self.removal
+            and (self.router is None or self.router.complete)
             and self.settled is not False
             and self.ready_groups == self.updated_groups == self.replicas
             and len(self.hosts) == self.size
@@ -86,8 +90,13 @@ class Observer:
         self._namespace = place.namespace
         self._release = place.release
         self._labels = place.selector
-        # Its sets, their StatefulSets and pods: r, r-prefill, r-0, r-0-1; not those of a release r-x.
-        self._ours = re.compile(rf"{re.escape(place.release)}(-prefill)?(-\d+){{0,2}}")
+        self._place = place
+        # Its sets, their StatefulSets and pods: r, r-prefill, r-0, r-0-1; of its router the Deployment,
+        # ReplicaSets and pods, whose names end with what Kubernetes picks; not those of a release r-x.
+        picked = "[bcdfghjklmnpqrstvwxz2456789]"
+        self._ours = re.compile(
+            rf"{re.escape(place.release)}((-prefill)?(-\d+){{0,2}}|-router(-{picked}{{6,10}}(-{picked}{{5}})?)?)"
+        )
         self._lines: dict[str, ScriptLine] = {}  # by pod uid
         self._read: set[str] = set()
 
@@ -112,6 +121,8 @@ class Observer:
             self._read_logs([pod for pod in pods if _talks(pod)])
         known: dict[tuple[str, int, int], Host] = {}
         for pod in pods:
+            if is_router(pod):
+                continue
             kept = why_not_ended(self._connection, pod)
             host = host_of(pod, self._connection.commands, self._lines.get(pod["metadata"]["uid"]), kept)
             known[host.role, host.group, host.host] = host
@@ -141,6 +152,7 @@ class Observer:
             created=max(timestamp(item["metadata"].get("creationTimestamp", "")) for item in sets),
             removal=next(filter(None, leaving), None),
             sets=tuple(sorted(sets, key=lambda item: item["metadata"]["name"] != self._release)),
+            router=router_of(self._connection, self._place, pods) if "decode" in wanted else None,
         )
 
     def events(self, since: float) -> list[Problem]:
@@ -162,11 +174,11 @@ class Observer:
                 found.append(problem)
         return found
 
-    def tail(self, pod: str, lines: int = 8) -> list[str]:
-        """Return the last lines of the engine container's log, of its former life when it has just ended."""
+    def tail(self, pod: str, lines: int = 8, container: str = ENGINE_CONTAINER) -> list[str]:
+        """Return the last lines of a container's log, of its former life when it has just ended."""
         path = path_of("v1", "pods", self._namespace, pod, "log")
         for previous in ("true", None):
-            query = {"container": ENGINE_CONTAINER, "tailLines": lines, "previous": previous}
+            query = {"container": container, "tailLines": lines, "previous": previous}
             try:
                 text = self._connection.text(path, query=query)
             except Refused:

@@ -10,8 +10,9 @@ import msgspec
 from manyhost.cluster.connection import Connection, Forbidden, Refused, Unreachable
 from manyhost.cluster.lease import released
 from manyhost.cluster.observe import Look, Observer
-from manyhost.cluster.phases import Host, Problem
+from manyhost.cluster.phases import ENGINE_CONTAINER, Host, Problem
 from manyhost.cluster.release import newest
+from manyhost.cluster.router import CONTAINER as ROUTER_CONTAINER
 from manyhost.cluster.target import Place
 from manyhost.errors import Failed, NotReady
 
@@ -32,7 +33,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened while waiting.
 
     Attributes:
-        event: phase, problem, recreated, lost, back or ready.
+        event: phase, router, problem, recreated, lost, back or ready.
         seconds: Since the wait began.
         role: prefill or decode, where these are apart.
         group: Which group; -1 when it is about none.
@@ -81,6 +82,7 @@ class Wait:
         self._begin = time.monotonic()
         self._wall = connection.now()
         self._known: dict[str, Host] = {}
+        self._router = ""
         self._problems: dict[tuple[str, str], tuple[float, Problem]] = {}
         self._recreations: dict[tuple[str, int], int] = {}
         self._causes: dict[tuple[str, int], str] = {}  # why a group last ended
@@ -187,6 +189,10 @@ class Wait:
                 self._moved = self._seconds()
                 if host.phase != "absent":
                     self._say("phase", host, phase=host.phase, text=host.detail)
+        if look.router and look.router.text != self._router:
+            self._router = look.router.text
+            self._moved = self._seconds()
+            self._say("router", text=self._router)
         for host in look.hosts:
             if host.last_words:
                 self._causes[host.place] = host.last_words
@@ -216,6 +222,8 @@ class Wait:
         for host in look.hosts:
             if host.problem:
                 current[host.problem.kind, host.pod] = host.problem
+        for pod, problem in look.router.problems if look.router else ():
+            current[problem.kind, pod] = problem
         stalled = now - self._moved >= _EVENTS_AFTER
         if stalled and now - self._events_read >= _EVENTS_EVERY:
             self._events_read = now
@@ -234,7 +242,9 @@ class Wait:
                 or said is _SILENT
                 or (said.kind not in _VARYING and said.message != problem.message)
             ):
-                log = self._observer.tail(key[1]) if problem.kind in {"crash", "held"} else []
+                own = ENGINE_CONTAINER if key[1] in hosts else ROUTER_CONTAINER
+                told = problem.kind in {"crash", "held"}
+                log = self._observer.tail(key[1], container=own) if told else []
                 self._say("problem", hosts.get(key[1]), text=problem.message, fix=problem.fix, log=log)
             self._problems[key] = (first, problem)
         for key in [key for key in self._problems if key not in current and key[0] != "crash"]:
@@ -285,10 +295,10 @@ class Wait:
                 f"not ready after {self._timeout:.0f} s: {problem.message}", where=where, fix=problem.fix
             )
         slow = [host for host in look.hosts if host.phase != "ready"]
-        text = (
-            ", ".join(f"{host.pod} in {host.phase}" for host in slow[:4])
-            or "its controller has not caught up"
-        )
+        waited = [f"{host.pod} in {host.phase}" for host in slow[:4]]
+        if look.router and not look.router.complete:
+            waited.append(look.router.text)
+        text = ", ".join(waited) or "its controller has not caught up"
         return Failed(
             f"not ready after {self._timeout:.0f} s: {text}",
             where=where,

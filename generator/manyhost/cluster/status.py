@@ -13,6 +13,7 @@ from manyhost.cluster.lease import Lease, Released, held_minutes, lease, release
 from manyhost.cluster.observe import Look, Observer
 from manyhost.cluster.phases import Host, Problem, stamp, timestamp
 from manyhost.cluster.release import Change, Unread, deployed, newest
+from manyhost.cluster.router import Router
 from manyhost.cluster.routing import Routing, routing
 from manyhost.cluster.target import Place
 from manyhost.cluster.waits import Spent, Wait, spent, waits
@@ -51,7 +52,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         ready_groups: Groups whose hosts are all ready.
         updated_groups: Groups that run the newest template.
         hosts: Every host.
-        service: Name of the Service.
+        router: What clients talk to, where prefill and decode are apart.
+        service: Name of the Service for clients.
         endpoints: Addresses behind the Service that take requests.
         routing: The Gateway that routes to it; None where clients reach the Service alone.
         problems: What events say of hosts that are not there, or not ready.
@@ -74,6 +76,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ready_groups: int = 0
     updated_groups: int = 0
     hosts: tuple[Host, ...] = ()
+    router: Router | None = None
     service: str = ""
     endpoints: list[str] = []
     routing: Routing | None = None
@@ -89,8 +92,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ready(self) -> bool:
-        """Whether every group answers."""
-        return self.installed and not self.removal and self.groups > 0 and self.ready_groups == self.groups
+        """Whether every group answers, and the router before them."""
+        groups = self.groups > 0 and self.ready_groups == self.groups
+        routed = self.router is None or self.router.complete
+        return self.installed and not self.removal and groups and routed
 
 
 def status(connection: Connection, place: Place, cost: Cost, mode: str) -> Status:
@@ -117,6 +122,7 @@ def status(connection: Connection, place: Place, cost: Cost, mode: str) -> Statu
         if host.phase != "ready" and host.place in ready:
             ready[host.place] = False
     now, ends = connection.now(), lease(look.sets)
+    service = (look.router.name if look.router else f"{place.release}-svc") if look.exists else ""
     return Status(
         release=place.release,
         namespace=place.namespace,
@@ -132,8 +138,9 @@ def status(connection: Connection, place: Place, cost: Cost, mode: str) -> Statu
         drift=drift(connection, place.namespace, deployed(connection, place, revision))
         if revision and revision.status == "deployed"
         else [],
-        service=f"{place.release}-svc" if look.exists else "",
-        endpoints=_endpoints(connection, place.namespace, f"{place.release}-svc") if look.exists else [],
+        router=look.router,
+        service=service,
+        endpoints=_endpoints(connection, place.namespace, service) if look.exists else [],
         routing=routing(connection, place) if look.exists else None,
         now=stamp(now),
         lease=ends,

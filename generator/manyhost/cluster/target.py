@@ -108,6 +108,21 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.pod("leader")["spec"].get("serviceAccountName", "default"))
 
     @property
+    def routers(self) -> list[Object]:
+        """The router's Deployment where prefill and decode are apart; else none."""
+        return [item for item in self.objects if item["kind"] == "Deployment"]
+
+    @property
+    def router_labels(self) -> list[dict[str, str]]:
+        """The labels that its pods are selected by; none without one."""
+        return [item["spec"]["selector"]["matchLabels"] for item in self.routers]
+
+    @property
+    def service(self) -> str:
+        """The Service for clients: the router's where there is one, else the leaders'."""
+        return f"{self.release}-{'router' if self.routers else 'svc'}"
+
+    @property
     def sets(self) -> list[tuple[Object, int]]:
         """Each LeaderWorkerSet with the number of its groups."""
         least = self.effective["autoscaling"]["minReplicas"]
@@ -116,12 +131,13 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pods(self) -> list[tuple[Object, int]]:
-        """The specs of the pods of all groups and of CronJobs, and how many of each there are at a time."""
+        """The specs of the pods of groups, routers and CronJobs, and how many of each there are at a time."""
         found: list[tuple[Object, int]] = []
         for item, groups in self.sets:
             template = item["spec"]["leaderWorkerTemplate"]
             found.append((template["leaderTemplate"]["spec"], groups))
             found.append((template["workerTemplate"]["spec"], groups * (size_of(item) - 1)))
+        found += [(item["spec"]["template"]["spec"], int(item["spec"]["replicas"])) for item in self.routers]
         return found + [(job["template"]["spec"], 1) for _, job in self.timed]
 
     @property

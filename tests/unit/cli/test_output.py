@@ -25,7 +25,7 @@ from manyhost.catalog import Catalog, resolve
 from manyhost.catalog.passthrough import CHART
 from manyhost.cli import COMMANDS
 from manyhost.cli.session import Opened
-from manyhost.cluster.chat import Leader, Piece
+from manyhost.cluster.chat import Piece, Server
 from manyhost.cluster.collect import Collected
 from manyhost.cluster.deploy import Deployed, Proposal
 from manyhost.cluster.discover import Found
@@ -523,7 +523,7 @@ def test_a_log_that_is_followed_says_why_it_ends(cluster: pytest.MonkeyPatch) ->
 def test_chat(cluster: pytest.MonkeyPatch) -> None:
     pieces = [Piece("reasoning", "hm"), Piece("answer", "9"), Piece("answer", ".9"), Piece("end", "length")]
     replace(
-        cluster, "chat", ready_leader=Leader("r-0", 8000), tunnel=lambda *_: nullcontext(), model_name="m",
+        cluster, "chat", ready_server=Server("r-0", 8000), tunnel=lambda *_: nullcontext(), model_name="m",
         ask=lambda *_, **__: iter(pieces),
     )  # fmt: skip
     output = manyhost("chat", "local", "--prompt", "which?", *JSON).output

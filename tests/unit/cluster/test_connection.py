@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from manyhost.catalog.recipe import Site
-from manyhost.cluster.chat import Leader, tunnel
+from manyhost.cluster.chat import Server, tunnel
 from manyhost.cluster.connection import (
     Forbidden,
     Missing,
@@ -158,7 +158,7 @@ def test_a_tunnel_that_is_refused(
 ) -> None:
     address, _ = server(lambda _: (status, {"message": 'pods "r-0" is forbidden'}))
     kubeconfig(address)
-    with pytest.raises(kind, match=words) as error, tunnel(connect(), "n", Leader("r-0", 8000)):
+    with pytest.raises(kind, match=words) as error, tunnel(connect(), "n", Server("r-0", 8000)):
         pass
     assert "\n" not in str(error.value.args[0])
 

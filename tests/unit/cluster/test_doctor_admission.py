@@ -120,6 +120,9 @@ def test_limit_ranges_add_up(serve: Serve, results_of: ResultsOf) -> None:
         ("count/pods", 5, "a3mega/deepseek-r1-671b"),  # and those of its Jobs that are kept
         ("count/jobs.batch", 3, "a3mega/deepseek-r1-671b"),
         ("count/pods", 2, "local/tiny-r1"),
+        ("count/pods", 4, "local/tiny-r1-disaggregated"),  # the routers too
+        ("count/deployments.apps", 1, "local/tiny-r1-disaggregated"),
+        ("count/replicasets.apps", 1, "local/tiny-r1-disaggregated"),
         ("count/services", 2, "a3mega/deepseek-r1-671b"),
         ("services", 2, "a3mega/deepseek-r1-671b"),
         ("count/configmaps", 1, "a3mega/deepseek-r1-671b"),

@@ -125,6 +125,40 @@ def test_prefill_and_decode_are_members_of_each_other(serve: Serve, examined: Ex
     assert (result.status, MEMBERS in result.why) == ("fail", True)
 
 
+ROUTER = {"app.kubernetes.io/component": "router"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "told"),
+    [
+        (ingress(podSelector={"matchLabels": ROUTER}), "warn", CLIENTS),
+        (ingress({"from": [{"podSelector": {"matchExpressions": [
+            {"key": "manyhost.dev/role", "operator": "Exists"}]}}]}), "fail", "the groups from their router"),
+        (egress(podSelector={"matchLabels": ROUTER}), "fail", "the router from DNS"),
+        (ingress(podSelector={"matchLabels": {"manyhost.dev/role": "decode"}}), "fail", "their router"),
+        (a_policy(policyTypes=["Ingress", "Egress"]), "fail", CLIENTS),
+    ],
+)  # fmt: skip
+def test_clients_have_the_router_and_the_router_the_groups(
+    policy: dict[str, Any], status: str, told: str, serve: Serve, examined: Examine
+) -> None:
+    """What the fix opens for clients alone are the router's pods and no engine."""
+    target = a_target(recipe="local/tiny-r1-disaggregated")
+    result = examined("network-policies", target, f"http://{serve(lists(networkpolicies=[policy]))}")
+    assert (result.status, told in result.why) == (status, True)
+    (command,) = fixes.commands(result.fix)
+    made = json.loads(command.partition(" <<< ")[2].strip("'"))
+    policies = made.get("items", [made])
+    for item in policies:
+        selector = item["spec"]["podSelector"]
+        takes_clients = any(
+            {"podSelector": {}} in rule.get("from", ()) for rule in item["spec"].get("ingress", ())
+        )
+        assert takes_clients <= (ROUTER.items() <= selector["matchLabels"].items())
+    both = lists(networkpolicies=[policy, *policies])
+    assert examined("network-policies", target, f"http://{serve(both)}").status == "pass"
+
+
 def test_pods_on_the_hosts_network(serve: Serve, examined: Examine) -> None:
     target = a_target("network.host_network=true")
     api = f"http://{serve(lists(networkpolicies=[a_policy(policyTypes=['Ingress', 'Egress'])]))}"

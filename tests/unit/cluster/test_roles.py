@@ -10,8 +10,9 @@ import pytest
 from manyhost.catalog import Catalog, resolve
 from manyhost.catalog.passthrough import CHART
 from manyhost.cli.progress import line
+from manyhost.cli.status import _lines
 from manyhost.cluster import rollout
-from manyhost.cluster.chat import _port
+from manyhost.cluster.chat import Server, _port, ready_server
 from manyhost.cluster.connection import Connection, Forbidden
 from manyhost.cluster.doctor.hosts import requests_of
 from manyhost.cluster.observe import Look, Observer
@@ -19,7 +20,7 @@ from manyhost.cluster.rollout import Event, Wait
 from manyhost.cluster.status import status
 from manyhost.cluster.target import Place, Target, from_rendered
 from manyhost.commands import Commands
-from manyhost.errors import Failed
+from manyhost.errors import Failed, NotReady
 from manyhost.plan.cost import Cost
 from manyhost.render import Renderer
 
@@ -51,6 +52,24 @@ def pod(name: str, role: str, uid: str, ready: bool = True) -> dict[str, Any]:
     }
 
 
+def routing(ready: int = 2, wanted: int = 2, **more: int) -> dict[str, Any]:
+    """The Deployment of a router."""
+    state = {
+        "replicas": wanted,
+        "updatedReplicas": wanted,
+        "readyReplicas": ready,
+        "observedGeneration": 4,
+    } | more
+    return {"metadata": {"name": "r-router", "generation": 4}, "spec": {"replicas": wanted}, "status": state}
+
+
+def router_pod(name: str, ready: bool = True) -> dict[str, Any]:
+    found = pod(name, "", name, ready)
+    found["metadata"]["labels"] = LABELS | {"app.kubernetes.io/component": "router"}
+    found["spec"]["containers"] = [{"name": "router", "ports": [{"name": "http", "containerPort": 9000}]}]
+    return found
+
+
 class Api:
     """Objects by the last word of their path."""
 
@@ -64,6 +83,10 @@ class Api:
 
     def pages(self, path: str, *_: Any, labels: str = "", **__: Any) -> Iterator[dict[str, Any]]:
         kind = path.rpartition("/")[2]
+        component = "app.kubernetes.io/component="
+        if kind == "pods" and component in labels:
+            yield from (item for item in self.objects["pods"] if component[:-1] in item["metadata"]["labels"])
+            return
         if kind in {"leaderworkersets", "pods"}:
             assert (
                 labels
@@ -72,12 +95,20 @@ class Api:
             )
         yield from self.objects.get(kind, [])
 
+    def find(self, path: str, **_: Any) -> dict[str, Any] | None:
+        _, kind, name = path.rsplit("/", 2)
+        return next((item for item in self.objects.get(kind, []) if item["metadata"]["name"] == name), None)
+
 
 def api(*, prefill_ready: bool) -> Api:
     return Api(
         leaderworkersets=[group_set("r", "decode", 1), group_set("r-prefill", "prefill", int(prefill_ready))],
-        pods=[pod("r-0", "decode", "a"), pod("r-prefill-0", "prefill", "b", prefill_ready)],
-    )
+        pods=[
+            pod("r-0", "decode", "a"), pod("r-prefill-0", "prefill", "b", prefill_ready),
+            router_pod("r-router-5d4f8c7b9d-x2k4z"), router_pod("r-router-5d4f8c7b9d-z9wq8"),
+        ],
+        deployments=[routing()],
+    )  # fmt: skip
 
 
 def look(found: Api) -> Look:
@@ -193,6 +224,98 @@ def test_a_group_that_was_made_anew_three_times_carries_its_cause(monkeypatch: p
         Wait(cast("Connection", found), PLACE, timeout=60, report=lambda _: None).run()
 
 
+def test_a_release_is_complete_with_its_router() -> None:
+    """Its pods are no hosts of groups; each of them must run the newest template and take requests."""
+    found = api(prefill_ready=True)
+    seen = look(found)
+    assert seen.complete
+    assert seen.router is not None
+    assert (seen.router.ready, seen.router.wanted, len(seen.hosts)) == (2, 2, 2)
+    for state in ({"observedGeneration": 3}, {"updatedReplicas": 1}, {"replicas": 3}):
+        found.objects["deployments"] = [routing(**state)]
+        assert not look(found).complete
+    found.objects["deployments"] = [routing()]
+    found.objects["pods"][3] = router_pod("r-router-5d4f8c7b9d-z9wq8", ready=False)
+    assert not look(found).complete
+    found.objects.update(deployments=[])
+    assert not look(found).complete  # somebody has deleted it
+
+
+def test_status_shows_the_router() -> None:
+    found = api(prefill_ready=True)
+    found.objects["endpointslices"] = []
+    said = status(cast("Connection", found), PLACE, FREE, "on-demand")
+    assert (said.service, said.ready) == ("r-router", True)
+    assert "  router  r-router: 2 of 2 ready" in list(_lines(said, Api.commands))
+    waiting = router_pod("r-router-5d4f8c7b9d-z9wq8", ready=False)
+    state = {"waiting": {"reason": "ErrImagePull", "message": "no such tag"}}
+    waiting["status"]["containerStatuses"] = [{"name": "router", "image": "x:1", "state": state}]
+    found.objects["pods"][3] = waiting
+    said = status(cast("Connection", found), PLACE, FREE, "on-demand")
+    assert not said.ready
+    text = "\n".join(_lines(said, Api.commands))
+    assert "  router  r-router: 1 of 2 ready" in text
+    assert "image x:1 of router cannot be pulled: no such tag" in text
+
+
+def test_a_reader_without_deployments_is_told_of_the_routers_pods(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = api(prefill_ready=True)
+
+    def refuse(path: str, **_: Any) -> None:
+        raise Forbidden(f"{path} is forbidden", status=403)
+
+    monkeypatch.setattr(found, "find", refuse)
+    seen = look(found).router
+    assert seen is not None
+    assert (seen.ready, seen.wanted, seen.complete) == (2, 2, True)
+
+
+def test_deploy_waits_for_the_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = api(prefill_ready=True)
+    events: list[Event] = []
+    found.objects["pods"][3] = router_pod("r-router-5d4f8c7b9d-z9wq8", ready=False)
+
+    def wake(_: float) -> None:
+        found.objects["pods"][3] = router_pod("r-router-5d4f8c7b9d-z9wq8")
+
+    monkeypatch.setattr(rollout.time, "sleep", wake)
+    Wait(cast("Connection", found), PLACE, timeout=60, report=events.append).run()
+    told = [line(event).split(" s  ")[-1].strip() for event in events if event.event == "router"]
+    assert told == ["r-router: 1 of 2 ready", "r-router: 2 of 2 ready"]
+    assert events[-1].event == "ready"
+
+
+def test_a_wait_says_that_the_router_is_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = api(prefill_ready=True)
+    found.objects["pods"].pop()
+    monkeypatch.setattr(rollout, "_LOOK_SECONDS", 0.1)
+    with pytest.raises(Failed, match=r"r-router: 1 of 2 ready"):
+        Wait(cast("Connection", found), PLACE, timeout=1, report=lambda _: None).run()
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("r-router", True), ("r-router-5d4f8c7b9d", True), ("r-router-5d4f8c7b9d-x2k4z", True), ("r-0-1", True),
+     ("r-prefill-0", True), ("r-x-0", False), ("r-router-0", False), ("r-router-x-0", False)],
+)  # fmt: skip
+def test_events_of_the_router_are_ours(name: str, ours: bool) -> None:
+    found = api(prefill_ready=True)
+    subject = {"kind": "Pod", "name": name, "namespace": "n"}
+    event = {"reason": "FailedMount", "message": "m", "lastTimestamp": "2026-01-01T00:10:00Z"}
+    found.objects["events"] = [event | {"involvedObject": subject}]
+    assert len(Observer(cast("Connection", found), PLACE).events(0.0)) == ours
+
+
+def test_chat_goes_to_the_router_where_there_is_one() -> None:
+    """To one that is ready; where there is none at all, to a leader."""
+    found = api(prefill_ready=True)
+    found.objects["pods"][2] = router_pod("r-router-5d4f8c7b9d-x2k4z", ready=False)
+    assert ready_server(cast("Connection", found), PLACE) == Server("r-router-5d4f8c7b9d-z9wq8", 9000)
+    found.objects["pods"][3] = router_pod("r-router-5d4f8c7b9d-z9wq8", ready=False)
+    with pytest.raises(NotReady, match="no router of release r is ready"):
+        ready_server(cast("Connection", found), PLACE)
+
+
 def ending(found: Api, *finalizers: str) -> None:
     metadata = {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": list(finalizers), "namespace": "n"}
     found.objects["leaderworkersets"][0]["metadata"] |= metadata
@@ -247,6 +370,8 @@ def test_a_target_counts_all_groups_and_talks_to_decode() -> None:
     assert found.group["metadata"]["name"] == "r"
     assert _port(found.pod("leader")) == 8000
     assert requests_of(found.pod("leader")["spec"])["cpu"] == pytest.approx(0.1)
+    assert found.service == "r-router"
+    assert target("roles.prefill.groups=0", "roles.prefill.tensor=null").service == "r-svc"
 
 
 def test_plans_in_json_say_both() -> None:

@@ -19,6 +19,7 @@ from manyhost.cluster.target import size_of
 Labels = dict[str, str]
 Peer = Callable[[Object], bool]  # whether an entry of a rule's from or to takes somebody in
 _LWS = "leaderworkerset.sigs.k8s.io"
+_COMPONENT = "app.kubernetes.io/component"
 _SYSTEM = "kube-system"
 _PEERS = {"Ingress": "from", "Egress": "to"}
 # The cluster's name server, CoreDNS too, and its cache on the nodes (kubernetes.io, "NodeLocal DNSCache").
@@ -115,6 +116,8 @@ def ways(sight: Sight) -> list[Way]:
     pods: list[Labels] = []
     for item, _ in target.sets:
         pods += [_labels(item, "leader", 0), *([_labels(item, "worker", 1)] if size_of(item) > 1 else [])]
+    port = int(target.effective["vllm"]["service"]["ports"]["http"])
+    routers = target.router_labels
     found = [
         Way(
             "the members of a group from each other",
@@ -129,15 +132,21 @@ def ways(sight: Sight) -> list[Way]:
         for direction, key in _PEERS.items()
         if len(pods) > 1
     ]
+    for router in routers:
+        told, api = "the groups from their router", Port(port, name="http")
+        found += [Way(told, "Ingress", here, _pod(router, home), api, {"from": [ours]}) for here in pods]
+        found += [Way(told, "Egress", router, _pod(there, home), api, {"to": [ours]}) for there in pods]
     system, source = sight.namespace_labels(_SYSTEM), target.plan.weights.kind
+    for router in routers:
+        found.append(Way("the router from DNS", "Egress", router, _dns(system), Port(53, "UDP"), _TO_DNS))
     for here in pods:
         found.append(Way("the pods from DNS", "Egress", here, _dns(system), Port(53, "UDP"), _TO_DNS))
         if source in ("hub", "bucket"):
             rule = {"ports": [{"protocol": "TCP", "port": 443}]}
             told = f"the pods from the {source} with the weights"
             found.append(Way(told, "Egress", here, lambda peer: "ipBlock" in peer, Port(443), rule))
-    port = int(target.effective["vllm"]["service"]["ports"]["http"])
-    leader, known = _labels(target.group, "leader", 0), target.place.chart.labels(target.release)
+    known = target.place.chart.labels(target.release)
+    leader = routers[0] if routers else _labels(target.group, "leader", 0)
     rule = {"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": port}]}
     clients = Way(
         f"clients from port {port}", "Ingress", leader, _stranger(known), Port(port, name="http"), rule, False
@@ -208,22 +217,44 @@ def _opens(ports: list[Object] | None, port: Port) -> bool:
 
 
 def _opening(sight: Sight, cut: list[Way]) -> str:
-    """A policy of the release's own that opens what is cut: policies add up, so nobody else's is touched."""
+    """Policies of the release's own that open what is cut: they add up, so nobody else's is touched.
+
+    One for the groups and one for their router, whose clients no engine is opened to.
+    """
     ours = sight.target.place.chart.labels(sight.target.release)
-    spec: Object = {"podSelector": {"matchLabels": ours}, "policyTypes": []}
+    routers = sight.target.router_labels
+    groups: Object = {"matchLabels": ours}
+    if routers:
+        groups["matchExpressions"] = [{"key": _COMPONENT, "operator": "NotIn", "values": ["router"]}]
+    made = []
+    for name, selector, ways_cut in (
+        ("opens", groups, [way for way in cut if way.pod not in routers]),
+        (
+            "router-opens",
+            {"matchLabels": routers[0] if routers else {}},
+            [w for w in cut if w.pod in routers],
+        ),
+    ):
+        if ways_cut:
+            made.append(_policy(f"{sight.target.release}-{name}", selector, ways_cut))
+    found = made[0] if len(made) == 1 else {"apiVersion": "v1", "kind": "List", "items": made}
+    text = msgspec.json.encode(found).decode()
+    stdin = f"<<< '{text}'"
+    apply = sight.commands.kubectl("apply", "-f", "-", shell=stdin)
+    return f"if whoever set it agrees, open these ways beside it: {apply}"
+
+
+def _policy(name: str, selector: Object, cut: list[Way]) -> Object:
+    spec: Object = {"podSelector": selector, "policyTypes": []}
     for way in cut:
         rules = spec.setdefault(way.direction.lower(), [])
         if way.rule not in rules:
             rules.append(way.rule)
         if way.direction not in spec["policyTypes"]:
             spec["policyTypes"].append(way.direction)
-    policy = {
+    return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"name": f"{sight.target.release}-opens"},
+        "metadata": {"name": name},
         "spec": spec,
     }
-    text = msgspec.json.encode(policy).decode()
-    stdin = f"<<< '{text}'"
-    apply = sight.commands.kubectl("apply", "-f", "-", shell=stdin)
-    return f"if whoever set it agrees, open these ways beside it: {apply}"

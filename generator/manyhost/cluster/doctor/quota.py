@@ -24,7 +24,8 @@ def quota(sight: Sight) -> Finding | list[Finding]:
     quotas = sight.list("v1", "resourcequotas", target.namespace)
     if not quotas:
         return passed("the namespace has no quota")
-    share = len(own_pods(sight)) / max(1, target.hosts)  # an upgrade reuses what the release has now
+    wanted = sum(count for _, count in target.pods) - len(target.timed)
+    share = len(own_pods(sight)) / max(1, wanted)  # an upgrade reuses what the release has now
     objects = objects_of(target)
     findings: list[Finding] = []
     counted = 0
@@ -210,12 +211,15 @@ def objects_of(target: Target) -> Amounts:
     Those of the chart, Helm's record of them, the key of the control channel, and what controllers make of a
     LeaderWorkerSet (kubernetes-sigs/lws, pkg/controllers): a headless Service, a StatefulSet of the leaders
     and one of each group's workers, a ControllerRevision of the set and of each StatefulSet; endpoints of
-    each Service; a claim of each template; the Jobs of a CronJob, with the pods of those that it keeps.
+    each Service; a claim of each template; a ReplicaSet of a Deployment; the Jobs of a CronJob, with the pods
+    of those that it keeps.
     """
     made: Counter[tuple[str, str]] = Counter({("", "secrets"): 1 + control.needed(target)})
     for item in target.objects:
         version, plural = kind_of(item)
         made[version.rpartition("/")[0], plural] += 1
+        if item["kind"] == "Deployment":
+            made["apps", "replicasets"] += 1
     for item, groups in target.sets:
         sets = 1 + groups * (size_of(item) > 1)
         made["", "services"] += 1
