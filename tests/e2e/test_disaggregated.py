@@ -1,7 +1,7 @@
 """Prefill and decode in engines of their own, with the real engine in real pods.
 
-One prefill group and one decode group of one host each. The KV caches really move: vLLM's own
-counters say how many bytes, and the plan has said so before.
+One prefill group and one decode group of one host each, and two routers before them. The KV caches
+really move: vLLM's own counters say how many bytes, and the plan has said so before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 RECIPE = "local/tiny-r1-disaggregated"
 RELEASE = "tiny-r1-disaggregated"
 DECODE, PREFILL = f"{RELEASE}-0", f"{RELEASE}-prefill-0"
-ROUTER, ALONE = f"http://{RELEASE}-svc:8000", f"http://{RELEASE}-prefill-svc:8000"
+ROUTER, ALONE = f"http://{RELEASE}-router:8000", f"http://{RELEASE}-prefill-leaders:8000"
+COMPONENT = "app.kubernetes.io/component=router"
 
 ASK = """
 import json, sys, urllib.request
@@ -46,8 +47,21 @@ for line in urllib.request.urlopen(request, timeout=300):
         print(line.decode().strip(), flush=True)
 """
 SCRAPE = """
-import urllib.request
-print(urllib.request.urlopen("http://127.0.0.1:8000/metrics", timeout=60).read().decode())
+import sys, urllib.request
+for server in sys.argv[1:]:
+    print(urllib.request.urlopen(f"http://{server}:8000/metrics", timeout=60).read().decode())
+"""
+STEADY = """
+import json, sys, time, urllib.request
+end, number = time.monotonic() + float(sys.argv[2]), 0
+while time.monotonic() < end:
+    body = {"model": "tiny-r1", "prompt": f"steady {number}", "max_tokens": 4, "ignore_eos": True}
+    request = urllib.request.Request(
+        sys.argv[1] + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    answer = json.load(urllib.request.urlopen(request, timeout=120))
+    assert answer["usage"]["completion_tokens"] == 4
+    number += 1
+    print(number, flush=True)
 """
 
 
@@ -60,20 +74,28 @@ class Release:
     def python(self, pod: str, program: str, *args: str) -> str:
         return self.place.kube("exec", "-n", self.namespace, pod, "--", "python3", "-c", program, *args)
 
-    def ask(self, server: str, *prompts: str, pod: str = DECODE) -> list[Any]:
+    def ask(self, server: str, *prompts: str, **more: Any) -> list[Any]:
         """Tokens and log-probabilities of an answer, and the tokens of its prompt."""
-        text = self.python(pod, ASK, server, json.dumps(prompts))
+        text = self.python(DECODE, ASK, server, json.dumps(prompts), json.dumps(more))
         return [json.loads(line) for line in text.splitlines()]
 
-    def stream(self, server: str, prompt: str, tokens: int, pod: str) -> subprocess.Popen[str]:
+    def start(self, pod: str, program: str, *args: str) -> subprocess.Popen[str]:
         words = [self.place.kubectl, "--kubeconfig", str(self.place.kubeconfig), "exec"]
-        words += ["-n", self.namespace, pod, "--", "python3", "-u", "-c", STREAM, server, prompt, str(tokens)]
+        words += ["-n", self.namespace, pod, "--", "python3", "-u", "-c", program, *args]
         return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
+    def stream(self, prompt: str, tokens: int, pod: str) -> subprocess.Popen[str]:
+        return self.start(pod, STREAM, ROUTER, prompt, str(tokens))
+
+    def routers(self, what: str) -> list[str]:
+        """A field of each router's pod."""
+        path = f"jsonpath={{.items[*]{what}}}"
+        return self.place.kube("get", "pods", "-n", self.namespace, "-l", COMPONENT, "-o", path).split()
+
     def metrics(self) -> dict[str, float]:
-        """The decode leader's series, without labels that are the same for all."""
+        """The series of the decode leader and of all routers, without labels that are the same for all."""
         found: dict[str, float] = {}
-        for line in self.python(DECODE, SCRAPE).splitlines():
+        for line in self.python(DECODE, SCRAPE, "127.0.0.1", *self.routers(".status.podIP")).splitlines():
             if line.startswith(("manyhost_router", "vllm:nixl", "vllm:prompt_tokens_by_source")):
                 name, _, value = line.rpartition(" ")
                 label = next((part for part in ("prefill=", "source=") if part in name), "")
@@ -118,10 +140,14 @@ def test_prefill_and_decode_apart(place: Place, namespace: str, settings: list[s
     assert (found["groups"], found["ready_groups"]) == (2, 2)
     assert {host["role"] for host in found["hosts"]} == {"prefill", "decode"}
     assert len({host["node"] for host in found["hosts"]}) == 2
-    assert len(found["endpoints"]) == 1
+    assert found["router"]["ready"] == found["router"]["wanted"] == len(found["endpoints"]) == 2
+    assert found["service"] == f"{RELEASE}-router"
+    assert len(set(release.routers(".spec.nodeName"))) == 2
+    assert "router: 2 of 2 ready" in out
 
     said = run("chat", RECIPE, *here, "--prompt", "Who are you?", "--temperature", "0", "--output", "json")
     answer = said.ok().output.result
+    assert answer["pod"] in release.routers(".metadata.name")
     assert (answer["reasoning"].strip(), answer["answer"].strip()) == (THOUGHT, ANSWER)
 
     prompts = [text(topic) for topic in ("apple", "birch", "cedar")]
@@ -138,12 +164,15 @@ def test_prefill_and_decode_apart(place: Place, namespace: str, settings: list[s
         f"{len(prompts)} prompts: {expected} bytes of KV cache moved, as planned; {fetched:.0f} tokens in all"
     )
 
-    with release.stream(ROUTER, text("stream"), 30, DECODE) as stream:
+    with release.stream(text("stream"), 30, DECODE) as stream:
         assert stream.stdout is not None
         lines = stream.stdout.read().splitlines()
     assert lines[-1] == "data: [DONE]"
     assert len(lines) > 20
+    theirs = {"do_remote_prefill": True, "remote_host": "192.0.2.1", "remote_port": 1}
+    assert release.ask(ROUTER, text("mine"), kv_transfer_params=theirs)[0]["tokens"]
 
+    routers_replaced(release)
     prefill_lost(release)
     drained(release)
 
@@ -151,6 +180,30 @@ def test_prefill_and_decode_apart(place: Place, namespace: str, settings: list[s
     run("teardown", RECIPE, *here, "--yes").ok()
     print(f"teardown {time.monotonic() - begin:.0f} s")
     until("nothing is left", lambda: not everything(place, namespace), 60)
+
+
+def routers_replaced(release: Release) -> None:
+    """All routers are made anew, one after the other, under requests and a stream: none of them is lost."""
+    before = set(release.routers(".metadata.name"))
+    begin = time.monotonic()
+    with (
+        release.stream(text("kept"), 300, PREFILL) as stream,
+        release.start(DECODE, STEADY, ROUTER, "45") as steady,
+    ):
+        assert stream.stdout is not None
+        assert steady.stdout is not None
+        assert stream.stdout.readline()
+        where = ("-n", release.namespace, f"deployment/{RELEASE}-router")
+        release.place.kube("rollout", "restart", *where)
+        release.place.kube("rollout", "status", *where, "--timeout=120s")
+        seconds = time.monotonic() - begin
+        lines = stream.stdout.read().splitlines()
+        asked = steady.stdout.read().splitlines()
+    assert lines[-1] == "data: [DONE]"
+    assert steady.returncode == 0
+    assert len(asked) > 10
+    until("the old routers have gone", lambda: not before & set(release.routers(".metadata.name")), 120)
+    print(f"routers replaced in {seconds:.0f} s: {asked[-1]} requests and a stream, 0 lost")
 
 
 def prefill_lost(release: Release) -> None:
@@ -181,7 +234,7 @@ def prefill_lost(release: Release) -> None:
 
 def drained(release: Release) -> None:
     """A stream that runs when the decode pod is deleted arrives whole, through the router."""
-    with release.stream(ROUTER, text("drain"), 400, PREFILL) as stream:
+    with release.stream(text("drain"), 400, PREFILL) as stream:
         assert stream.stdout is not None
         for _ in range(4):
             assert stream.stdout.readline()
