@@ -153,6 +153,10 @@ bench-client: $(VENV)/.dev ## Measure the benchmark's clients against a server w
 bench-weights: $(VENV)/.dev gcs ## Measure staging against plain copies by the same clients (17 GB of disk)
 	$(BIN)/python benchmarks/weights.py
 
+.PHONY: bench-router
+bench-router: $(VENV)/.dev ## Measure the router before prefill and decode groups against engines alone
+	$(BIN)/python benchmarks/router.py
+
 .PHONY: clean
 clean: ## Remove what make has made, but not values/local.yaml
 	rm -rf build dist .tools $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
