@@ -98,8 +98,8 @@ build/checkov/bin/python -m checkov.main --directory build/pods --framework kube
 
 9 findings in the leader and the same 9 in the worker (15 each before these rules): CKV_K8S_15, 21, 22, 23,
 25, 35, 40 and 43, and CKV2_K8S_6. Two of them are about where a release is installed and not about its pods:
-another namespace than `default` takes CKV_K8S_21 away, and `networkPolicy.enabled` CKV2_K8S_6 where the
-policy is scanned too. With checkov on `$PATH` the tests hold it against the rules for every recipe.
+another namespace than `default` takes CKV_K8S_21 away, and the release's NetworkPolicy CKV2_K8S_6, where it
+is scanned with the pods. With checkov on `$PATH` the tests hold it against the rules for every recipe.
 """
 
 

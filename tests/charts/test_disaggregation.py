@@ -63,8 +63,8 @@ def without(container, *names):
 def test_one_set_for_each_duty_and_a_router_before_them():
     objects = render(ON)
     assert kinds(objects) == [
-        "ConfigMap", "ConfigMap", "Deployment", "LeaderWorkerSet", "LeaderWorkerSet", "PodDisruptionBudget",
-        *["Service"] * 4, "ServiceAccount",
+        "ConfigMap", "ConfigMap", "Deployment", "LeaderWorkerSet", "LeaderWorkerSet", "NetworkPolicy",
+        "NetworkPolicy", "PodDisruptionBudget", *["Service"] * 4, "ServiceAccount",
     ]  # fmt: skip
     sets = by_name(objects, "LeaderWorkerSet")
     assert {name: item["spec"]["replicas"] for name, item in sets.items()} == {"r1": 3, "r1-prefill": 2}
@@ -257,8 +257,12 @@ def test_what_is_set_of_all_pods_holds_for_the_router_too():
     assert (pod["spec"]["imagePullSecrets"], pod["spec"]["priorityClassName"]) == ([{"name": "s"}], "high")
 
 
+def find_members(values):
+    return by_name(render(values), "NetworkPolicy")["r1"]["spec"]
+
+
 def test_scaling_disruption_and_network_are_about_those_who_answer():
-    more = {name: {"enabled": True} for name in ("autoscaling", "podDisruptionBudget", "networkPolicy")}
+    more = {name: {"enabled": True} for name in ("autoscaling", "podDisruptionBudget")}
     objects = render(merge(ON, more, nest("autoscaling.minReplicas", 2)))
     sets = by_name(objects, "LeaderWorkerSet")
     assert "replicas" not in sets["r1"]["spec"]
@@ -272,7 +276,10 @@ def test_scaling_disruption_and_network_are_about_those_who_answer():
         for selector in (members["podSelector"], members["ingress"][0]["from"][0]["podSelector"]):
             assert selector["matchLabels"].items() <= pod["metadata"]["labels"].items()
     # Clients reach the router and no engine: that would take from them where to fetch caches.
-    assert len(members["ingress"]) == 1
+    _, metrics = members["ingress"]
+    assert metrics["from"][0]["namespaceSelector"]["matchExpressions"][0]["values"] == ["gmp-system"]
+    _, metrics = find_members(merge(ON, nest("networkPolicy.metricsNamespaces", [])))["ingress"]
+    assert [*metrics["from"][0]] == ["podSelector"]  # the benchmark, which reads their counters
     reached = [
         clients["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items() for pod in pods
     ]

@@ -14,7 +14,6 @@ CASES = {
         nest("gpuPlatformSettings.useHostPlugin", False),
         nest("volumes.gcsMounts", [{"bucketName": "weights", "onlyDir": "r1"}]),
         nest("podDisruptionBudget.enabled", True),
-        nest("networkPolicy.enabled", True),
         {"autoscaling": {"enabled": True, "minReplicas": 2}},
         nest("vllm.serverArgs", {"big": 1_000_000, "map": {"x": 1e6, "y": None}, "off": False}),
     ),

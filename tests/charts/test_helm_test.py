@@ -64,7 +64,7 @@ def test_it_keeps_the_strictest_pod_security_level_and_asks_for_little(name: str
 
 
 def test_nothing_takes_it_for_a_pod_of_the_release() -> None:
-    on = {"networkPolicy": {"enabled": True}, "podDisruptionBudget": {"enabled": True}}
+    on = {"podDisruptionBudget": {"enabled": True}}
     objects = render(merge(on, nest("vllm.replicaCount", 2)), tests=True)
     labels = find(objects, "Pod")["metadata"]["labels"]
     chart = load(CHART)
@@ -79,7 +79,7 @@ def test_nothing_takes_it_for_a_pod_of_the_release() -> None:
 
 
 def test_a_network_policy_lets_it_in_wherever_clients_have_to_be() -> None:
-    closed = {"networkPolicy": {"enabled": True, "allowedNamespaces": ["clients"]}}
+    closed = {"networkPolicy": {"allowedNamespaces": ["clients"]}}
     objects = render(closed, tests=True)
     _, clients = find(objects, "NetworkPolicy")["spec"]["ingress"]
     labels = find(objects, "Pod")["metadata"]["labels"]

@@ -60,7 +60,7 @@ BASE = merge(
         },
         "serviceAccount": {"name": "x", "annotations": {"key": "x"}},
         "podDisruptionBudget": {"enabled": True},
-        "networkPolicy": {"enabled": True, "allowedNamespaces": ["x"]},
+        "networkPolicy": {"allowedNamespaces": ["x"]},
         "autoscaling": {"enabled": True, "minReplicas": 2},
         "imagePullSecrets": ["x"],
         "priorityClassName": "x",

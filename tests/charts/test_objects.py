@@ -23,14 +23,13 @@ def launcher(*folders):
 
 EVERYTHING = {
     "podDisruptionBudget": {"enabled": True},
-    "networkPolicy": {"enabled": True},
     "autoscaling": {"enabled": True, "minReplicas": 2},
     "janitor": {"enabled": True},
 }
 
 
 def test_objects_by_default():
-    assert kinds(render()) == ["ConfigMap", "LeaderWorkerSet", "Service", "ServiceAccount"]
+    assert kinds(render()) == ["ConfigMap", "LeaderWorkerSet", "NetworkPolicy", "Service", "ServiceAccount"]
 
 
 def test_objects_on_request():
@@ -39,7 +38,6 @@ def test_objects_on_request():
         "Role",
         "RoleBinding",
         "PodDisruptionBudget",
-        "NetworkPolicy",
         "HorizontalPodAutoscaler",
     }
 
@@ -222,8 +220,8 @@ def test_kueue_places_a_group_by_its_topology(kind):
         render(merge(values, {"queueTopology": {"required": "a", "preferred": "b"}}))
 
 
-def ingress(namespaces):
-    values = {"networkPolicy": {"enabled": True, "allowedNamespaces": namespaces}}
+def clients_of(namespaces, **more):
+    values = {"networkPolicy": {"allowedNamespaces": namespaces, **more}}
     spec = find(render(values), "NetworkPolicy")["spec"]
     assert spec["policyTypes"] == ["Ingress"]
     members = {"app.kubernetes.io/name": "llm-multihost", "app.kubernetes.io/instance": "r1"}
@@ -231,18 +229,32 @@ def ingress(namespaces):
     inside, outside = spec["ingress"]
     assert inside == {"from": [{"podSelector": {"matchLabels": members}}]}
     assert outside["ports"] == [{"port": "http", "protocol": "TCP"}]
-    return outside["from"]
+    return outside.get("from")
 
 
-def test_network_policy_lets_in_the_own_namespace():
-    assert ingress([]) == [{"podSelector": {}}]
+def test_without_a_word_only_the_api_is_open_and_to_everybody():
+    """A load balancer and a Gateway of GKE are in no namespace: nobody could name them."""
+    assert clients_of([]) is None
 
 
 def test_network_policy_lets_in_the_named_namespaces():
-    peer, _ = ingress(["apps", "true"])  # and the pod of helm test
+    peer, bench, _ = clients_of(["apps", "true"])  # and the pod of helm test
     assert peer["namespaceSelector"]["matchExpressions"] == [
-        {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["apps", "true"]}
+        {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["apps", "true", "gmp-system"]}
     ]
+    assert bench == {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "llm-benchmark"}}}
+    peer, *_ = clients_of(["apps"], metricsNamespaces=["monitoring", "apps"])
+    assert peer["namespaceSelector"]["matchExpressions"][0]["values"] == ["apps", "monitoring"]
+
+
+@pytest.mark.parametrize("kind", ["LoadBalancer", "NodePort"])
+def test_clients_from_outside_are_in_no_namespace(kind):
+    outside = nest("vllm.service.type", kind)
+    assert find(render(outside), "NetworkPolicy")
+    with pytest.raises(RenderError, match=f"would shut out the clients of a {kind}"):
+        render(merge(outside, nest("networkPolicy.allowedNamespaces", ["apps"])))
+    closed = {"networkPolicy": {"enabled": False, "allowedNamespaces": ["apps"]}}
+    assert "NetworkPolicy" not in kinds(render(merge(outside, closed)))
 
 
 def test_network_policy_selects_both_roles():

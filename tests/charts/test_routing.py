@@ -117,13 +117,12 @@ def test_a_measurement_is_not_reached_through_a_gateway() -> None:
             nest("vllm.serverArgs", {"ssl-certfile": "/c"}),
             "vllm.serverArgs.ssl-certfile: a Gateway speaks plain",
         ),
-        (nest("networkPolicy.enabled", True), "networkPolicy.enabled: would shut out the Gateway"),
         (
             {
                 "gateway": {"gke": True},
-                "networkPolicy": {"enabled": True, "allowedNamespaces": ["infra"]},
+                "networkPolicy": {"allowedNamespaces": ["infra"]},
             },
-            "networkPolicy.enabled: would shut out the load balancer of a GKE Gateway",
+            "networkPolicy.allowedNamespaces: would shut out the load balancer of a GKE Gateway",
         ),
         (nest("gateway.endpointPicker.failureMode", "Never"), "failureMode"),
         (nest("gateway.timeoutSeconds", 86_401), "timeoutSeconds"),
@@ -133,8 +132,7 @@ def test_a_measurement_is_not_reached_through_a_gateway() -> None:
 def test_what_cannot_work_is_refused(values: Object, words: str) -> None:
     with pytest.raises(RenderError, match=words.replace("(", r"\(")):
         routed(values)
-    allowed = {"enabled": True, "allowedNamespaces": ["infra"]}
-    assert find(routed({"networkPolicy": allowed}), "NetworkPolicy")
+    assert find(routed({"networkPolicy": {"allowedNamespaces": ["infra"]}}), "NetworkPolicy")
 
 
 @pytest.mark.parametrize("values", [GKE, merge(GKE, CONFIGURATIONS["tcpxo"])])

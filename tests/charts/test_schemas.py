@@ -80,7 +80,7 @@ def test_a_misspelt_field_would_be_seen():
 
 OPTIONAL = {
     "podDisruptionBudget": {"enabled": True},
-    "networkPolicy": {"enabled": True, "allowedNamespaces": ["a"]},
+    "networkPolicy": {"allowedNamespaces": ["a"]},
     "autoscaling": {"enabled": True, "minReplicas": 2},
     "janitor": {"enabled": True},
 }

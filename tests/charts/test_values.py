@@ -71,7 +71,6 @@ FOLDER = nest("volumes.hostMounts", [{"name": "a", "hostPath": "/a", "mountPath"
 NFS = {"nfs": {"server": "a", "path": "/"}}
 EXTRA = nest("volumes.extra", [{"name": "a", "mountPath": "/b", "volume": NFS}])
 PDB = merge(nest("podDisruptionBudget.enabled", True), nest("vllm.replicaCount", 3))
-POLICY = nest("networkPolicy.enabled", True)
 HPA = nest("autoscaling.enabled", True)
 JANITOR = nest("janitor.enabled", True)
 ONE_STAGE = {"model": {"tp_size": 16, "pp_size": 1}}
@@ -210,8 +209,9 @@ MUTATIONS = {
     "queueTopology.required": ("a/b", nest("queue", "gpus")),
     "queueTopology.preferred": ("a/b", nest("queue", "gpus")),
     "podDisruptionBudget.minAvailable": (2, PDB),
-    "networkPolicy.enabled": (True, {}),
-    "networkPolicy.allowedNamespaces": (["a"], POLICY),
+    "networkPolicy.enabled": (False, {}),
+    "networkPolicy.allowedNamespaces": (["a"], {}),
+    "networkPolicy.metricsNamespaces": (["a"], nest("networkPolicy.allowedNamespaces", ["b"])),
     "autoscaling.enabled": (True, {}),
     "autoscaling.minReplicas": (2, HPA),
     "autoscaling.maxReplicas": (9, HPA),
@@ -309,5 +309,5 @@ def test_values_left_empty_in_a_file_mean_their_default():
 
 
 def test_rendering_is_deterministic():
-    values = merge(OWN_PLUGIN, PDB, POLICY, HPA, BUCKET, nest("autoscaling.minReplicas", 2))
+    values = merge(OWN_PLUGIN, PDB, HPA, BUCKET, nest("autoscaling.minReplicas", 2))
     assert render_text(values) == render_text(values)

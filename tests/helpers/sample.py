@@ -32,7 +32,7 @@ EVERYTHING: Object = merge(
             }
         },
         "podDisruptionBudget": {"enabled": True},
-        "networkPolicy": {"enabled": True, "allowedNamespaces": ["gateway"]},
+        "networkPolicy": {"allowedNamespaces": ["gateway"]},
         "autoscaling": {"enabled": True, "minReplicas": 2},
         "janitor": {"enabled": True},
         "queue": "gpu-queue",

@@ -275,7 +275,7 @@ class Member:
                 more = (*more, ("control", "key" if self.s.key else "open"))
             self.phase(action.name, action.reason, more)
         elif isinstance(action, Start):
-            extra = {"MANYHOST_LEADER_IP": action.leader or self.s.own_address}
+            extra = {**self.s.ray, "MANYHOST_LEADER_IP": action.leader or self.s.own_address}
             self.step = Step(action.step, self.argv, extra, self.output, self.limits.beat)
             self.loading_at = now
             self.selector.register(self.step.pipe, selectors.EVENT_READ, self.step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hmac
 import pathlib
 import re
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ class Settings:
 
     Attributes:
         key: Of the control channel; empty without a file.
+        ray: What Ray's programs are told; nothing for another executor.
         secrets: Texts that are never printed.
     """
 
@@ -42,6 +44,7 @@ class Settings:
     group: str
     generation: str
     key: bytes
+    ray: Mapping[str, str]
     secrets: tuple[str, ...]
     limits: Limits
 
@@ -53,10 +56,12 @@ class Settings:
             KeyError: A variable without a default is missing.
             ValueError: One is no number.
         """
-        ray = env["MANYHOST_EXECUTOR"] == "ray"
+        of_ray = env["MANYHOST_EXECUTOR"] == "ray"
         startup = float(env["MANYHOST_STARTUP_SECONDS"])
         key = read_key(env.get("MANYHOST_CONTROL_KEY_FILE", ""))
-        secrets = {value for name, value in env.items() if SECRET_NAME.search(name)}
+        group, generation = env.get("MANYHOST_GROUP", ""), env.get("MANYHOST_GENERATION", "")
+        ray = ray_login(key, group, generation) if of_ray and "RAY_AUTH_MODE" not in env else {}
+        secrets = {value for name, value in {**env, **ray}.items() if SECRET_NAME.search(name)}
         secrets |= {flag_value(flags, "--api-key"), key.decode(errors="replace")}
         return cls(
             rank=int(env["MANYHOST_RANK"]),
@@ -66,13 +71,14 @@ class Settings:
             bind_address=env.get("MANYHOST_ADDRESS", ""),
             beacon_port=int(env.get("MANYHOST_BEACON_PORT", "29511")),
             http_port=int(env["MANYHOST_PORT"]),
-            engine_port=int(env["MANYHOST_RAY_PORT" if ray else "MANYHOST_MASTER_PORT"]),
+            engine_port=int(env["MANYHOST_RAY_PORT" if of_ray else "MANYHOST_MASTER_PORT"]),
             startup=startup,
             started=int(env["MANYHOST_STARTED"]) / 100,
             state_dir=pathlib.Path(env.get("MANYHOST_STATE_DIR", "/dev/shm/manyhost")),  # noqa: S108 the pod's own
-            group=env.get("MANYHOST_GROUP", ""),
-            generation=env.get("MANYHOST_GENERATION", ""),
+            group=group,
+            generation=generation,
             key=key,
+            ray=ray,
             secrets=tuple(sorted((s for s in secrets if len(s) >= SHORTEST_SECRET), key=len, reverse=True)),
             limits=Limits(
                 size=int(env["MANYHOST_SIZE"]),
@@ -103,6 +109,17 @@ def read_key(file: str) -> bytes:
         return pathlib.Path(file).read_bytes().strip() if file else b""
     except OSError:
         return b""
+
+
+def ray_login(key: bytes, group: str, generation: str) -> dict[str, str]:
+    """What lets the members of one group into their Ray and nobody else (docs.ray.io, "Ray token
+    authentication"; Ray before 2.52 knows neither variable). Without a key Ray is open, and told so:
+    from 2.61 on it would ask for a token that nobody has.
+    """
+    if not key:
+        return {"RAY_AUTH_MODE": "disabled"}
+    token = hmac.digest(key, f"ray\n{group}\n{generation}".encode(), "sha256").hex()
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
 
 
 def flag_value(flags: list[str], name: str) -> str:

@@ -17,6 +17,7 @@ What the schema cannot say. Each check prints one line for each problem, written
   (include "manyhost.check.storage" .)
   (include "manyhost.check.roles" .)
   (include "manyhost.check.gateway" .)
+  (include "manyhost.check.networkPolicy" .)
   (include "manyhost.check.metadata" .)
   (include "manyhost.check.scaling" .)
   (include "manyhost.check.extraObjects" .)
@@ -340,8 +341,17 @@ gateway.endpointPicker.name: empty, but routing is inferencepool; name the Servi
 {{- if hasKey $values.vllm.serverArgs "ssl-certfile" }}
 vllm.serverArgs.ssl-certfile: a Gateway speaks plain HTTP to an InferencePool; remove it and let the Gateway end TLS, or set routing to service
 {{- end }}
-{{- if and $values.networkPolicy.enabled (or $values.gateway.gke (not $values.networkPolicy.allowedNamespaces)) }}
-networkPolicy.enabled: would shut out {{ ternary "the load balancer of a GKE Gateway, which is in no namespace" "the Gateway" $values.gateway.gke }}; {{ ternary "set it to false" "name the namespace of its proxies in networkPolicy.allowedNamespaces" $values.gateway.gke }}, or set routing to service
+{{- end }}
+{{- end }}
+
+{{- define "manyhost.check.networkPolicy" -}}
+{{- $policy := .Values.networkPolicy }}
+{{- if and $policy.enabled $policy.allowedNamespaces }}
+{{- $type := .Values.vllm.service.type }}
+{{- if and (include "manyhost.gateway.on" .) .Values.gateway.gke }}
+networkPolicy.allowedNamespaces: would shut out the load balancer of a GKE Gateway, which is in no namespace; empty it, or set routing to service
+{{- else if ne $type "ClusterIP" }}
+networkPolicy.allowedNamespaces: would shut out the clients of a {{ $type }}, which are in no namespace; empty it, or set vllm.service.type to ClusterIP
 {{- end }}
 {{- end }}
 {{- end }}

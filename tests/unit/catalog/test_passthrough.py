@@ -27,10 +27,10 @@ def kinds(found: Rendered) -> list[str]:
 
 
 def test_a_value_reaches_the_manifests() -> None:
-    found = rendered("chart.networkPolicy.enabled=true", "chart.networkPolicy.allowedNamespaces=[gateway]")
+    found = rendered("chart.networkPolicy.allowedNamespaces=[gateway]")
     (policy,) = (item for item in found.objects if item["kind"] == "NetworkPolicy")
     assert "gateway" in str(policy["spec"])
-    assert "NetworkPolicy" not in kinds(rendered())
+    assert "NetworkPolicy" not in kinds(rendered("chart.networkPolicy.enabled=false"))
 
 
 def test_a_value_beside_written_ones_changes_nothing_else() -> None:

@@ -28,6 +28,7 @@ PUBLISHED = f"{RECIPE}-published"
 MORE: list[tuple[str, tuple[str, ...]]] = [
     (RECIPE, ("network.interconnect=none",)),
     (RECIPE, ("network.host_network=true",)),
+    (RECIPE, ("chart.networkPolicy.enabled=false",)),
     (RECIPE, ("chart.gpuPlatformSettings.useHostPlugin=false",)),
     (PUBLISHED, ("chart.gpuPlatformSettings.useHostPlugin=false",)),
     ("kubernetes/qwen3-8b", ("roles.prefill.groups=1",)),
@@ -73,10 +74,10 @@ def test_each_reason_has_a_container_that_needs_it() -> None:
 
 
 def test_a_default_release_on_a3_mega() -> None:
-    """Nine kinds of finding; docs/reference/hardening.md has the count of checkov for the same pods."""
+    """Eight kinds of finding; docs/reference/hardening.md has the count of checkov for the same pods."""
     names = broken(rendered().objects)
-    assert len({name.partition(" in ")[0] for name in names}) == 7
-    assert len({check for name in names for check in hardening.RULES[name.partition(" in ")[0]].checkov}) == 9
+    assert len({name.partition(" in ")[0] for name in names}) == 6
+    assert len({check for name in names for check in hardening.RULES[name.partition(" in ")[0]].checkov}) == 8
     assert {name for name in names if name.endswith("tcpxo-daemon")} == {
         f"{rule} in tcpxo-daemon" for rule in ("added-capabilities", "image-tag", "user", "writable-root")
     }
@@ -148,7 +149,6 @@ def hard() -> list[Object]:
             nest("job.image.digest", "sha256:" + "0" * 64),
             nest("host.resources", {"requests": amounts, "limits": amounts}),
             nest("huggingface.secretName", ""),
-            nest("networkPolicy.enabled", True),
         ),
         namespace="llm",
     )

@@ -27,6 +27,8 @@ MEMBERS, NAMES, HUBS = (
     "the hub with the weights",
 )
 CLIENTS = "clients from port 8000"
+# The release's own policy lets in members and clients, whatever another one denies.
+WITHOUT = "chart.networkPolicy.enabled=false"
 
 
 def a_policy(name: str = "theirs", **spec: Any) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def test_network_policies(
     policies: list[dict[str, Any]], cuts: set[str], serve: Serve, examined: Examine
 ) -> None:
     """One finding for all that is cut; clients alone are a warning, since no group starts worse for it."""
-    result = examined("network-policies", a_target(), f"http://{serve(lists(networkpolicies=policies))}")
+    result = examined("network-policies", a_target(WITHOUT), f"http://{serve(lists(networkpolicies=policies))}")
     assert result.status == ("pass" if not cuts else "warn" if cuts == {CLIENTS} else "fail"), result
     told = {way for way in (MEMBERS, NAMES, HUBS, CLIENTS) if way in result.why}
     assert told == cuts
@@ -88,39 +90,38 @@ def test_network_policies(
 )
 def test_what_the_fix_applies_opens_the_ways(policy: dict[str, Any], serve: Serve, examined: Examine) -> None:
     """It is a policy beside the other one, of these pods alone."""
-    result = examined("network-policies", a_target(), f"http://{serve(lists(networkpolicies=[policy]))}")
+    result = examined("network-policies", a_target(WITHOUT), f"http://{serve(lists(networkpolicies=[policy]))}")
     (command,) = fixes.commands(result.fix)
     apply, _, stdin = command.partition(" <<< ")
     assert apply == "kubectl apply -f - --namespace default --context here"
     made = json.loads(stdin.strip("'"))
     assert made["spec"]["podSelector"]["matchLabels"].items() >= RELEASE.items()
     both = lists(networkpolicies=[policy, made])
-    assert examined("network-policies", a_target(), f"http://{serve(both)}").status == "pass"
+    assert examined("network-policies", a_target(WITHOUT), f"http://{serve(both)}").status == "pass"
 
 
 def test_the_releases_own_policy_counts_as_it_will_be(serve: Serve, examined: Examine) -> None:
-    own = "chart.networkPolicy.enabled=true"
     deny = [a_policy(policyTypes=["Ingress"])]
     assert (
-        examined("network-policies", a_target(own), f"http://{serve(lists(networkpolicies=deny))}").status
+        examined("network-policies", a_target(), f"http://{serve(lists(networkpolicies=deny))}").status
         == "pass"
     )
     # The live one of an older revision is not asked.
     old = [a_policy("deepseek-r1-671b", policyTypes=["Ingress", "Egress"])]
     assert (
-        examined("network-policies", a_target(own), f"http://{serve(lists(networkpolicies=old))}").status
+        examined("network-policies", a_target(), f"http://{serve(lists(networkpolicies=old))}").status
         == "pass"
     )
 
 
 def test_groups_of_one_host_need_no_way_between_members(serve: Serve, examined: Examine) -> None:
-    target = a_target(recipe="a3ultra/deepseek-r1-671b")
+    target = a_target(WITHOUT, recipe="a3ultra/deepseek-r1-671b")
     result = examined("network-policies", target, f"http://{serve(lists(networkpolicies=[ingress()]))}")
     assert (result.status, MEMBERS in result.why) == ("warn", False)
 
 
 def test_prefill_and_decode_are_members_of_each_other(serve: Serve, examined: Examine) -> None:
-    target = a_target(recipe="local/tiny-r1-disaggregated")
+    target = a_target(WITHOUT, recipe="local/tiny-r1-disaggregated")
     result = examined("network-policies", target, f"http://{serve(lists(networkpolicies=[ingress()]))}")
     assert (result.status, MEMBERS in result.why) == ("fail", True)
 
@@ -143,7 +144,7 @@ def test_clients_have_the_router_and_the_router_the_groups(
     policy: dict[str, Any], status: str, told: str, serve: Serve, examined: Examine
 ) -> None:
     """What the fix opens for clients alone are the router's pods and no engine."""
-    target = a_target(recipe="local/tiny-r1-disaggregated")
+    target = a_target(WITHOUT, recipe="local/tiny-r1-disaggregated")
     result = examined("network-policies", target, f"http://{serve(lists(networkpolicies=[policy]))}")
     assert (result.status, told in result.why) == (status, True)
     (command,) = fixes.commands(result.fix)

@@ -294,6 +294,40 @@ def test_without_a_key_file_members_start_and_say_so(group: Make, tmp_path: Path
     assert "control=open" in members.phases(0, "weights")[0]
 
 
+def serve_with_ray(members: Members) -> None:
+    for rank in (0, 1):
+        members.start(rank)
+    until("ready", lambda: members.ready(0) and members.ready(1))
+
+
+@pytest.mark.parametrize(
+    ("key", "own", "told"),
+    [
+        ("key-secret", {}, r"token [0-9a-f]{64}"),
+        ("", {}, r"disabled "),  # Ray 2.61 would ask for a token that nobody has
+        ("key-secret", {"RAY_AUTH_MODE": "k8s"}, r"k8s "),  # somebody's own way
+    ],
+)
+def test_the_members_ray_takes_in_nobody_else(
+    key: str, own: dict[str, str], told: str, group: Make, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    if key:
+        file.write_text(key)
+    members = group(MANYHOST_EXECUTOR="ray", MANYHOST_GROUP="a", MANYHOST_CONTROL_KEY_FILE=str(file), **own)
+    serve_with_ray(members)
+    first, second = ((members.fake / f"rayauth.{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert re.fullmatch(told, first)
+    token = first.partition(" ")[2] or "none"
+    assert token not in members.log(0) + members.log(1)
+    assert key not in first.split()
+
+    other = group(MANYHOST_EXECUTOR="ray", MANYHOST_GROUP="b", MANYHOST_CONTROL_KEY_FILE=str(file), **own)
+    serve_with_ray(other)
+    assert ((other.fake / "rayauth.0").read_text() == first) is not told.startswith("token")
+
+
 def test_what_a_worker_held_for_is_void_for_another_leader(group: Make, tmp_path: Path) -> None:
     """Its weights were missing; they are there when the leader starts anew: it looks again."""
     model = tmp_path / "model"
