@@ -56,6 +56,22 @@ def test_each_recipe_has_a_job_that_may_run_where_the_engine_runs(recipe: str) -
         assert told[path.name] == path.read_text()
 
 
+def test_the_engines_key_comes_from_the_engines_secret() -> None:
+    """A name alone is the variable's and the key's."""
+    given = "chart.vllm.envFrom=[{name: VLLM_API_KEY, secret: engine-key, key: api.key}]"
+    (container,) = find(render(values(target(GPUS, given), SPEC)), "Job")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    secret = {"name": "engine-key", "key": "api.key"}
+    assert {"name": "VLLM_API_KEY", "valueFrom": {"secretKeyRef": secret}} in container["env"]
+    made = values(target(GPUS, "chart.vllm.envFrom=[{name: OTHER, secret: c}]"), SPEC)
+    assert made["apiKey"] == {}
+    assert "VLLM_API_KEY" not in str(find(render(made), "Job"))
+    assert values(target(GPUS, "chart.vllm.envFrom=[{name: VLLM_API_KEY, secret: s}]"), SPEC)["apiKey"] == {
+        "secretName": "s", "secretKey": "VLLM_API_KEY",
+    }  # fmt: skip
+
+
 def test_it_needs_no_privilege_at_all() -> None:
     with_user = render({"spec": "{}", "security": {"runAsUser": 1000}})
     assert checks.run(with_user, environment_level=checks.Allowance("restricted")) == []

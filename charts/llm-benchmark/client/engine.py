@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import http.client
 import json
+import os
 import random
 import re
 import statistics
@@ -33,11 +34,16 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _READ_SECONDS = 30.0
 
 
+def headers() -> dict[str, str]:
+    """Return what lets a client in where the engine has a key."""
+    key = os.environ.get("VLLM_API_KEY")
+    return {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+
+
 def fetch(url: str, body: Any = None, seconds: float = _READ_SECONDS) -> bytes:
     """Make one request; JSON goes out with POST. OSError when there is no good answer."""
     data = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"} if data else {}
-    request = urllib.request.Request(url, data, headers)  # noqa: S310  http and https, checked by the caller
+    request = urllib.request.Request(url, data, headers())  # noqa: S310  http and https, checked by the caller
     try:
         with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310
             found: bytes = answer.read()
@@ -147,7 +153,7 @@ def warm_up(
             "stream": True,
         }
         request = urllib.request.Request(  # noqa: S310
-            f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            f"{url}/v1/completions", json.dumps(body).encode(), headers()
         )
         begin = time.perf_counter()
         try:

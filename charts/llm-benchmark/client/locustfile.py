@@ -11,6 +11,7 @@ many; with --result it writes what happened to each, in the form of `vllm bench 
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from argparse import ArgumentParser
@@ -90,9 +91,16 @@ class Streaming(FastHttpUser):
         }
 
     def _stream(self, body: dict[str, Any]) -> tuple[Any, ...]:
-        start = before = time.perf_counter()
+        key = os.environ.get("VLLM_API_KEY")
+        told = {
+            "json": body,
+            "headers": {"Authorization": f"Bearer {key}"} if key else {},
+            "stream": True,
+            "catch_response": True,
+        }
         ttft, gaps, text, error, usage = 0.0, [], "", "", {}
-        with self.client.post("/v1/completions", json=body, stream=True, catch_response=True) as answer:
+        start = before = time.perf_counter()
+        with self.client.post("/v1/completions", **told) as answer:
             try:
                 if answer.status_code != 200:
                     raise OSError(f"HTTP status {answer.status_code}")

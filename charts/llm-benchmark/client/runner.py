@@ -185,6 +185,8 @@ def run(
     """
     ran = Ran()
     started: list[tuple[subprocess.Popen[bytes], Path, Path]] = []
+    # `vllm bench serve` takes the key from OpenAI's variable.
+    env = {**os.environ, "OPENAI_API_KEY": os.environ.get("VLLM_API_KEY", "none")}
     rate = float(values.get("rate") or 0)
     parts = zip(share(requests, processes), share(concurrency, processes), strict=True)
     for number, (count, streams) in enumerate(parts):
@@ -202,9 +204,8 @@ def run(
         command = fill(words, {**values, **own})
         ran.commands.append(command)
         with log.open("wb") as out:
-            started.append(
-                (subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=folder), result, log)
-            )
+            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=folder, env=env)
+            started.append((process, result, log))
     processor = Processor([process.pid for process, _, _ in started])
     processor.start()
     end = time.monotonic() + limit

@@ -112,9 +112,10 @@ def read_key(file: str) -> bytes:
 
 
 def ray_login(key: bytes, group: str, generation: str) -> dict[str, str]:
-    """What lets the members of one group into their Ray and nobody else (docs.ray.io, "Ray token
-    authentication"; Ray before 2.52 knows neither variable). Without a key Ray is open, and told so:
-    from 2.61 on it would ask for a token that nobody has.
+    """What lets the members of one group into their Ray and nobody else.
+
+    Ray before 2.52 knows neither variable (docs.ray.io, "Ray token authentication"). Without a key it is
+    open, and told so: from 2.61 on it would ask for a token that nobody has.
     """
     if not key:
         return {"RAY_AUTH_MODE": "disabled"}

@@ -14,6 +14,7 @@ from manyhost.benchmark.evidence import PROGRESS, Evidence, unpack
 from manyhost.benchmark.gate import Deployed
 from manyhost.catalog.chart import KINDS, Chart
 from manyhost.catalog.recipe import DAY_SECONDS
+from manyhost.cluster.chat import KEY
 from manyhost.cluster.connection import Connection, Forbidden, Missing, Object, Refused, path_of
 from manyhost.cluster.phases import ENGINE_CONTAINER, NAME, WORKER, is_ready
 from manyhost.cluster.release import rehearse
@@ -235,6 +236,7 @@ def values(target: Target, spec: dict[str, Any]) -> dict[str, Any]:
         "deadlineSeconds": min(7 * DAY_SECONDS, spec["limit_seconds"] + _AROUND_SECONDS),
         "env": [] if hub else [{"name": "HF_HUB_OFFLINE", "value": "1"}],
         "huggingface": {"secretName": effective["huggingface"]["secretName"] if hub else ""},
+        "apiKey": _api_key(effective["vllm"]["envFrom"]),
         "nodeSelector": effective["host"]["nodeSelector"],
         "tolerations": effective["host"]["tolerations"],
         "resources": {"requests": requests},
@@ -254,6 +256,14 @@ def values(target: Target, spec: dict[str, Any]) -> dict[str, Any]:
         made["volumes"]["gcsMounts"] = [{"bucketName": recipe.site.gcs_bucket, "mountPath": "/gcs"}]
         made["serviceAccount"] = {"name": target.service_account}
     return made
+
+
+def _api_key(env_from: list[dict[str, Any]]) -> dict[str, str]:
+    """The Secret with the key that the engine wants of its clients, as the engine's pods have it."""
+    for item in env_from:
+        if item.get("name") == KEY and "secret" in item:
+            return {"secretName": item["secret"], "secretKey": item.get("key") or KEY}
+    return {}
 
 
 def _deployed(pod: Object, target: Target) -> Deployed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,12 @@ import click
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
 from manyhost.cli.session import Wanted, open_place, place_options
-from manyhost.errors import WrongUsage
+from manyhost.errors import Failed, WrongUsage
 
 if TYPE_CHECKING:
-    from manyhost.cluster.chat import Piece
+    from manyhost.cluster.chat import Piece, Server
+    from manyhost.cluster.connection import Connection
+    from manyhost.cluster.target import Place
 
 RESULT = {
     "model": "the served model",
@@ -40,16 +43,37 @@ def command(
 ) -> None:
     """Talk to the model through a tunnel to a ready leader, or to the router before them.
 
+    An engine with a key of its own gets the one in $VLLM_API_KEY.
+
     Example: manyhost chat a3mega --prompt "How many r are in strawberry?"
     """
-    from manyhost.cluster.chat import ask, model_name, ready_server, tunnel
+    from manyhost.cluster.chat import KEY, Locked, key_command, ready_server
 
     if output.as_json and not prompt:
         raise WrongUsage("a conversation is for people", where="--output json", fix="add --prompt TEXT")
     connection, place = open_place(wanted)
     server = ready_server(connection, place)
+    try:
+        _talk(connection, place, server, prompt, max_tokens, temperature, os.environ.get(KEY, ""), output)
+    except Locked as error:
+        fix = key_command(connection, place)
+        raise Failed(error.message, fix=fix or f"set {KEY} to the key that it was started with") from None
+
+
+def _talk(
+    connection: Connection,
+    place: Place,
+    server: Server,
+    prompt: str,
+    max_tokens: int | None,
+    temperature: float | None,
+    key: str,
+    output: Printer,
+) -> None:
+    from manyhost.cluster.chat import ask, model_name, tunnel
+
     with tunnel(connection, place.namespace, server) as client:
-        served = model_name(client)
+        served = model_name(client, key)
     turns: list[dict[str, str]] = []
     if not prompt:
         output.aside(f"{served} on {server.pod}; an empty line ends\n")
@@ -65,6 +89,7 @@ def command(
                 served,
                 turns,
                 commands=connection.commands,
+                key=key,
                 max_tokens=max_tokens,
                 temperature=temperature,
             )

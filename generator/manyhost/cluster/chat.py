@@ -13,11 +13,12 @@ from manyhost.cluster.connection import Connection, Forbidden, Unreachable, path
 from manyhost.cluster.phases import NAME, WORKER, is_ready
 from manyhost.cluster.router import selector
 from manyhost.cluster.target import Place
-from manyhost.commands import Commands
+from manyhost.commands import Commands, line
 from manyhost.errors import Failed, NotReady, RemoteError
 
 _ANSWER_SECONDS = 600.0  # without a byte of an answer: a long prompt is read before the first token
 _LINE_LIMIT = 1 << 20
+KEY = "VLLM_API_KEY"  # the engine's own variable, and the client's
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -30,6 +31,10 @@ class Piece(msgspec.Struct, frozen=True):
 
     kind: Literal["reasoning", "answer", "end"]
     text: str
+
+
+class Locked(Failed):
+    """The engine answers nobody without its key."""
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -102,17 +107,24 @@ def tunnel(connection: Connection, namespace: str, server: Server) -> Iterator[h
         forward.close()
 
 
-def model_name(client: http.client.HTTPConnection) -> str:
+def model_name(client: http.client.HTTPConnection, key: str = "") -> str:
     """Return the model that is served.
 
+    Args:
+        client: From tunnel().
+        key: The engine's, where it has one.
+
     Raises:
+        Locked: It has another one.
         RemoteError: It does not say.
     """
     try:
-        client.request("GET", "/v1/models")
+        client.request("GET", "/v1/models", headers=_login(key))
         answer = client.getresponse()
-        found = msgspec.json.decode(answer.read())
-        return str(found["data"][0]["id"])
+        body = answer.read()
+        if answer.status == 401:
+            raise _locked(key)
+        return str(msgspec.json.decode(body)["data"][0]["id"])
     except (
         OSError,
         http.client.HTTPException,
@@ -124,12 +136,36 @@ def model_name(client: http.client.HTTPConnection) -> str:
         raise RemoteError(f"the engine does not say which model it serves: {type(error).__name__}") from None
 
 
+def key_command(connection: Connection, place: Place) -> str:
+    """Return the command that takes the engine's key from the Secret that its pods name; may be empty."""
+    path = path_of("v1", "pods", place.namespace)
+    labels = f"{NAME}={place.release},{WORKER}=0"
+    for pod in connection.pages(path, dict[str, Any], labels=labels):
+        for variable in (one for c in pod["spec"]["containers"] for one in c.get("env") or ()):
+            secret = (variable.get("valueFrom") or {}).get("secretKeyRef")
+            if variable["name"] == KEY and secret:
+                template = f'go-template={{{{index .data "{secret["key"]}" | base64decode}}}}'
+                read = connection.commands.kubectl("get", "secret", secret["name"], "-o", template)
+                assignment = f'{KEY}="$({read[1:-1]})"'
+                return line("export", shell=assignment)
+    return ""
+
+
+def _login(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _locked(key: str) -> Locked:
+    return Locked(f"the engine does not take {f'the key in ${KEY}' if key else 'requests without its key'}")
+
+
 def ask(
     client: http.client.HTTPConnection,
     model: str,
     messages: list[dict[str, str]],
     *,
     commands: Commands,
+    key: str = "",
     max_tokens: int | None = None,
     temperature: float | None = None,
 ) -> Iterator[Piece]:
@@ -140,10 +176,12 @@ def ask(
         model: The served model's name.
         messages: role and content of each turn.
         commands: Builds the command that says why a connection broke off.
+        key: The engine's, where it has one.
         max_tokens: Limit of the answer; the engine's own when None.
         temperature: The engine's own when None.
 
     Raises:
+        Locked: The engine has another key.
         Failed: The engine refuses the request; its own sentence.
         RemoteError: The connection breaks off.
     """
@@ -155,9 +193,11 @@ def ask(
             "POST",
             "/v1/chat/completions",
             body=msgspec.json.encode(body),
-            headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
+            headers={"Content-Type": "application/json", "Accept": "text/event-stream", **_login(key)},
         )
         answer = client.getresponse()
+        if answer.status == 401:
+            raise _locked(key)
         if answer.status != 200:
             raise Failed(_sentence(answer.read(_LINE_LIMIT), answer.status), where="engine")
         yield from _pieces(answer)
@@ -171,10 +211,10 @@ def ask(
 def _pieces(answer: http.client.HTTPResponse) -> Iterator[Piece]:
     """Read the server-sent events of one answer (WHATWG HTML, "Server-sent events"); only data is used."""
     ended = ""
-    for line in iter(lambda: answer.readline(_LINE_LIMIT), b""):
-        if not line.startswith(b"data:"):
+    for text in iter(lambda: answer.readline(_LINE_LIMIT), b""):
+        if not text.startswith(b"data:"):
             continue
-        data = line[5:].strip()
+        data = text[5:].strip()
         if data == b"[DONE]":
             answer.read()
             yield Piece("end", ended)

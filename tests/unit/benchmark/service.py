@@ -16,11 +16,12 @@ class Service:
     Attributes:
         fault: "", 500 (every second request), garbage (no text), wrong-counts, moody
             (chats differ), or dies (with the first request of the load).
+        key: Without it nobody gets an answer below /v1.
         counts: prompt and generation tokens, requests finished.
     """
 
-    def __init__(self, fault: str = "") -> None:
-        self.fault = fault
+    def __init__(self, fault: str = "", key: str = "") -> None:
+        self.fault, self.key = fault, key
         self.lock = threading.Lock()
         self.counts = {"prompt": 0, "generation": 0, "length": 0, "stop": 0, "asked": 0}
         service = self
@@ -32,10 +33,13 @@ class Service:
                 """Say nothing."""
 
             def do_GET(self) -> None:
-                self.reply(service.get(self.path))
+                if self.let_in():
+                    self.reply(service.get(self.path))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if not self.let_in():
+                    return
                 if not self.path.endswith("/completions"):
                     self.reply("")  # the tool asks for /tokenize, and can do without
                     return
@@ -53,6 +57,13 @@ class Service:
                     self.reply(service.chat(number))
                     return
                 self.stream(body)
+
+            def let_in(self) -> bool:
+                known = self.headers["Authorization"] == f"Bearer {service.key}"
+                if not known and service.key and self.path.startswith("/v1/"):
+                    self.send_error(401)
+                    return False
+                return True
 
             def reply(self, text: str) -> None:
                 data = text.encode()

@@ -90,6 +90,22 @@ def test_the_table_and_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert measured.client.place == "here"
 
 
+@pytest.mark.usefixtures("patient")
+def test_a_server_with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has it measures; it is in nothing that is kept or said."""
+    small(tmp_path, monkeypatch, ONE)
+    with Service(key="sk-secret-123") as service:
+        monkeypatch.setenv("VLLM_API_KEY", "another")
+        refused = bench(service, tmp_path / "runs")
+        assert refused.code == 1
+        assert "401" in refused.out
+        monkeypatch.setenv("VLLM_API_KEY", "sk-secret-123")
+        ran = bench(service, tmp_path / "runs")
+        assert ran.code == 0, ran.out + ran.err
+    kept = "".join(path.read_text() for path in (tmp_path / "runs").rglob("*.json"))
+    assert "sk-secret" not in kept + ran.out + ran.err
+
+
 FAULTS = {
     "500": "requests failed: Internal Server Error",
     "garbage": "6 of 6 answers have no text",

@@ -76,7 +76,9 @@ def test_network_policies(
     policies: list[dict[str, Any]], cuts: set[str], serve: Serve, examined: Examine
 ) -> None:
     """One finding for all that is cut; clients alone are a warning, since no group starts worse for it."""
-    result = examined("network-policies", a_target(WITHOUT), f"http://{serve(lists(networkpolicies=policies))}")
+    result = examined(
+        "network-policies", a_target(WITHOUT), f"http://{serve(lists(networkpolicies=policies))}"
+    )
     assert result.status == ("pass" if not cuts else "warn" if cuts == {CLIENTS} else "fail"), result
     told = {way for way in (MEMBERS, NAMES, HUBS, CLIENTS) if way in result.why}
     assert told == cuts
@@ -90,7 +92,9 @@ def test_network_policies(
 )
 def test_what_the_fix_applies_opens_the_ways(policy: dict[str, Any], serve: Serve, examined: Examine) -> None:
     """It is a policy beside the other one, of these pods alone."""
-    result = examined("network-policies", a_target(WITHOUT), f"http://{serve(lists(networkpolicies=[policy]))}")
+    result = examined(
+        "network-policies", a_target(WITHOUT), f"http://{serve(lists(networkpolicies=[policy]))}"
+    )
     (command,) = fixes.commands(result.fix)
     apply, _, stdin = command.partition(" <<< ")
     assert apply == "kubectl apply -f - --namespace default --context here"
