@@ -89,6 +89,7 @@ def bench(
     deployment: Deployment,
     folder: Path,
     listener: Listener,
+    keep: Callable[[Run], None],
 ) -> Run:
     """Measure what is not measured yet; a run that was cut off goes on with the measurement that it was at.
 
@@ -102,6 +103,7 @@ def bench(
         deployment: What is measured.
         folder: Of the run.
         listener: Is told what happens.
+        keep: Takes the run whenever the folder has more of it.
 
     Raises:
         Failed: A client ends without evidence, or a result cannot be kept.
@@ -124,6 +126,7 @@ def bench(
             points=list(summaries),
         )
         store.save_run(folder, run)
+        keep(run)
         return run
 
     for point in points:

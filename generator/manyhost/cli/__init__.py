@@ -31,6 +31,7 @@ COMMANDS = {
     "collect": ("collect", "Pack what a bug report needs, without secrets."),
     "chat": ("chat", "Talk to the model."),
     "bench": ("bench", "Measure it under load; numbers that cannot be believed are withheld."),
+    "runs": ("runs", "List what was measured, in a folder or a bucket."),
     "report": ("report", "Write what was measured as one page: throughput, latency, limits, cost."),
     "compare": ("compare", "Say what differs between runs by more than chance."),
     "nccl": ("nccl", "Measure the bandwidth between two hosts."),

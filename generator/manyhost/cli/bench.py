@@ -56,8 +56,8 @@ EVENTS = {
     "folder",
     default="build/runs",
     show_default=True,
-    metavar="FOLDER",
-    help="Where the results go; what is there already is not measured again.",
+    metavar="PLACE",
+    help="Where the results go, a folder or gs://BUCKET/FOLDER; what is there already is not measured again.",
 )
 @output_option
 def command(
@@ -106,9 +106,9 @@ def command(
     if dry_run:
         output.result({"points": told, "runs": []}, [line for some in work for line in _planned(*some)])
         return
-    runs = _measure(wanted, plan, catalog, work, url=url, runner=runner, folder=Path(folder), output=output)
+    runs = _measure(wanted, plan, catalog, work, url=url, runner=runner, to=folder, output=output)
     output.result(
-        {"points": told, "runs": [{"folder": str(path), "run": run} for path, run in runs]},
+        {"points": told, "runs": [{"folder": path, "run": run} for path, run in runs]},
         [line for path, run in runs for line in _lines(path, run)],
     )
     withheld = [reason.message for _, run in runs for point in run.points for reason in point.reasons]
@@ -128,17 +128,25 @@ def _measure(
     *,
     url: str,
     runner: str,
-    folder: Path,
+    to: str,
     output: Printer,
-) -> list[tuple[Path, Run]]:
+) -> list[tuple[str, Run]]:
     """Measure every scenario, from here or from a Job, and return where the results are."""
+    from manyhost.benchmark.archive import Archive, is_bucket
     from manyhost.benchmark.bench import Place, bench, describe, run_id
     from manyhost.benchmark.here import Here, program
     from manyhost.benchmark.result import Load
     from manyhost.benchmark.runners import Runner, locust, vllm_bench_serve
     from manyhost.benchmark.tools import installed
+    from manyhost.weights.store import open_store
 
     place: Place
+    archive = None
+    if is_bucket(to):
+        site = plan.settings.site
+        archive = Archive(open_store(site.project_id, site.cluster_region), to)
+        archive.runs()  # a bucket that is not there, or not ours, shows before anything is measured
+    folder = Path("build/runs") if archive else Path(to)
     client = catalog.root / "charts/llm-benchmark/client"
     # With the weights, or on the hub where the engine gets them too.
     tokenizer = plan.weights.path or plan.model.hub_id
@@ -162,7 +170,15 @@ def _measure(
     found = []
     for scenario, some in work:
         path = folder / run_id(plan.recipe, scenario.name, some)
-        output.event("step", f"scenario {scenario.name}: {len(some)} points, results in {path}")
+        kept = f"{archive.where}/{path.name}" if archive else str(path)
+        output.event("step", f"scenario {scenario.name}: {len(some)} points, results in {kept}")
+        if archive:
+            archive.fetch(path.name, path)
+
+        def keep(run: Run, path: Path = path) -> None:
+            if archive:
+                archive.keep(path, run)
+
         run = bench(
             plan,
             scenario,
@@ -173,8 +189,9 @@ def _measure(
             deployment=deployment,
             folder=path,
             listener=_Listener(output),
+            keep=keep,
         )
-        found.append((path, run))
+        found.append((kept, run))
     return found
 
 
@@ -221,7 +238,7 @@ def _planned(scenario: Scenario, some: tuple[Point, ...]) -> list[str]:
     return lines
 
 
-def _lines(path: Path, run: Run) -> list[str]:
+def _lines(path: str, run: Run) -> list[str]:
     lines = [f"{run.scenario}: {path}"]
     for point in run.points:
         rate = point.metrics.get("output_token_rate")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from manyhost.cli.options import output_option
@@ -19,15 +17,16 @@ RESULT = {
 
 
 @click.command(name="compare")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True)
 @output_option
-def command(runs: tuple[Path, ...], output: Printer) -> None:
+def command(runs: tuple[str, ...], output: Printer) -> None:
     """Hold runs of manyhost bench against the first one: what differs by more than chance, and by how much.
 
-    Points of the same load are compared, across environments too.
+    Points of the same load are compared, across environments too. A run is a folder, or gs://BUCKET/FOLDER/RUN.
 
     Example: manyhost compare build/runs/A build/runs/B
     """
+    from manyhost.benchmark.archive import local
     from manyhost.report.compare import compare
     from manyhost.report.read import read
     from manyhost.report.sections import comparison
@@ -35,7 +34,8 @@ def command(runs: tuple[Path, ...], output: Printer) -> None:
 
     if len(runs) < 2:
         raise WrongUsage("one run cannot be compared with itself", where="RUNS", fix="name two or more")
-    found = compare([read(path) for path in runs])
+    with local(runs) as folders:
+        found = compare([read(path, name) for path, name in zip(folders, runs, strict=True)])
     output.result(found, text(comparison(found)))
     if not found.lines:
         raise Failed("nothing could be compared", where="compare", fix="the reasons stand above")

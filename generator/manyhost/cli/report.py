@@ -17,7 +17,7 @@ RESULT = {
 
 
 @click.command(name="report")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True)
 @click.option(
     "--to",
     "folder",
@@ -27,13 +27,15 @@ RESULT = {
     help="Where report.html, report.md and its pictures go.",
 )
 @output_option
-def command(runs: tuple[Path, ...], folder: str, output: Printer) -> None:
+def command(runs: tuple[str, ...], folder: str, output: Printer) -> None:
     """Write a report of runs of manyhost bench: throughput, latency, what limits it, the cost of a token.
 
-    Numbers that the gate has withheld are in none of it, their reasons are.
+    Numbers that the gate has withheld are in none of it, their reasons are. A run is a folder, or
+    gs://BUCKET/FOLDER/RUN.
 
     Example: manyhost report build/runs/*
     """
+    from manyhost.benchmark.archive import local
     from manyhost.output import write_files
     from manyhost.report import cost
     from manyhost.report.findings import findings
@@ -42,7 +44,8 @@ def command(runs: tuple[Path, ...], folder: str, output: Printer) -> None:
     from manyhost.report.read import read
     from manyhost.report.sections import report
 
-    found = [read(path) for path in runs]
+    with local(runs) as folders:
+        found = [read(path, name) for path, name in zip(folders, runs, strict=True)]
     blocks = report(found)
     files = {"report.html": html(blocks), **markdown(blocks)}
     to = Path(folder)

@@ -22,8 +22,12 @@ class _Which(msgspec.Struct, frozen=True):
     load: Load
 
 
-def read(folder: Path) -> Results:
+def read(folder: Path, name: str = "") -> Results:
     """Read a run.
+
+    Args:
+        folder: Where it is.
+        name: What the user calls it; the folder's path by default.
 
     Raises:
         InvalidInput: There is none, or a file of it is not what a measurement has written.
@@ -31,17 +35,16 @@ def read(folder: Path) -> Results:
     run = store.read_run(folder)
     by_number: dict[int, list[Measurement]] = {}
     for measured in store.measurements(folder):
-        name = f"{measured.point}-{measured.repetition}.json"
         if text := problem(measured):
             raise InvalidInput(
                 f"is not as it was measured: {text}",
-                where=str(folder / name),
+                where=str(folder / f"{measured.point}-{measured.repetition}.json"),
                 fix="take the file as it was written, or measure again into another folder: --to",
             )
         by_number.setdefault(measured.point, []).append(
             msgspec.structs.replace(measured, requests=Requests())
         )
-    return Results(folder=str(folder), run=run, points=list(_points(run, by_number, folder)))
+    return Results(folder=name or str(folder), run=run, points=list(_points(run, by_number, folder)))
 
 
 def _points(run: Run, by_number: dict[int, list[Measurement]], folder: Path) -> Iterator[Point]:

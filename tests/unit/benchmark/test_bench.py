@@ -11,27 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from manyhost.benchmark import gate, runners, spec, store
+from manyhost.benchmark import runners, store
 from manyhost.errors import InvalidInput
 
 from tests.helpers.cli import Ran, manyhost
 from tests.unit.benchmark import sample
 from tests.unit.benchmark.service import Service
 
-FAKES = Path(__file__).parent / "fakes"
-
-
-@pytest.fixture(autouse=True)
-def _fake_tool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{FAKES}{os.pathsep}{os.environ['PATH']}")
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other checks are the subject; how exact this busy machine is, is not."""
-    monkeypatch.setattr(gate, "BUDGET_MS", 1000.0)
-    monkeypatch.setattr(gate, "_SATURATED", 100.0)
-    monkeypatch.setattr(spec, "_CALIBRATION_REQUESTS", 2)
+pytestmark = pytest.mark.usefixtures("fake_tool")
 
 
 def small(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A hub, an emulator of Cloud Storage, and models."""
+"""A hub, and models."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from manyhost.weights.bucket import Bucket
 from manyhost.weights.hub import Hub
-from manyhost.weights.store import Store, open_store
+from manyhost.weights.store import Store
 from manyhost.weights.transfer import Patience
 
-from testbed import gcs, hub
-from testbed.errors import MissingError
+from testbed import hub
 
 MODEL = "test/m"
 # Fractions of a second instead of minutes; what is decided is the same.
@@ -44,23 +43,6 @@ def server(folder: Path) -> Iterator[hub.Hub]:
 @pytest.fixture
 def client(server: hub.Hub) -> Hub:
     return Hub(server.url, seconds=20)
-
-
-@pytest.fixture(scope="session")
-def emulator() -> Iterator[gcs.Gcs]:
-    """The emulator; without Go there is none."""
-    try:
-        running = gcs.Gcs()
-    except MissingError as error:
-        pytest.skip(str(error))
-    with running:
-        yield running
-
-
-@pytest.fixture
-def store(emulator: gcs.Gcs, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator.url)
-    return open_store("test")
 
 
 @pytest.fixture
