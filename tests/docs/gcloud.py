@@ -28,6 +28,7 @@ COMMANDS = {
         "--location --repository-format --description --kms-key --labels --mode", "--async --immutable-tags"
     ),
     "artifacts repositories delete": command("--location", "--async"),
+    "beta builds log": command("--region", "--stream"),
     "builds submit": command(
         "--config --dir --disk-size --gcs-log-dir --gcs-source-staging-dir --ignore-file --machine-type "
         "--region --service-account --substitutions --tag -t --timeout --worker-pool",

@@ -92,7 +92,7 @@ def test_command(document: str, line: str) -> None:
         _check_helm(arguments)
     elif Path(program).name in {"python", "python3"}:
         _check_python(arguments)
-    elif program == "export":
+    elif program in {"export", "unset"}:
         for word in arguments:
             name = word.partition("=")[0]
             assert name in VARIABLES or name in OTHER_VARIABLES, f"{name} is no setting"
@@ -124,6 +124,26 @@ def test_command(document: str, line: str) -> None:
 def test_a_wrong_command_would_be_found(line: str) -> None:
     with pytest.raises((AssertionError, KeyError, click.ClickException, ValueError)):
         test_command("a document", line)
+
+
+def spans() -> list[tuple[str, str, list[str]]]:
+    """Return (document, command, options) for each `manyhost ...` in running text and tables."""
+    found = []
+    for path in DOCUMENTS:
+        text = re.sub(r"^( *)```.*?^\1```", "", path.read_text(), flags=re.S | re.M)
+        for words in re.findall(r"`(?:\.venv/bin/)?manyhost ([a-z][^`]*)`", text):
+            command, *rest = words.replace("|", " ").split()
+            options = [word.partition("=")[0] for word in rest if word.startswith("--")]
+            found.append((path.relative_to(ROOT).as_posix(), command, options))
+    return found
+
+
+@pytest.mark.parametrize(("document", "command", "options"), spans())
+def test_a_command_in_running_text(document: str, command: str, options: list[str]) -> None:
+    found = cli.main.get_command(click.Context(cli.main), command)
+    assert found is not None, f"{document}: no command {command}"
+    known = {name for parameter in found.params for name in parameter.opts} | {"--help"}
+    assert set(options) <= known, document
 
 
 def _check_make(arguments: list[str]) -> None:
