@@ -36,7 +36,22 @@ COMMANDS = {
         least=0,
     ),
     "config set": command(least=2, most=2),
+    "container clusters create": command(
+        f"{_PLACE} --addons --cluster-version --machine-type --maintenance-window --network --node-locations "
+        "--num-nodes --release-channel --subnetwork --workload-pool",
+        "--async --enable-dataplane-v2 --enable-ip-alias --enable-multi-networking",
+    ),
     "container clusters get-credentials": command(_PLACE, "--dns-endpoint --internal-ip"),
+    "container clusters update": command(
+        f"{_PLACE} --add-maintenance-exclusion-name --add-maintenance-exclusion-start "
+        "--add-maintenance-exclusion-end --add-maintenance-exclusion-scope --gateway-api "
+        "--remove-maintenance-exclusion --update-addons --workload-pool",
+        "--async",
+    ),
+    "container node-pools update": command(
+        f"{_PLACE} --accelerator --cluster --max-surge-upgrade --max-unavailable-upgrade",
+        "--async --enable-autorepair --no-enable-autorepair --enable-autoupgrade --no-enable-autoupgrade",
+    ),
     "projects describe": command(),
     "storage buckets add-iam-policy-binding": command("--member --role --condition --condition-from-file"),
     "storage buckets create": command(

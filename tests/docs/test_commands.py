@@ -33,7 +33,7 @@ DOCUMENTS = sorted(
 )
 MAKEFILE = (ROOT / "Makefile").read_text()
 # Programs that documents may use beside our own; what they do is theirs.
-FOREIGN = {"export", "kubectl", "hf", "cd", "git", "sudo", "apt-get", "gsutil", "docker", "kind"}
+FOREIGN = {"kubectl", "hf", "cd", "git", "openssl", "sudo", "apt-get", "gsutil", "docker", "kind"}
 # Variables of documents that are no settings.
 OTHER_VARIABLES = {"KUBECONFIG", "HF_TOKEN", "PROJECT_NUMBER"}
 _BLOCK = re.compile(r"^( *)```(?:sh|bash)\n(.*?)^\1```", re.M | re.S)
@@ -118,6 +118,7 @@ def test_command(document: str, line: str) -> None:
         ".venv/bin/manyhost deploy a3mega --during 4h",
         ".venv/bin/manyhost render a3mega --set contxt=1",
         "helm install s charts/model-staging --set too=gs://b",
+        "helm roll-back s",
         "curl https://example.com",
     ],
 )
@@ -172,6 +173,7 @@ def _check_manyhost(arguments: list[str]) -> None:
 
 
 def _check_helm(arguments: list[str]) -> None:
+    assert arguments[0] in {"history", "install", "rollback", "test", "uninstall", "upgrade"}, arguments[0]
     charts = [word for word in arguments if word.startswith("charts/")]
     schema = json.loads((ROOT / (charts or ["charts/llm-multihost"])[0] / "values.schema.json").read_text())
     for flag, value in pairwise(arguments):
