@@ -27,7 +27,7 @@ from manyhost.output import Envelope, Event, EventLine, Notice
 from manyhost.render import Renderer
 from manyhost.render.topology import topology_svg
 
-from tools import benchmark_schema, chart_readme, extract_kubernetes_schemas, goldens
+from tools import benchmark_schema, chart_readme, extract_kubernetes_schemas, gke_guide, goldens
 
 ROOT = Path(__file__).resolve().parents[1]
 _OUTPUT_HEAD = """# Output for programs
@@ -424,6 +424,12 @@ def chart_readmes() -> dict[Path, bytes]:
     return {folder / "README.md": chart_readme.readme(folder).encode() for folder in folders}
 
 
+def gke_setup() -> dict[Path, bytes]:
+    """Return docs/how-to/set-up-gke.md with its table of machine types."""
+    path = ROOT / "docs/how-to/set-up-gke.md"
+    return {path: gke_guide.guide(path, Catalog(ROOT)).encode()}
+
+
 def kubernetes_schemas() -> dict[Path, bytes]:
     """Return the schemas that rendered objects are checked against."""
     return {ROOT / "generator/manyhost/checks/kubernetes.json": extract_kubernetes_schemas.schemas().encode()}
@@ -446,6 +452,7 @@ GENERATORS = (
     benchmark_results,
     golden_files,
     chart_readmes,
+    gke_setup,
     kubernetes_schemas,
 )
 

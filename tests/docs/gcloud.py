@@ -53,6 +53,7 @@ COMMANDS = {
         "--async --enable-autorepair --no-enable-autorepair --enable-autoupgrade --no-enable-autoupgrade",
     ),
     "projects describe": command(),
+    "services enable": command("", "--async", most=99),
     "storage buckets add-iam-policy-binding": command("--member --role --condition --condition-from-file"),
     "storage buckets create": command(
         "--location -l --default-storage-class -c --placement --retention-period",

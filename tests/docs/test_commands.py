@@ -98,6 +98,8 @@ def test_command(document: str, line: str) -> None:
             assert name in VARIABLES or name in OTHER_VARIABLES, f"{name} is no setting"
     elif program == "gcloud":
         gcloud.check(arguments)
+    elif program == "./gcluster":
+        _check_gcluster(arguments)
     else:
         assert program in FOREIGN, f"{document} uses the unknown program {program}"
 
@@ -119,6 +121,7 @@ def test_command(document: str, line: str) -> None:
         ".venv/bin/manyhost render a3mega --set contxt=1",
         "helm install s charts/model-staging --set too=gs://b",
         "helm roll-back s",
+        "./gcluster apply my-cluster",
         "curl https://example.com",
     ],
 )
@@ -147,7 +150,16 @@ def test_a_command_in_running_text(document: str, command: str, options: list[st
     assert set(options) <= known, document
 
 
+def _check_gcluster(arguments: list[str]) -> None:
+    """Cluster Toolkit's program (docs.cloud.google.com/cluster-toolkit/docs/reference/gcluster)."""
+    verb, *rest = arguments
+    assert verb in {"deploy", "destroy"}, verb
+    assert {word for word in rest if word.startswith("-")} <= {"-d", "--auto-approve"}, rest
+
+
 def _check_make(arguments: list[str]) -> None:
+    if arguments[0] == "-C":  # another project's
+        return
     for word in arguments:
         if "=" in word:
             assert word.partition("=")[0] in set(re.findall(r"^([A-Z]+) \?=", MAKEFILE, re.M))
