@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from manyhost.catalog import Catalog, resolve
-from manyhost.catalog.settings import VARIABLES
+from manyhost.catalog.settings import VARIABLES, known_keys
 from manyhost.cluster.doctor import lws
 from manyhost.plan import make_plan
 
@@ -90,5 +91,22 @@ def test_it_installs_the_controller_that_doctor_advises() -> None:
     assert lws._MANIFESTS in TEXT
 
 
-def test_the_example_of_a_settings_file_is_one() -> None:
-    resolve(CATALOG, RECIPE, local_file=ROOT / "values/local.yaml.example")
+@pytest.mark.parametrize("recipe", [RECIPE, "a3ultra/deepseek-r1-671b", "local/tiny-r1"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_example_of_a_settings_file_is_one(recipe: str, whole: bool, tmp_path: Path) -> None:
+    text = (ROOT / "values/local.yaml.example").read_text()
+    path = tmp_path / "local.yaml"
+    path.write_text(re.sub(r"^( *)#(?=[a-z ]+[a-z_-]*:)", r"\1", text, flags=re.M) if whole else text)
+    resolved = resolve(CATALOG, recipe, local_file=path)
+    site = resolved.recipe.site
+    assert site.cluster_name == "my-cluster"
+    assert bool(site.artifact_registry) is whole
+    assert resolved.recipe.groups == (2 if whole and recipe == RECIPE else 1)
+
+
+def test_the_example_has_every_key_of_a_site() -> None:
+    keys = {name.removeprefix("site.") for name in known_keys() if name.startswith("site.")}
+    text = (ROOT / "values/local.yaml.example").read_text()
+    assert keys == set(re.findall(r"^  #?([a-z_]+): [a-z]", text, re.M)) & keys
+    modes = re.findall(r"[a-z-]+", text[text.index("mode: ") : text.index("#groups")].partition("\n")[0])
+    assert set(CATALOG.capacity().modes) <= set(modes)
