@@ -23,7 +23,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 FOREIGN = {"hf", "cd", "git", "openssl", "sudo", "apt-get", "gsutil", "docker", "kind"}
 KUBECTL = {"annotate", "apply", "cordon", "create", "delete", "get", "logs", "port-forward", "wait"}
 # Variables of documents that are no settings.
-OTHER_VARIABLES = {"KUBECONFIG", "HF_TOKEN", "PROJECT_NUMBER"}
+OTHER_VARIABLES = {"KUBECONFIG", "HF_TOKEN", "PROJECT_NUMBER", "VLLM_API_KEY"}
 _BLOCK = re.compile(r"^( *)```(?:sh|bash)\n(.*?)^\1```", re.M | re.S)
 
 

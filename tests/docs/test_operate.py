@@ -13,12 +13,13 @@ import yaml
 from tests.docs.markdown import HOW_TO
 from tests.docs.test_commands import commands
 from tests.helpers.cli import manyhost
-from tests.helpers.helm import engine_container, pod
+from tests.helpers.helm import engine_container
 
 PAGE = HOW_TO / "operate.md"
 TEXT = PAGE.read_text()
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.M | re.S)
-DEPLOYS = [line for name, line in commands() if name == "docs/how-to/operate.md" and " --set " in line]
+ALL = [line for name, line in commands() if name == "docs/how-to/operate.md"]
+DEPLOYS = [line for line in ALL if " --set " in line]
 
 
 def settings(line: str) -> list[str]:
@@ -46,7 +47,7 @@ def test_each_block_is_a_settings_file(number: int, tmp_path: Path, monkeypatch:
 
 def test_the_key_of_the_api_comes_from_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = (block for block in BLOCKS if "VLLM_API_KEY" in block)
-    (create,) = (line for _, line in commands() if line.startswith("kubectl create secret generic r1-"))
+    (create,) = (line for line in ALL if line.startswith("kubectl create secret generic r1-"))
     path = tmp_path / "local.yaml"
     path.write_text(block)
     monkeypatch.setenv("MANYHOST_LOCAL", str(path))
@@ -57,7 +58,8 @@ def test_the_key_of_the_api_comes_from_a_secret(tmp_path: Path, monkeypatch: pyt
         reference = entry["valueFrom"]["secretKeyRef"]
         assert set(entry) == {"name", "valueFrom"}
         assert f" {reference['name']} --from-literal={reference['key']}=" in create
-    assert pod(objects)
+    (read,) = (line for line in ALL if line.startswith("export VLLM_API_KEY="))
+    assert f'secret {reference["name"]} -o go-template=\'{{{{index .data "{reference["key"]}"' in read
 
 
 def test_what_a_held_group_costs_is_the_plans(tmp_path: Path) -> None:
