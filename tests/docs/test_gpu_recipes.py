@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from manyhost.benchmark.job import check
+from manyhost.catalog import Catalog, resolve
 from manyhost.catalog.settings import known_keys
+from manyhost.errors import InvalidInput
+from manyhost.plan import make_plan
 
 from tests.docs.markdown import HOW_TO, code, table
 from tests.docs.test_commands import commands
@@ -29,7 +33,7 @@ from tests.helpers.helm import (
 )
 
 PAGE = HOW_TO / "coming-from-gpu-recipes.md"
-RECIPE = "a3mega/deepseek-r1-671b-published"
+RECIPE, NEWER = "a3mega/deepseek-r1-671b-published", "a3mega/deepseek-r1-671b"
 VALUES = ROOT / "recipes" / RECIPE / "values.yaml"
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 SITE = {
@@ -221,3 +225,16 @@ def test_trust_remote_code_is_asked_for_by_the_published_recipe_alone() -> None:
         if yaml.safe_load(path.read_text())["vllm"]["serverArgs"].get("trust-remote-code")
     ]
     assert asking == ["deepseek-r1-671b-published"]
+
+
+def test_the_published_engine_is_measured_from_outside_and_the_newer_one_by_a_job() -> None:
+    catalog = Catalog(ROOT)
+    lines = {text for name, text in commands() if name.endswith(PAGE.name) and "manyhost bench" in text}
+    for text in lines:
+        plan = make_plan(resolve(catalog, RECIPE if RECIPE in text else NEWER), catalog)
+        if "--url" in text:
+            with pytest.raises(InvalidInput, match="has no `vllm bench serve`"):
+                check(plan)
+        else:
+            check(plan)
+    assert len(lines) == 2
