@@ -51,7 +51,11 @@ def guide(path: Path, catalog: Catalog) -> str:
 
 
 def table(catalog: Catalog) -> str:
-    """Return a row for each environment on GKE, with what its default recipe asks for."""
+    """Return a row for each environment on GKE, with what its default recipe asks for.
+
+    Raises:
+        SystemExit: One of them has no blueprint here.
+    """
     rows = [
         "| Environment | Hosts | Accelerator | Networks of a host | Blueprint | Driver: needed, by GKE |",
         "|---|---|---|---|---|---|",
@@ -65,7 +69,10 @@ def table(catalog: Catalog) -> str:
 
 def _row(name: str, environment: Environment, platform: Gke, catalog: Catalog) -> str:
     plan = make_plan(resolve(catalog, f"{name}/{environment.default_recipe}"), catalog)
-    host, blueprint = environment.host, BLUEPRINTS[name]
+    host = environment.host
+    if name not in BLUEPRINTS:
+        sys.exit(f"tools/gke_guide.py: BLUEPRINTS has no {name}; say which blueprint makes such a cluster")
+    blueprint = BLUEPRINTS[name]
     networks = [nic.network for nic in host.nics if nic.mode]
     accelerator = platform.node_selector["cloud.google.com/gke-accelerator"]
     cells = (
