@@ -68,7 +68,7 @@ check: $(VENV)/.render ## Check all rendered manifests under build/
 	$(BIN)/manyhost check $$files
 
 .PHONY: demo
-demo: $(VENV)/.dev ## Deploy, chat, kill a worker, clean up: real engine, no GPU, no account
+demo: $(VENV)/.dev ## Deploy, chat, kill a worker, measure, clean up: real engine, no GPU, no account
 	@$(BIN)/python -m tools.demo
 
 .PHONY: cluster-up

@@ -1,9 +1,10 @@
 """The whole walk on a real engine: python -m tools.demo.
 
 Cluster (the one of $KUBECONFIG, or the test cluster), deploy, a streamed chat, one worker killed and
-the group back, teardown. Every step goes through the commands that a person would type, and is
-printed with its time. On a cluster of your own the engine must lie on the hosts where the recipe
-says (recipes/local/tiny-r1/recipe.yaml, host_mounts); the test cluster gets it from the cache.
+the group back, a short benchmark and its report, teardown. Every step goes through the commands that a
+person would type, and is printed with its time. On a cluster of your own the engine must lie on the hosts
+where the recipe says (recipes/local/tiny-r1/recipe.yaml, host_mounts); the test cluster gets it from the
+cache.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +27,7 @@ NAMESPACE = "manyhost-demo"
 PROMPT = "Who are you?"
 CLUSTER = "demo"
 RECREATE_SECONDS = 600
+RUNS, REPORT = "build/demo/runs", "build/demo/report"
 _BEGIN = time.monotonic()
 Result = TypeVar("Result")
 
@@ -63,25 +66,41 @@ class Walk:
         self.here = ["local", "--namespace", NAMESPACE, *settings]
 
     def manyhost(self, verb: str, *more: str, quiet: bool = False) -> str:
-        """Run a command of manyhost; its output is shown, or returned.
+        """Run a command of manyhost about the release; its output is shown, or returned.
 
         Raises:
             StepError: it failed.
         """
-        program = str(Path(sys.executable).with_name("manyhost"))
         if not quiet:
             shown = " ".join(["manyhost", verb, "local", "--namespace", NAMESPACE, *more])
             print(f"$ {shown}", flush=True)
-        done = subprocess.run(
-            [program, verb, *self.here, *more],
-            env=self.environment,
-            stdout=subprocess.PIPE if quiet else None,
-            text=True,
-            check=False,
-        )
+        done = self.program(verb, *self.here, *more, stdout=subprocess.PIPE if quiet else None)
         if done.returncode:
             raise StepError(f"manyhost {verb} ended with exit code {done.returncode}")
         return done.stdout or ""
+
+    def program(self, *words: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
+        """Run manyhost."""
+        name = str(Path(sys.executable).with_name("manyhost"))
+        return subprocess.run([name, *words], env=self.environment, stdout=stdout, text=True, check=False)
+
+    def measure(self) -> None:
+        """Benchmark the release and write the report, with numbers or with the reasons that withhold them.
+
+        Raises:
+            StepError: there is nothing to report.
+        """
+        shutil.rmtree(RUNS, ignore_errors=True)  # the release is another one than that of an earlier demo
+        print(f"$ manyhost bench local --namespace {NAMESPACE} --scenario published --to {RUNS}", flush=True)
+        measured = self.program("bench", *self.here, "--scenario", "published", "--to", RUNS)
+        runs = sorted(str(path.parent) for path in Path(RUNS).glob("*/run.json"))
+        if not runs:
+            raise StepError(f"manyhost bench ended with exit code {measured.returncode}")
+        print(f"$ manyhost report {' '.join(runs)} --to {REPORT}", flush=True)
+        if self.program("report", *runs, "--to", REPORT).returncode:
+            raise StepError("manyhost report failed")
+        if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+            webbrowser.open(Path(REPORT, "report.html").resolve().as_uri())
 
     def kube(self, *args: str) -> str:
         """Run kubectl.
@@ -140,6 +159,7 @@ class Walk:
             step("lose a worker", self.lose_a_worker)
             again = ("--prompt", PROMPT, "--temperature", "0")
             step("chat again", lambda: self.manyhost("chat", *again))
+            step("benchmark and report", self.measure)
         finally:
             step("teardown", lambda: self.manyhost("teardown", "--yes"))
             self.kube("delete", "namespace", NAMESPACE, "--wait=false")

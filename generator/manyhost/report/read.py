@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from manyhost.benchmark.result import Load, Measurement, Run
 from manyhost.errors import InvalidInput
 from manyhost.report.runs import Point, Results
 from manyhost.report.verify import problem
+
+_SLICES = 60  # of a measurement
 
 
 class _Which(msgspec.Struct, frozen=True):
@@ -34,6 +37,7 @@ def read(folder: Path, name: str = "") -> Results:
     """
     run = store.read_run(folder)
     by_number: dict[int, list[Measurement]] = {}
+    paces: dict[int, list[tuple[float, float]]] = {}
     for measured in store.measurements(folder):
         if text := problem(measured):
             raise InvalidInput(
@@ -41,13 +45,38 @@ def read(folder: Path, name: str = "") -> Results:
                 where=str(folder / f"{measured.point}-{measured.repetition}.json"),
                 fix="take the file as it was written, or measure again into another folder: --to",
             )
+        if measured.metrics:
+            paces[measured.point] = pace(measured.requests)
         by_number.setdefault(measured.point, []).append(
             msgspec.structs.replace(measured, requests=Requests())
         )
-    return Results(folder=name or str(folder), run=run, points=list(_points(run, by_number, folder)))
+    return Results(folder=name or str(folder), run=run, points=list(_points(run, by_number, paces, folder)))
 
 
-def _points(run: Run, by_number: dict[int, list[Measurement]], folder: Path) -> Iterator[Point]:
+def pace(requests: Requests) -> list[tuple[float, float]]:
+    """Return the median TPOT over time; see Point."""
+    longest = max(
+        (start + took for start, took in zip(requests.start_us, requests.e2e_us, strict=True)), default=0
+    )
+    slices: list[list[float]] = [[] for _ in range(_SLICES)]
+    columns = (requests.start_us, requests.ttft_us, requests.e2e_us, requests.output, requests.ok)
+    for start, ttft, whole, tokens, ok in zip(*columns, strict=True):
+        if ok and tokens > 1:
+            slices[(start + whole) * _SLICES // (longest + 1)].append((whole - ttft) / (tokens - 1))
+    width = longest / _SLICES / 1e6
+    return [
+        (width * (number + 0.5), statistics.median(found) / 1000)
+        for number, found in enumerate(slices)
+        if found
+    ]
+
+
+def _points(
+    run: Run,
+    by_number: dict[int, list[Measurement]],
+    paces: dict[int, list[tuple[float, float]]],
+    folder: Path,
+) -> Iterator[Point]:
     told = {each.point: each for each in run.points}
     for number in sorted({*told, *by_number}):
         measured = by_number.get(number, [])
@@ -61,4 +90,8 @@ def _points(run: Run, by_number: dict[int, list[Measurement]], folder: Path) -> 
             )
         load = known.load if known else measured[0].load
         skipped = bool(known and known.skipped and not measured)
-        yield Point(summary=summary(_Which(key, number, load), measured, skipped=skipped), measured=measured)
+        yield Point(
+            summary=summary(_Which(key, number, load), measured, skipped=skipped),
+            measured=measured,
+            pace=paces.get(number, []),
+        )

@@ -13,10 +13,13 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         summary: Of them, made anew.
         measured: Without each single request.
+        pace: Of the last one whose numbers count: the middle of each slice of it in seconds, and the median
+            TPOT in milliseconds of the requests that ended in it.
     """
 
     summary: PointSummary
     measured: list[Measurement]
+    pace: list[tuple[float, float]]
 
     @property
     def passed(self) -> list[Measurement]:

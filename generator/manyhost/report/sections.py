@@ -13,6 +13,7 @@ from manyhost.report.compare import METRICS, Comparison, streams
 from manyhost.report.document import Block, Code, Figure, Heading, Items, Paragraph, Table
 from manyhost.report.findings import findings
 from manyhost.report.runs import Point, Results
+from manyhost.report.topology import topology
 
 ONCE = "measured once: how much another measurement would differ is not known"
 _PERCENTILES = ("p1", "p5", "p10", "p25", "p50", "p75", "p90", "p95", "p99", "p99p9")
@@ -122,8 +123,8 @@ def _run(results: Results, *, level: int, prefix: str) -> Iterator[Block]:
     yield Heading(level + 1, "Cost")
     yield from _cost(results, best)
     yield Heading(level + 1, "Pictures")
-    curve = _load_curve([results])
-    for figure in (*([curve] if curve else []), *_percentiles(passed), *_over_time(best)):
+    curves = [each for each in (_load_curve([results]), _cost_curve(results)) if each]
+    for figure in (_topology(results), *curves, *_percentiles(passed), *_over_time(best)):
         yield _named(prefix, figure)
     yield Heading(level + 1, "How far this can be believed")
     yield from _belief(passed)
@@ -211,6 +212,32 @@ def _load_curve(runs: Sequence[Results]) -> Figure | None:
     )
 
 
+def _topology(results: Results) -> Figure:
+    of = results.run.deployment
+    return Figure("topology", f"{of.hosts} {of.machine_type}, and how the model lies on them", topology(of))
+
+
+def _cost_curve(results: Results) -> Figure | None:
+    """Throughput against the cost of a token, at the recipe's own rate."""
+    points, labels = [], []
+    for point in results.points:
+        own = [
+            each
+            for each in (cost.token_costs(results.run.cost, point.passed) if point.passed else [])
+            if each.usd_per_hour and each.usd_per_hour == results.run.cost.usd_per_hour
+        ]
+        if own:
+            points.append((point.summary.metrics["output_token_rate"].mean, own[0].output.mean))
+            labels.append(str(point.summary.load.concurrency or ""))
+    if len(points) < 2:
+        return None
+    caption = (
+        "Throughput against the cost of a million output tokens; each carries the whole price of the hosts"
+    )
+    line = plots.Series(name="each point with its requests in flight", points=points, labels=labels)
+    return Figure("cost", caption, plots.chart(caption, "output tokens/s", "USD", [line], marks=True))
+
+
 def _percentiles(passed: Sequence[Point]) -> Iterator[Figure]:
     """Yield the distributions, as far as there are requests beyond a percentile."""
     shown = passed if len(passed) <= plots.MOST else passed[-plots.MOST :]
@@ -266,6 +293,10 @@ def _over_time(point: Point) -> Iterator[Figure]:
         caption = f"{what} over time, {load}"
         found = [plots.Series(name=label, points=points) for label, points in lines.items()]
         yield Figure(name, caption, plots.chart(caption, "seconds", unit, found))
+    if len(point.pace) > 2:
+        caption = f"Time per output token over time, {load}"
+        line = plots.Series(name="median of the requests that ended then", points=point.pace)
+        yield Figure("pace", caption, plots.chart(caption, "seconds", "TPOT, ms", [line]))
 
 
 def _cost(results: Results, best: Point) -> Iterator[Block]:

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manyhost.benchmark.bench import describe
+from manyhost.benchmark.evidence import Requests
 from manyhost.report import plots
 from manyhost.report.document import Code, Heading, Items, Paragraph, Table
 from manyhost.report.html import html
 from manyhost.report.markdown import markdown
+from manyhost.report.read import pace
+from manyhost.report.topology import topology
 
 from tests.helpers.cli import manyhost
+from tests.unit.benchmark import sample
 from tests.unit.report import made
 
 
@@ -52,6 +57,40 @@ def report(folder: Path, *runs: Path) -> tuple[Page, str, Any]:
     return page, (folder / "report.md").read_text(), ran.output.envelope
 
 
+def test_the_pace_of_a_measurement_that_slows_down() -> None:
+    """Requests of a second each: 10 ms a token in its first half, 20 ms in the second; one has failed."""
+    count = 120
+    requests = Requests(
+        start_us=[n * 1_000_000 for n in range(count)],
+        ttft_us=[100_000] * count,
+        e2e_us=[100_000 + 9 * (10_000 if n < count / 2 else 20_000) for n in range(count)],
+        output=[10] * count,
+        ok=[int(n != 5) for n in range(count)],
+    )
+    found = pace(requests)
+    assert len(found) == 60
+    assert [round(ms, 3) for _, ms in found[:25]] == [10.0] * 25
+    assert [round(ms, 3) for _, ms in found[-25:]] == [20.0] * 25
+    assert 0 < found[0][0] < found[-1][0] < count
+    assert pace(Requests()) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (
+            "a3mega/deepseek-r1-671b",
+            ["1 group of 2 hosts, tensor 8, pipeline 2", "8 H100", "stage 0", "stage 1"],
+        ),
+        ("local/tiny-r1-disaggregated", ["prefill: 1 group of 1 host", "decode: 1 group of 1 host"]),
+    ],
+)
+def test_the_picture_of_what_was_measured(recipe: str, words: list[str]) -> None:
+    picture = topology(describe(sample.plan(recipe), {}))
+    said = " | ".join(ET.fromstring(picture).itertext())
+    assert all(text in said for text in words), said
+
+
 def test_a_ramp_with_its_cost(tmp_path: Path) -> None:
     run = made.written(tmp_path / "run", [[100, 102, 99], [80, 81, 79], [78, 79, 78]], recipe=made.GPUS)
     page, text, envelope = report(tmp_path / "report", run)
@@ -70,7 +109,16 @@ def test_a_ramp_with_its_cost(tmp_path: Path) -> None:
     assert page.tags.isdisjoint({"script", "img", "link", "iframe"})
     assert page.links == [], "nothing is fetched"
     pictures = re.findall(r"\]\(([^)]+)\)", text)
-    assert pictures == ["load.svg", "ttft.svg", "tpot.svg", "tokens.svg", "queue.svg", "kv.svg"]
+    assert pictures == [
+        "topology.svg",
+        "load.svg",
+        "cost.svg",
+        "ttft.svg",
+        "tpot.svg",
+        "tokens.svg",
+        "queue.svg",
+        "kv.svg",
+    ]
     for name in pictures:
         ET.parse(tmp_path / "report" / name)
     (told,) = envelope["result"]["runs"]
