@@ -19,6 +19,7 @@ from manyhost.cluster.doctor import (
     quota,
     registry,
     routing,
+    scaling,
     storage,
     topology,
 )
@@ -43,6 +44,7 @@ _MODULES = (
     gib_imex,
     storage,
     routing,
+    scaling,
     registry,
 )  # imported for their checks
 

@@ -13,7 +13,7 @@ import msgspec
 
 from manyhost.cluster.connection import Object
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
-from manyhost.cluster.doctor.selectors import matches
+from manyhost.cluster.doctor.selectors import matches, member_labels
 from manyhost.cluster.target import size_of
 
 Labels = dict[str, str]
@@ -115,7 +115,8 @@ def ways(sight: Sight) -> list[Way]:
     home = sight.namespace_labels(target.namespace)
     pods: list[Labels] = []
     for item, _ in target.sets:
-        pods += [_labels(item, "leader", 0), *([_labels(item, "worker", 1)] if size_of(item) > 1 else [])]
+        pods.append(member_labels(item, "leader", 0))
+        pods += [member_labels(item, "worker", 1)] if size_of(item) > 1 else []
     port = int(target.effective["vllm"]["service"]["ports"]["http"])
     routers = target.router_labels
     found = [
@@ -146,7 +147,7 @@ def ways(sight: Sight) -> list[Way]:
             told = f"the pods from the {source} with the weights"
             found.append(Way(told, "Egress", here, lambda peer: "ipBlock" in peer, Port(443), rule))
     known = target.place.chart.labels(target.release)
-    leader = routers[0] if routers else _labels(target.group, "leader", 0)
+    leader = routers[0] if routers else member_labels(target.group, "leader", 0)
     rule = {"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": port}]}
     clients = Way(
         f"clients from port {port}", "Ingress", leader, _stranger(known), Port(port, name="http"), rule, False
@@ -155,13 +156,6 @@ def ways(sight: Sight) -> list[Way]:
 
 
 # ------------------------------------------------------------------ who and where
-
-
-def _labels(item: Object, member: str, index: int) -> Labels:
-    """The labels of a member's pod, with those that LeaderWorkerSet adds."""
-    template = item["spec"]["leaderWorkerTemplate"][f"{member}Template"]
-    own = {"name": item["metadata"]["name"], "worker-index": str(index), "group-index": "0"}
-    return {**(template["metadata"].get("labels") or {}), **{f"{_LWS}/{key}": own[key] for key in own}}
 
 
 def _pod(labels: Labels, home: Labels) -> Peer:

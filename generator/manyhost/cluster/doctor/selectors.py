@@ -1,9 +1,11 @@
-"""Label selectors of API objects: which labels they match."""
+"""Label selectors of API objects: which labels they match, and which the pods of a group have."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+_LWS = "leaderworkerset.sigs.k8s.io"
 
 
 def matches(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
@@ -17,6 +19,19 @@ def matches(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bo
     if any(labels.get(key) != value for key, value in wanted.items()):
         return False
     return all(_meets(item, labels) for item in (selector or {}).get("matchExpressions") or ())
+
+
+def member_labels(item: Mapping[str, Any], member: str, index: int) -> dict[str, str]:
+    """Return the labels of a member's pod, with those that the controller adds.
+
+    Args:
+        item: The LeaderWorkerSet.
+        member: leader or worker.
+        index: Of the member in its group.
+    """
+    template = item["spec"]["leaderWorkerTemplate"][f"{member}Template"]
+    own = {"name": item["metadata"]["name"], "worker-index": str(index), "group-index": "0"}
+    return {**(template["metadata"].get("labels") or {}), **{f"{_LWS}/{key}": own[key] for key in own}}
 
 
 def _meets(item: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
