@@ -110,6 +110,14 @@ e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, o
 pairs: $(VENV)/.dev tools ## Plant 60 random pairs of faults in the test cluster, and 60 faults that stop a group (10 minutes)
 	MANYHOST_PAIRS=60 $(BIN)/python -m pytest -q -rA -m e2e --timeout 900 tests/e2e/test_pairs.py
 
+.PHONY: soak
+soak: $(VENV)/.dev ## Harm a group of the test cluster at random for half an hour, under a steady stream of requests
+	MANYHOST_SOAK_SECONDS=1800 $(BIN)/python -m pytest -q -s -m engine tests/e2e/test_soak.py
+
+.PHONY: bench-long
+bench-long: $(VENV)/.dev ## Kill a benchmark of the test cluster at 20 random points, and let one run for ten minutes
+	MANYHOST_BENCH_KILLS=20 MANYHOST_BENCH_SECONDS=600 $(BIN)/python -m pytest -q -s -m engine tests/e2e/test_bench_long.py
+
 .PHONY: mutate
 mutate: $(VENV)/.dev ## Change the product in many places and list what no test notices; not part of CI
 	@$(BIN)/python -m tools.mutate --seconds $(DURATION) --seed $(SEED)

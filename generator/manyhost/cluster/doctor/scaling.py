@@ -20,7 +20,7 @@ _ADAPTER = (
 
 @check("autoscaling", "Does the autoscaler learn its metric?", needs=("api", "namespace"))
 def autoscaling(sight: Sight) -> Finding:
-    """Only with autoscaling: the API of custom metrics, and who scrapes the leaders for Google's Prometheus."""
+    """Only with autoscaling: the API of custom metrics, and for Google's Prometheus who reads the leaders."""
     target = sight.target
     settings = target.effective["autoscaling"]
     if not settings["enabled"]:
