@@ -225,6 +225,7 @@ def measure(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
         limit=spec["limit_seconds"],
     )
     sampler.stopped.set()
+    evidence["load_finished"] = time.time()
     evidence |= {"error": ran.error, "commands": ran.commands, "skew": ran.skew, "cpu": ran.cpu}
     try:
         evidence["after"] = engine.idle(spec["metrics"], _IDLE_SECONDS)

@@ -16,7 +16,15 @@ from manyhost.benchmark.evidence import Evidence
 from manyhost.benchmark.gate import Deployed
 from manyhost.benchmark.measurement import enough, measurement, saturated, summary, timestamp
 from manyhost.benchmark.points import Point
-from manyhost.benchmark.result import CostInputs, Deployment, Load, Measurement, PointSummary, Run
+from manyhost.benchmark.result import (
+    CostInputs,
+    Deployment,
+    Figure,
+    Load,
+    Measurement,
+    PointSummary,
+    Run,
+)
 from manyhost.benchmark.runners import Runner
 from manyhost.benchmark.spec import expected, spec
 from manyhost.catalog.scenario import Questions, Scenario
@@ -90,6 +98,7 @@ def bench(
     folder: Path,
     listener: Listener,
     keep: Callable[[Run], None],
+    gpus: Callable[[float, float], Sequence[Figure]],
 ) -> Run:
     """Measure what is not measured yet; a run that was cut off goes on with the measurement that it was at.
 
@@ -104,6 +113,7 @@ def bench(
         folder: Of the run.
         listener: Is told what happens.
         keep: Takes the run whenever the folder has more of it.
+        gpus: Says what was seen of them between two moments, seconds since the epoch.
 
     Raises:
         Failed: A client ends without evidence, or a result cannot be kept.
@@ -148,6 +158,7 @@ def bench(
                 tool=runner.tool,
                 place=place.place,
                 node=answer.node,
+                gpus=_seen(answer.evidence, gpus),
             )
             store.save(folder, found, deployment)
             own.append(found)
@@ -159,6 +170,11 @@ def bench(
     by_number = {point.number: point for point in points}
     done = all(each.skipped or enough(by_number[each.point], _of(folder, each.point)) for each in summaries)
     return written(complete=done)
+
+
+def _seen(evidence: Evidence, gpus: Callable[[float, float], Sequence[Figure]]) -> Sequence[Figure]:
+    end = evidence.load_finished
+    return gpus(end - evidence.seconds, end) if evidence.seconds else ()
 
 
 def _of(folder: Path, point: int) -> list[Measurement]:

@@ -208,6 +208,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         after: Counters after it.
         commands: What was run, one command a process.
         seconds: From the first request's start to the last one's end.
+        load_finished: When the tool was done, seconds since the epoch.
         skew: Seconds between the first requests of the client's processes.
         cpu: Most processor time of one of the processes while its requests ran, as a share of a core.
         latencies: Statistics.
@@ -233,6 +234,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     after: Counters | None = None
     commands: list[list[str]] = []
     seconds: float = 0.0
+    load_finished: float = 0.0
     skew: float = 0.0
     cpu: float = 0.0
     latencies: Latencies = Latencies()

@@ -14,6 +14,7 @@ from manyhost.benchmark.points import Point
 from manyhost.benchmark.result import (
     Client,
     ClientError,
+    Figure,
     Load,
     Measurement,
     Metrics,
@@ -39,6 +40,7 @@ def measurement(
     tool: str,
     place: Literal["job", "here"],
     node: str,
+    gpus: Sequence[Figure] = (),
 ) -> Measurement:
     """Judge what a client has reported, and make the result of it: its numbers only if they count.
 
@@ -50,6 +52,7 @@ def measurement(
         tool: The load generator.
         place: Where the client ran.
         node: On which machine.
+        gpus: What a Prometheus has seen of them.
     """
     reasons, error = gate.judge(evidence, expected), gate.client_error(evidence)
     return Measurement(
@@ -82,6 +85,7 @@ def measurement(
         calibration=evidence.calibration,
         requests=evidence.requests,
         errors=evidence.errors,
+        gpus=list(gpus),
     )
 
 

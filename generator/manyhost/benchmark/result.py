@@ -183,6 +183,22 @@ class ServerSide(msgspec.Struct, frozen=True, kw_only=True):
     series: Series
 
 
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """What a Prometheus has seen of the GPUs during the load, the mean over them.
+
+    Attributes:
+        name: gpu_busy, tensor_cores_busy, gpu_memory_busy, ...
+        unit: share (of the time), GiB, W, GB/s.
+        mean: Over the load.
+        max: Likewise.
+    """
+
+    name: str
+    unit: str
+    mean: float
+    max: float
+
+
 class Measurement(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     """One measurement of one point.
 
@@ -205,6 +221,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema",
         calibration: How the client's error was found.
         requests: Each request. Of a measurement whose numbers are withheld too, to find out why.
         errors: Some of what failed requests said.
+        gpus: What a Prometheus has seen of them; empty where none was asked.
     """
 
     key: str
@@ -225,6 +242,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema",
     calibration: Calibration | None
     requests: Requests
     errors: list[str]
+    gpus: list[Figure] = []
 
 
 class CostInputs(msgspec.Struct, frozen=True, kw_only=True):

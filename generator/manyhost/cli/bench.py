@@ -11,11 +11,11 @@ import click
 from manyhost.cli.options import output_option, pick
 from manyhost.cli.printer import Printer
 from manyhost.cli.session import Wanted, open_target, place_options
-from manyhost.errors import Failed, InvalidInput, WrongUsage
+from manyhost.errors import Failed, InvalidInput, RemoteError, WrongUsage
 
 if TYPE_CHECKING:
     from manyhost.benchmark.points import Point
-    from manyhost.benchmark.result import Measurement, Run
+    from manyhost.benchmark.result import Figure, Measurement, Run
     from manyhost.catalog.scenario import Scenario
     from manyhost.plan import Plan
 
@@ -52,6 +52,12 @@ EVENTS = {
     help="What sends the load; locust with --url only, in an environment of its own.",
 )
 @click.option(
+    "--prometheus",
+    default="",
+    metavar="URL",
+    help="Ask the Prometheus there what the GPUs did meanwhile (DCGM's series).",
+)
+@click.option(
     "--to",
     "folder",
     default="build/runs",
@@ -66,6 +72,7 @@ def command(
     dry_run: bool,
     url: str,
     runner: str,
+    prometheus: str,
     folder: str,
     output: Printer,
 ) -> None:
@@ -106,7 +113,10 @@ def command(
     if dry_run:
         output.result({"points": told, "runs": []}, [line for some in work for line in _planned(*some)])
         return
-    runs = _measure(wanted, plan, catalog, work, url=url, runner=runner, to=folder, output=output)
+    asked = _checked(prometheus, "--prometheus") if prometheus else ""
+    runs = _measure(
+        wanted, plan, catalog, work, url=url, runner=runner, prometheus=asked, to=folder, output=output
+    )
     output.result(
         {"points": told, "runs": [{"folder": path, "run": run} for path, run in runs]},
         [line for path, run in runs for line in _lines(path, run)],
@@ -128,6 +138,7 @@ def _measure(
     *,
     url: str,
     runner: str,
+    prometheus: str,
     to: str,
     output: Printer,
 ) -> list[tuple[str, Run]]:
@@ -135,6 +146,7 @@ def _measure(
     from manyhost.benchmark.archive import Archive, is_bucket
     from manyhost.benchmark.bench import Place, bench, describe, run_id
     from manyhost.benchmark.here import Here, program
+    from manyhost.benchmark.prometheus import figures
     from manyhost.benchmark.result import Load
     from manyhost.benchmark.runners import Runner, locust, vllm_bench_serve
     from manyhost.benchmark.tools import installed
@@ -151,7 +163,7 @@ def _measure(
     # With the weights, or on the hub where the engine gets them too.
     tokenizer = plan.weights.path or plan.model.hub_id
     if url:
-        place, starts = Here(client, _checked(url)), () if runner == "locust" else program()
+        place, starts = Here(client, _checked(url, "--url")), () if runner == "locust" else program()
         deployment = describe(plan, {}, url=url)
     else:
         from manyhost.benchmark.job import Job
@@ -166,6 +178,17 @@ def _measure(
         if tool:
             return locust(tool, str(client / "locustfile.py"), load, plan.model.architecture.vocabulary)
         return vllm_bench_serve(starts, load, tokenizer)
+
+    def gpus(begin: float, end: float) -> list[Figure]:
+        try:
+            return (
+                figures(prometheus, deployment.namespace, deployment.release, begin, end)
+                if prometheus
+                else []
+            )
+        except RemoteError as error:  # what was measured counts without it
+            output.warn(error.message, where=error.where)
+            return []
 
     found = []
     for scenario, some in work:
@@ -190,6 +213,7 @@ def _measure(
             folder=path,
             listener=_Listener(output),
             keep=keep,
+            gpus=gpus,
         )
         found.append((kept, run))
     return found
@@ -261,7 +285,7 @@ def _lines(path: str, run: Run) -> list[str]:
     return lines
 
 
-def _checked(url: str) -> str:
+def _checked(url: str, option: str) -> str:
     if not url.startswith(("http://", "https://")):
-        raise InvalidInput("must begin with http:// or https://", where=f"--url {url[:100]}")
+        raise InvalidInput("must begin with http:// or https://", where=f"{option} {url[:100]}")
     return url

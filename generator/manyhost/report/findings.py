@@ -146,9 +146,10 @@ def _rest(best: Point, measured: Measurement, seats: int, flat: bool) -> Finding
         return Finding(
             point=point,
             kind="compute",
-            evidence=f"throughput stopped growing with the requests in flight, {room}",
-            change="the GPUs, their memory or the network between them are at their end; the engine's "
-            "counters do not tell which: hold the NICs' traffic against the bandwidth of two hosts",
+            evidence=f"throughput stopped growing with the requests in flight, {room}{_busy(measured)}",
+            change="the GPUs, their memory or the network between them are at their end"
+            + ("" if measured.gpus else "; the engine's counters do not tell which: --prometheus does")
+            + ", hold the NICs' traffic against the bandwidth of two hosts",
         )
     streams = load.concurrency or load.requests
     return Finding(
@@ -158,6 +159,12 @@ def _rest(best: Point, measured: Measurement, seats: int, flat: bool) -> Finding
         change=f"the service can probably do more than {streams} in flight ask of it: measure with more"
         + (f", it runs {seats} at once" if seats > streams else ""),
     )
+
+
+def _busy(measured: Measurement) -> str:
+    names = {"tensor_cores_busy": "tensor cores", "gpu_memory_busy": "memory"}
+    seen = [f"{names[each.name]} {each.mean:.0%}" for each in measured.gpus if each.name in names]
+    return f"; the GPUs were busy: {', '.join(seen)} of the time" if seen else ""
 
 
 def _seats(deployment: Deployment) -> int:

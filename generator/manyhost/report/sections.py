@@ -120,6 +120,7 @@ def _run(results: Results, *, level: int, prefix: str) -> Iterator[Block]:
     best = max(passed, key=lambda point: point.summary.metrics["output_token_rate"].mean)
     yield Heading(level + 1, "What limits it")
     yield Items([found.sentence for found in findings(results.points, of)])
+    yield from _gpus(best)
     yield Heading(level + 1, "Cost")
     yield from _cost(results, best)
     yield Heading(level + 1, "Pictures")
@@ -210,6 +211,24 @@ def _load_curve(runs: Sequence[Results]) -> Figure | None:
         caption,
         plots.chart(caption, "output tokens/s", "median TPOT, ms", lines, marks=True),
     )
+
+
+def _gpus(best: Point) -> Iterator[Block]:
+    seen = best.passed[-1].gpus
+    if not seen:
+        return
+    rows = [
+        (each.name.replace("_", " "), *(_figure(value, each.unit) for value in (each.mean, each.max)))
+        for each in seen
+    ]
+    yield Paragraph(
+        f"What Prometheus has seen of the GPUs at {streams(best.summary.load)}, the mean over them:"
+    )
+    yield Table(("", "mean", "most"), rows)
+
+
+def _figure(value: float, unit: str) -> str:
+    return f"{value:.0%}" if unit == "share" else f"{number(value)} {unit}"
 
 
 def _topology(results: Results) -> Figure:
