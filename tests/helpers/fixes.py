@@ -33,7 +33,7 @@ _KUBECTL: dict[str, tuple[set[str], set[str]]] = {
     "create secret generic": ({"--from-literal"}, set()),
     "delete": (set(), set()),
     "describe": (set(), set()),
-    "get": ({"--label-columns", "--output", "--selector"}, {"--all-namespaces"}),
+    "get": ({"--label-columns", "--output", "-o", "--selector"}, {"--all-namespaces"}),
     "label": (set(), set()),
     "logs": ({"-c"}, {"--previous"}),
     "patch": ({"--type", "-p"}, set()),
