@@ -85,12 +85,16 @@ cluster-down: $(VENV)/.dev ## Remove the test cluster without a trace
 gcs: $(VENV)/.dev ## Build the Cloud Storage emulator that tests stage into (needs Go)
 	@! command -v go >/dev/null || $(BIN)/python -m testbed.gcs >/dev/null
 
+.PHONY: prometheus
+prometheus: $(VENV)/.dev ## Build the Prometheus that alerts and dashboards are tested on (needs Go)
+	@! command -v go >/dev/null || $(BIN)/python -m testbed.prometheus >/dev/null
+
 .PHONY: kill-stage
 kill-stage: $(VENV)/.dev gcs ## Kill staging at 100 random points, in a folder and in a bucket
 	MANYHOST_KILLS=100 $(BIN)/python -m pytest -q -s tests/unit/weights/test_kill.py
 
 .PHONY: test
-test: $(VENV)/.dev tools gcs ## Run all tests that need no cluster
+test: $(VENV)/.dev tools gcs prometheus ## Run all tests that need no cluster
 	$(BIN)/python -m pytest -q -n auto -m "not e2e and not engine" $(TESTS)
 
 .PHONY: property

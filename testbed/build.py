@@ -76,20 +76,55 @@ def programs() -> Path:
     return target
 
 
-def _go(*args: str) -> str:
+def module_folder(source: Path, *packages: str, tags: str = "") -> Path:
+    """Where build_module puts what it builds from a folder with go.mod and go.sum."""
+    parts = [*((source / name).read_bytes() for name in ("go.mod", "go.sum")), *packages, tags]
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+    return cache_dir() / f"{source.name.removeprefix('go-')}-{digest}"
+
+
+def build_module(source: Path, *packages: str, tags: str = "") -> Path:
+    """The folder with the programs of some packages, built first when go.mod changed.
+
+    That takes minutes and needs the Go module proxy.
+
+    Raises:
+        MissingError: Go is not installed.
+        ClusterError: the build failed.
+    """
+    target = module_folder(source, *packages, tags=tags)
+    if target.is_dir():
+        return target
+    with locked(source.name):
+        if not target.is_dir():
+            _require_go()
+            print(f"building {', '.join(packages)} (minutes, once)", file=sys.stderr, flush=True)
+            with tempfile.TemporaryDirectory(prefix="building-", dir=target.parent) as work:
+                new = Path(work, "new")
+                flags = ("-trimpath", "-tags", tags, "-ldflags", "-s -w", "-o", f"{new}/")
+                _go("build", *flags, *packages, source=source)
+                new.rename(target)
+    return target
+
+
+def _go(*args: str, source: Path = SOURCE) -> str:
     env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
     command = ["go", *args]
-    done = subprocess.run(command, cwd=SOURCE, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, cwd=source, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise ClusterError(f"go {args[0]} failed in {SOURCE} (its own lines are above)")
+        raise ClusterError(f"go {args[0]} failed in {source} (its own lines are above)")
     return done.stdout
 
 
-def _build(target: Path) -> None:
+def _require_go() -> None:
     if not shutil.which("go"):
         raise MissingError(
             "go is missing: install Go 1.26 or newer (Debian: golang-go, or https://go.dev/dl)"
         )
+
+
+def _build(target: Path) -> None:
+    _require_go()
     print("building the test cluster's programs (minutes, once)", file=sys.stderr, flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))

@@ -5,55 +5,22 @@ Unlike in-memory imitations in Python it knows preconditions, resumable uploads,
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
-from testbed.build import locked
-from testbed.errors import ClusterError, MissingError
-from testbed.layout import cache_dir
+from testbed.build import build_module
+from testbed.errors import ClusterError
 
 SOURCE = Path(__file__).parent / "go-gcs"
 _PACKAGE = "github.com/fsouza/fake-gcs-server"
 
 
 def program() -> Path:
-    """The emulator, built first when its go.mod changed (about a minute, and needs the Go module proxy).
-
-    Raises:
-        MissingError: Go is not installed.
-        ClusterError: the build failed.
-    """
-    texts = [(SOURCE / name).read_bytes() for name in ("go.mod", "go.sum")]
-    target = cache_dir() / f"gcs-{hashlib.sha256(b''.join(texts)).hexdigest()[:12]}"
-    if target.is_file():
-        return target
-    with locked("gcs"):
-        if not target.is_file():
-            _build(target)
-    return target
-
-
-def _build(target: Path) -> None:
-    if not shutil.which("go"):
-        raise MissingError(
-            "go is missing: install Go 1.26 or newer (Debian: golang-go, or https://go.dev/dl)"
-        )
-    print("building the Cloud Storage emulator (a minute, once)", file=sys.stderr, flush=True)
-    env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
-    with tempfile.TemporaryDirectory(prefix="building-", dir=target.parent) as work:
-        new = Path(work, "gcs")
-        command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(new), _PACKAGE]
-        if subprocess.run(command, cwd=SOURCE, env=env, check=False).returncode:
-            raise ClusterError(f"go build failed in {SOURCE} (its own lines are above)")
-        new.rename(target)
+    """The emulator, built first when its go.mod changed; see build_module."""
+    return build_module(SOURCE, _PACKAGE) / "fake-gcs-server"
 
 
 class Gcs:
