@@ -28,6 +28,7 @@ from manyhost.render import Renderer
 from manyhost.render.topology import topology_svg
 
 from tools import benchmark_schema, chart_readme, extract_kubernetes_schemas, gke_guide, goldens
+from tools.dashboards import dashboards
 
 ROOT = Path(__file__).resolve().parents[1]
 _OUTPUT_HEAD = """# Output for programs
@@ -450,6 +451,7 @@ GENERATORS = (
     doctor_checks,
     output_reference,
     benchmark_results,
+    dashboards,
     golden_files,
     chart_readmes,
     gke_setup,

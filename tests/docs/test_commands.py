@@ -184,7 +184,9 @@ def _check_helm(arguments: list[str]) -> None:
         if flag == "--set":
             node = schema
             for part in re.sub(r"\[\d+\]", ".[]", value.partition("=")[0]).split("."):
-                node = node["items"] if part == "[]" else node["properties"][part]
+                known = node["items"] if part == "[]" else node.get("properties", {}).get(part)
+                node = known or node["additionalProperties"]
+                assert node, value
     assert all((ROOT / chart / "Chart.yaml").is_file() for chart in charts)
 
 
