@@ -30,6 +30,7 @@ COMMANDS = {
     "logs": ("logs", "Show the engine's logs."),
     "collect": ("collect", "Pack what a bug report needs, without secrets."),
     "chat": ("chat", "Talk to the model."),
+    "dashboard": ("dashboard", "Show what a release does: tokens, times, queue, cost."),
     "bench": ("bench", "Measure it under load; numbers that cannot be believed are withheld."),
     "runs": ("runs", "List what was measured, in a folder or a bucket."),
     "report": ("report", "Write what was measured as one page: throughput, latency, limits, cost."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from manyhost.errors import Failed, NotReady, RemoteError
 _ANSWER_SECONDS = 600.0  # without a byte of an answer: a long prompt is read before the first token
 _LINE_LIMIT = 1 << 20
 KEY = "VLLM_API_KEY"  # the engine's own variable, and the client's
+_OPENING = threading.Lock()  # the library replaces a method of its client for the time of the call
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -59,7 +61,7 @@ def ready_server(connection: Connection, place: Place) -> Server:
         pods = list(connection.pages(path, dict[str, Any], labels=labels))
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
         if is_ready(pod):
-            return Server(pod["metadata"]["name"], _port(pod))
+            return Server(pod["metadata"]["name"], port_of(pod))
     raise NotReady(
         f"no {what} of release {place.release} is ready",
         fix=f"{connection.commands.manyhost('status')} says why",
@@ -67,8 +69,16 @@ def ready_server(connection: Connection, place: Place) -> Server:
 
 
 @contextlib.contextmanager
-def tunnel(connection: Connection, namespace: str, server: Server) -> Iterator[http.client.HTTPConnection]:
+def tunnel(
+    connection: Connection, namespace: str, server: Server, seconds: float = _ANSWER_SECONDS
+) -> Iterator[http.client.HTTPConnection]:
     """Open one HTTP connection to a pod through the API server; no local port is opened.
+
+    Args:
+        connection: The cluster.
+        namespace: The pod's.
+        server: The pod.
+        seconds: Without a byte of an answer.
 
     Raises:
         Unreachable: The API server or the host does not take the connection.
@@ -78,9 +88,10 @@ def tunnel(connection: Connection, namespace: str, server: Server) -> Iterator[h
 
     api = CoreV1Api(connection.client)
     try:
-        forward = portforward(
-            api.connect_get_namespaced_pod_portforward, server.pod, namespace, ports=str(server.port)
-        )
+        with _OPENING:
+            forward = portforward(
+                api.connect_get_namespaced_pod_portforward, server.pod, namespace, ports=str(server.port)
+            )
     except (ApiException, OSError) as error:
         reason = " ".join(str(getattr(error, "reason", "") or error).split())[:200]
         if getattr(error, "status", 0) == 403 or "403 Forbidden" in reason:
@@ -98,7 +109,7 @@ def tunnel(connection: Connection, namespace: str, server: Server) -> Iterator[h
     http_connection = http.client.HTTPConnection(server.pod, server.port)
     socket = forward.socket(server.port)
     socket.setblocking(True)
-    socket.settimeout(_ANSWER_SECONDS)
+    socket.settimeout(seconds)
     http_connection.sock = socket
     try:
         yield http_connection
@@ -247,7 +258,8 @@ def _sentence(body: bytes, status: int) -> str:
     return " ".join(text.split())[:400] or f"HTTP status {status}"
 
 
-def _port(pod: dict[str, Any]) -> int:
+def port_of(pod: dict[str, Any]) -> int:
+    """Return the port of a pod's API."""
     for container in pod["spec"]["containers"]:
         for port in container.get("ports") or ():
             if port.get("name") == "http":

@@ -54,6 +54,7 @@ ON_A_CLUSTER = {
     "status": ("local",),
     "logs": ("local",),
     "chat": ("local", "--prompt", "hello"),
+    "dashboard": ("local",),
     "nccl": ("local",),
     "teardown": ("local",),
 }

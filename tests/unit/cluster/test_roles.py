@@ -12,7 +12,7 @@ from manyhost.catalog.passthrough import CHART
 from manyhost.cli.progress import line
 from manyhost.cli.status import _lines
 from manyhost.cluster import rollout
-from manyhost.cluster.chat import Server, _port, ready_server
+from manyhost.cluster.chat import Server, port_of, ready_server
 from manyhost.cluster.connection import Connection, Forbidden
 from manyhost.cluster.doctor.hosts import requests_of
 from manyhost.cluster.observe import Look, Observer
@@ -368,7 +368,7 @@ def test_a_target_counts_all_groups_and_talks_to_decode() -> None:
     assert (found.groups, found.hosts) == (5, 5)
     assert [(item["metadata"]["name"], count) for item, count in found.sets] == [("r", 3), ("r-prefill", 2)]
     assert found.group["metadata"]["name"] == "r"
-    assert _port(found.pod("leader")) == 8000
+    assert port_of(found.pod("leader")) == 8000
     assert requests_of(found.pod("leader")["spec"])["cpu"] == pytest.approx(0.1)
     assert found.service == "r-router"
     assert target("roles.prefill.groups=0", "roles.prefill.tensor=null").service == "r-svc"
