@@ -58,6 +58,8 @@ def _changed(name: str, labels: str, value: float, recorded: float, seconds: flo
     }
     if name in gauges:
         return gauges[name][stuck]
+    if name == "vllm:num_requests_waiting_by_reason" and 'reason="capacity"' in labels:
+        return gauges["vllm:num_requests_waiting"][stuck]
     if stuck and name in ("vllm:prompt_tokens_total", "vllm:generation_tokens_total"):
         return recorded
     if stuck and name == "vllm:request_success_total" and 'finished_reason="abort"' in labels:

@@ -81,6 +81,12 @@ CASES: list[tuple[str, dict[str, str], int, int, int | None]] = [
                                       prompt_tokens_total="0+9x10 90x180"), 1, 18, 10),
     ("ManyhostQueueing", changed(FINE, num_requests_waiting="5x200"), 1, 12, 8),
     ("", changed(FINE, num_requests_waiting=" ".join(["5x7", "0x1"] * 20)), 1, 100, None),
+    # decode groups wait for KV caches all the time
+    ("", changed(FINE, num_requests_waiting="5x200") | {
+        f'vllm:num_requests_waiting_by_reason{{{MODEL},reason="capacity"}}': "0x200",
+        f'vllm:num_requests_waiting_by_reason{{{MODEL},reason="deferred"}}': "5x200"}, 1, 100, None),
+    ("ManyhostQueueing", FINE | {
+        f'vllm:num_requests_waiting_by_reason{{{MODEL},reason="capacity"}}': "5x200"}, 1, 12, 8),
     ("ManyhostKvCachePressure", changed(FINE, kv_cache_usage_perc="0.97x200"), 1, 12, 8),
     ("ManyhostPreemptions", changed(FINE, num_preemptions_total="0+10x200"), 1, 12, 3),
     ("", changed(FINE, num_preemptions_total="0+1x200"), 1, 100, None),
