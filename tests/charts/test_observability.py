@@ -172,6 +172,17 @@ def test_nothing_is_left_to_fill_in_and_each_alert_names_a_command(values: Objec
             assert rule["for"]
 
 
+def test_rules_leave_to_google_the_labels_that_it_sets_itself() -> None:
+    """Its operator takes no rule of an object when one sets them; the other's routes alerts by namespace.
+
+    (GoogleCloudPlatform/prometheus-engine, pkg/operator/apis/monitoring/v1/rules_config.go, setLabel.)
+    """
+    for values, wanted in ((EVERYTHING[0], set()), (EVERYTHING[1], {"namespace"})):
+        (item,) = (each for each in render(values) if each["kind"] in ("Rules", "PrometheusRule"))
+        labels = [set(rule["labels"]) for group in item["spec"]["groups"] for rule in group["rules"]]
+        assert all(own & {"project_id", "location", "cluster", "namespace"} == wanted for own in labels)
+
+
 def test_dashboards_are_for_grafanas_sidecar_and_for_one_release_each() -> None:
     everything = boards(EVERYTHING[0])
     assert set(everything) == {path.stem for path in TARGET.glob("*.json")}

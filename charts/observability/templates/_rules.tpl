@@ -55,7 +55,10 @@ groups:
     labels:
       severity: {{ $rule.severity }}
       manyhost_release: {{ $.Values.release | quote }}
+      {{- if eq $.Values.prometheus "operator" }}
+      {{- /* Google's operator sets it, and refuses rules that do. */}}
       namespace: {{ $.Release.Namespace | quote }}
+      {{- end }}
     annotations:
       summary: {{ include "observability.fill" (dict "root" $ "text" $rule.summary) | quote }}
       description: {{ include "observability.fill" (dict "root" $ "text" $rule.description) | quote }}
