@@ -9,12 +9,13 @@ import click
 
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
-from manyhost.cli.session import Wanted, nodes_of, open_release, place_options, pool_lines, pools_of
+from manyhost.cli.session import Opened, Wanted, nodes_of, open_release, place_options, pool_lines, pools_of
 from manyhost.commands import Commands
 
 if TYPE_CHECKING:
     from manyhost.cluster.capacity import Ends
     from manyhost.cluster.status import Status
+    from manyhost.cluster.timeline import Timeline
 
 RESULT = {
     "release": "the release",
@@ -42,14 +43,20 @@ RESULT = {
     "capacity": "until when the hosts are had: mode, at (empty when nothing ends them), why, any_time",
     "pools": "node pools with hosts of this type: name, nodes, own and others (pods on them), usd_per_hour, "
     "price, resize; null when you may not look",
+    "timeline": "with --timeline the start of each group: role, group, since, answered, seconds, planned, "
+    "usd, and of its members the steps with start, seconds and what was planned; null without",
 }
 
 
 @click.command(name="status")
 @place_options
+@click.option(
+    "--timeline", is_flag=True, help="Also show what each step of the groups' start took, and cost."
+)
 @output_option
 def command(
     wanted: Wanted,
+    timeline: bool,
     output: Printer,
 ) -> None:
     """Show the groups of a release and why one is not ready.
@@ -84,8 +91,9 @@ def command(
         since=timestamp(found.spent.since if found.spent else found.now),
     )
     lines = [*(_lines(found, commands) if found.installed else ()), *_capacity(until, found.now)]
-    document = {**msgspec.structs.asdict(found), "capacity": until, "pools": pools}
-    output.result(document, [*lines, *pool_lines(pools or ())])
+    took = _timelines(opened) if timeline and found.installed else None
+    document = {**msgspec.structs.asdict(found), "capacity": until, "pools": pools, "timeline": took}
+    output.result(document, [*lines, *pool_lines(pools or ()), *_waterfall(took)])
     if not found.installed:
         raise NotReady(
             f"LeaderWorkerSet {release} was deleted from namespace {namespace}; Helm has revision "
@@ -104,6 +112,25 @@ def command(
     why = next((problem for problem in found.problems if problem.kind in NOT_MADE), None)
     if absent and why:
         raise NotReady(why.message, where=f"release {release}", fix=why.fix)
+
+
+def _timelines(opened: Opened) -> tuple[Timeline, ...]:
+    from manyhost.catalog import Catalog
+    from manyhost.cluster.starts import starts
+    from manyhost.cluster.timeline import planned_start
+    from manyhost.plan import make_plan
+    from manyhost.plan.cost import cost
+
+    plan = make_plan(opened.resolved, Catalog())
+    price = cost(opened.recipe, opened.environment, 1)
+    return starts(opened.connection, opened.place, planned_start(plan), price.usd_per_hour)
+
+
+def _waterfall(found: tuple[Timeline, ...] | None) -> Iterator[str]:
+    from manyhost.cluster.timeline import describe
+
+    for one in found or ():
+        yield from describe(one)
 
 
 def _lines(found: Status, commands: Commands) -> Iterator[str]:

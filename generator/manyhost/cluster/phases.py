@@ -187,17 +187,17 @@ def host_of(
 
 
 def _placed(pod: Pod) -> str:
-    scheduled = _condition(pod, "PodScheduled") or {}
+    scheduled = condition(pod, "PodScheduled") or {}
     return str(scheduled.get("lastTransitionTime") or "") if scheduled.get("status") == "True" else ""
 
 
 def _due(pod: Pod, containers: list[dict[str, Any]]) -> str:
     """When the kubelet ends the engine for its startup probe; empty once that has succeeded."""
-    state = _named(containers, ENGINE_CONTAINER)
+    state = named(containers, ENGINE_CONTAINER)
     running = (state.get("state") or {}).get("running") or {}
     if state.get("started") or not running.get("startedAt"):
         return ""
-    spec = _named((pod.get("spec") or {}).get("containers") or [], ENGINE_CONTAINER)
+    spec = named((pod.get("spec") or {}).get("containers") or [], ENGINE_CONTAINER)
     probe = spec.get("startupProbe")
     if not probe:
         return ""
@@ -221,7 +221,7 @@ def is_ready(pod: Pod) -> bool:
     """Whether a pod is Ready and not on its way out."""
     if pod["metadata"].get("deletionTimestamp"):
         return False
-    return (_condition(pod, "Ready") or {}).get("status") == "True"
+    return (condition(pod, "Ready") or {}).get("status") == "True"
 
 
 def _phase(  # noqa: PLR0911  one return a step, in their order
@@ -238,7 +238,7 @@ def _phase(  # noqa: PLR0911  one return a step, in their order
         return "pending", ""
     if not containers and not inits:
         return "scheduled", ""
-    engine = _named(containers, ENGINE_CONTAINER)
+    engine = named(containers, ENGINE_CONTAINER)
     state = engine.get("state") or {}
     if "running" in state:
         if line is None:
@@ -272,11 +272,11 @@ def _detail(line: ScriptLine) -> str:
     if line.phase == "attempt":
         return line.reason
     if line.phase == "loading":
-        return _loading(line)
+        return loading(line)
     return line.reason or {"engine": "engine starts", "serving": "engine answers"}.get(line.phase, "")
 
 
-def _loading(line: ScriptLine) -> str:
+def loading(line: ScriptLine) -> str:
     """How far a step is: its own percentage, and for how long it has not moved if that is worth a word."""
     percent, still = line.fields.get("percent"), line.fields.get("still", "0s").removesuffix("s")
     words = ["weights" if line.fields.get("step") == "weights" else "engine starts"]
@@ -295,7 +295,7 @@ def _problem(
     commands: Commands,
 ) -> Problem | None:
     name = pod["metadata"]["name"]
-    scheduled = _condition(pod, "PodScheduled") or {}
+    scheduled = condition(pod, "PodScheduled") or {}
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
         return unschedulable(name, scheduled.get("message", ""), commands)
     evicted = _evicted(pod)
@@ -312,7 +312,7 @@ def _problem(
             f"cure that; then {commands.manyhost('deploy')} starts the groups that gave up anew",
             0,
         )
-    ready = _condition(pod, "Ready") or {}
+    ready = condition(pod, "Ready") or {}
     if ready.get("status") == "Unknown" or ready.get("reason") == "NodeNotReady":
         node = (pod.get("spec") or {}).get("nodeName", "")
         return Problem("lost", f"{name}: node {node} does not answer", look_at(commands, "node", node), None)
@@ -322,7 +322,7 @@ def _problem(
 def _evicted(pod: Pod) -> str:
     """Who has taken the pod's place away; empty when nobody has."""
     status = pod.get("status") or {}
-    target = _condition(pod, "DisruptionTarget") or {}
+    target = condition(pod, "DisruptionTarget") or {}
     if target.get("status") == "True":
         return f"was evicted ({target.get('reason', '')}): {_short(target.get('message', ''))}"
     if status.get("phase") == "Failed" and status.get("reason"):
@@ -586,12 +586,14 @@ def stamp(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if time else ""
 
 
-def _condition(pod: Pod, kind: str) -> dict[str, Any] | None:
+def condition(pod: Pod, kind: str) -> dict[str, Any] | None:
+    """Return a condition of a pod by its type; None when it has none."""
     conditions = (pod.get("status") or {}).get("conditions") or []
     return next((item for item in conditions if item["type"] == kind), None)
 
 
-def _named(items: list[dict[str, Any]], name: str) -> dict[str, Any]:
+def named(items: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return the container of a name, else the first one; empty when there is none."""
     return next((item for item in items if item["name"] == name), items[0] if items else {})
 
 

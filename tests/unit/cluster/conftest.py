@@ -20,7 +20,7 @@ from tests.unit.cluster.doctor import NOBODY, Examine, Reply, ResultsOf, Serve
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Starts HTTP servers on loopback; each answers (method, path, headers) with (status, headers, JSON)."""
+    """Starts HTTP servers on loopback; each answers (method, path, headers) with (status, headers, body)."""
     started: list[http.server.ThreadingHTTPServer] = []
 
     def start(answer: Callable[[str, str, Any], Reply]) -> str:
@@ -28,7 +28,7 @@ def serve() -> Iterator[Serve]:
             def do_GET(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 status, headers, body = answer(self.command, self.path, self.headers)
-                data = json.dumps(body).encode()
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
