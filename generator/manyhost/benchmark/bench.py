@@ -17,6 +17,8 @@ from manyhost.benchmark.gate import Deployed
 from manyhost.benchmark.measurement import enough, measurement, saturated, summary, timestamp
 from manyhost.benchmark.points import Point
 from manyhost.benchmark.result import (
+    ColdStart,
+    ColdStep,
     CostInputs,
     Deployment,
     Figure,
@@ -28,6 +30,7 @@ from manyhost.benchmark.result import (
 from manyhost.benchmark.runners import Runner
 from manyhost.benchmark.spec import expected, spec
 from manyhost.catalog.scenario import Questions, Scenario
+from manyhost.cluster.timeline import Timeline
 from manyhost.plan import Plan
 
 
@@ -182,7 +185,13 @@ def _of(folder: Path, point: int) -> list[Measurement]:
 
 
 def describe(
-    plan: Plan, values: dict[str, Any], *, release: str = "", namespace: str = "", url: str = ""
+    plan: Plan,
+    values: dict[str, Any],
+    *,
+    release: str = "",
+    namespace: str = "",
+    url: str = "",
+    timelines: Sequence[Timeline] = (),
 ) -> Deployment:
     """Return what is measured.
 
@@ -192,6 +201,7 @@ def describe(
         release: Its release.
         namespace: Of the release.
         url: Where it is, when it is no release.
+        timelines: How its groups have started.
     """
     host, gpus = plan.environment.host, plan.gpus_per_host
     roles = [
@@ -225,6 +235,23 @@ def describe(
         release=release,
         namespace=namespace,
         url=url,
+        cold_start=cold_start(timelines),
+    )
+
+
+def cold_start(timelines: Sequence[Timeline]) -> ColdStart | None:
+    """Return the start of the first group that clients talk to and that has answered; None without one."""
+    found = next((one for one in timelines if one.answered and one.role != "prefill"), None)
+    if found is None:
+        return None
+    return ColdStart(
+        seconds=found.seconds,
+        planned=found.planned,
+        usd=found.usd,
+        steps=[
+            ColdStep(name=step.name, seconds=step.seconds, planned=step.planned)
+            for step in found.members[0].steps
+        ],
     )
 
 

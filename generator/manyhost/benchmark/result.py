@@ -269,6 +269,36 @@ class CostInputs(msgspec.Struct, frozen=True, kw_only=True):
     cold_start_seconds: int
 
 
+class ColdStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a cold start.
+
+    Attributes:
+        name: schedule, image, weights, load, ... (`manyhost status --timeline`).
+        seconds: How long it took.
+        planned: What the plan says, seconds; null for what it does not foresee.
+    """
+
+    name: str
+    seconds: float
+    planned: float | None
+
+
+class ColdStart(msgspec.Struct, frozen=True, kw_only=True):
+    """The start of a group that was measured later: of its leader, up to the first answer.
+
+    Attributes:
+        seconds: All of it.
+        planned: What the plan says, seconds.
+        usd: List price of the group's hosts for it; null where nobody publishes one.
+        steps: In their order.
+    """
+
+    seconds: float
+    planned: float
+    usd: float | None
+    steps: list[ColdStep]
+
+
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured.
 
@@ -290,6 +320,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         release: Name of the release; empty when a URL was measured.
         namespace: Its namespace.
         url: The URL that was measured; empty for a release.
+        cold_start: How the first group that answers has started; null where nobody could look.
     """
 
     recipe: str
@@ -309,6 +340,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     namespace: str
     url: str
+    cold_start: ColdStart | None = None
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from manyhost.benchmark.points import Point
     from manyhost.benchmark.result import Figure, Measurement, Run
     from manyhost.catalog.scenario import Scenario
+    from manyhost.cluster.connection import Connection
+    from manyhost.cluster.target import Target
+    from manyhost.cluster.timeline import Timeline
     from manyhost.plan import Plan
 
 RESULT = {
@@ -171,7 +174,13 @@ def _measure(
         connection, target = open_target(wanted)
         place = Job(connection, target, catalog.chart("llm-benchmark"))
         starts = tuple(plan.settings.engine.command)
-        deployment = describe(plan, target.values, release=target.release, namespace=target.namespace)
+        deployment = describe(
+            plan,
+            target.values,
+            release=target.release,
+            namespace=target.namespace,
+            timelines=_started(connection, target),
+        )
     tool = str(installed("locust")) if runner == "locust" else ""
 
     def sender(load: Load) -> Runner:
@@ -217,6 +226,20 @@ def _measure(
         )
         found.append((kept, run))
     return found
+
+
+def _started(connection: Connection, target: Target) -> tuple[Timeline, ...]:
+    """How the groups have started; none when nobody may look, since a measurement does without."""
+    from manyhost.cluster.starts import starts
+    from manyhost.cluster.timeline import planned_start
+    from manyhost.plan.cost import cost
+
+    plan = target.plan
+    price = cost(plan.settings, plan.environment, 1).usd_per_hour
+    try:
+        return starts(connection, target.place, planned_start(plan), price)
+    except RemoteError:
+        return ()
 
 
 class _Listener:

@@ -95,6 +95,6 @@ def break_even(inputs: CostInputs) -> list[BreakEven]:
     ]
 
 
-def with_cold_start(inputs: CostInputs, hours: float) -> float:
-    """Return by which factor a token costs more when hosts serve for some hours after their cold start."""
-    return 1 + inputs.cold_start_seconds / 3600 / hours
+def with_cold_start(seconds: float, hours: float) -> float:
+    """Return by which factor a token costs more when hosts serve for some hours after a cold start."""
+    return 1 + seconds / 3600 / hours

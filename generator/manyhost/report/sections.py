@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 
-from manyhost.benchmark.result import Interval, Load, Measurement
+from manyhost.benchmark.result import ColdStart, Interval, Load, Measurement
 from manyhost.benchmark.table import table
 from manyhost.report import cost, plots
 from manyhost.report.compare import METRICS, Comparison, streams
@@ -123,6 +123,7 @@ def _run(results: Results, *, level: int, prefix: str) -> Iterator[Block]:
     yield from _gpus(best)
     yield Heading(level + 1, "Cost")
     yield from _cost(results, best)
+    yield from _cold_start(of.cold_start, level + 1)
     yield Heading(level + 1, "Pictures")
     curves = [each for each in (_load_curve([results]), _cost_curve(results)) if each]
     for figure in (_topology(results), *curves, *_percentiles(passed), *_over_time(best)):
@@ -348,14 +349,15 @@ def _cost(results: Results, best: Point) -> Iterator[Block]:
         f"Prices for {inputs.region}, read on {inputs.date} from {inputs.source}.{seller}"
     )
     items = []
-    if inputs.cold_start_seconds:
+    measured = results.run.deployment.cold_start
+    seconds = measured.seconds if measured else inputs.cold_start_seconds
+    if seconds:
         more = ", ".join(
-            f"{cost.with_cold_start(inputs, hours) - 1:.1%} over {hours} h" for hours in cost.SERVING_HOURS
+            f"{cost.with_cold_start(seconds, hours) - 1:.1%} over {hours} h" for hours in cost.SERVING_HOURS
         )
-        minutes = inputs.cold_start_seconds / 60
+        what = "The cold start took" if measured else "A cold start is planned to take"
         items.append(
-            f"A cold start is planned to take {minutes:.0f} minutes, which are paid too: a token "
-            f"costs more by {more} of serving."
+            f"{what} {seconds / 60:.0f} minutes, which are paid too: a token costs more by {more} of serving."
         )
     items += [
         f"{each.rate} is cheaper than {cost.ON_DEMAND} when the hosts are used more than {each.share:.0%} "
@@ -364,6 +366,20 @@ def _cost(results: Results, best: Point) -> Iterator[Block]:
     ]
     if items:
         yield Items(items)
+
+
+def _cold_start(found: ColdStart | None, level: int) -> Iterator[Block]:
+    """How the group was started, when somebody could look."""
+    if found is None:
+        return
+    yield Heading(level, "Cold start")
+    price = "" if found.usd is None else f", {found.usd:,.2f} USD by the price list"
+    yield Paragraph(f"Measured {found.seconds:,.0f} s, planned {found.planned:,.0f} s{price}. Of the leader:")
+    rows = [
+        (step.name, number(step.seconds), "–" if step.planned is None else number(step.planned))
+        for step in found.steps
+    ]
+    yield Table(("step", "took, s", "planned, s"), rows)
 
 
 def _belief(passed: Sequence[Point]) -> Iterator[Block]:

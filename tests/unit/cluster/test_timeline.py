@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manyhost.benchmark.bench import cold_start
 from manyhost.cluster.connection import connect
 from manyhost.cluster.phases import stamp
 from manyhost.cluster.starts import starts
@@ -227,6 +228,15 @@ def test_the_picture_fits_a_terminal_and_shows_where_it_was_slower() -> None:
     bars = [line.index("#") for line in lines[4:12] if "#" in line]
     assert bars == sorted(bars)
     assert rows["compile"].count("#") > 3 * rows["load"].count("#")
+
+
+def test_a_benchmark_keeps_the_start_of_the_group_that_clients_talk_to() -> None:
+    answered = of(pod(), logs={"u0": log(LEADER)})
+    kept = cold_start([of(pod(), logs={}), answered])
+    assert kept is not None
+    assert (kept.seconds, kept.planned, kept.usd) == (260.0, 1050.0, answered.usd)
+    assert [(step.name, step.planned) for step in kept.steps][:2] == [("schedule", 30), ("image", 80)]
+    assert cold_start([of(pod(), logs={})]) is None
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_every_rate_of_the_list_and_both_kinds_of_tokens(tmp_path: Path) -> None
     assert costs["spot"].output.mean < by_the_hour.output.mean
     shares = {each.rate: each.share for each in cost.break_even(inputs)}
     assert shares["commit-3y"] < shares["commit-1y"] < 1
-    assert cost.with_cold_start(msgspec.structs.replace(inputs, cold_start_seconds=1800), 2) == 1.25
+    assert cost.with_cold_start(1800, 2) == 1.25
 
 
 def test_no_cost_without_a_price_and_none_of_withheld_numbers(tmp_path: Path) -> None:

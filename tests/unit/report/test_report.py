@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manyhost.benchmark import store
 from manyhost.benchmark.bench import describe
 from manyhost.benchmark.evidence import Requests
 from manyhost.report import plots
@@ -125,6 +126,29 @@ def test_a_ramp_with_its_cost(tmp_path: Path) -> None:
     assert told["costs"][0]["output"]["mean"] == pytest.approx(252.8, abs=0.1)
     assert [point["passed"] for point in told["points"]] == [3, 3, 3]
     assert envelope["warnings"] == []
+
+
+def test_the_cold_start_that_was_measured_stands_beside_the_plans(tmp_path: Path) -> None:
+    """And a result of a time before it was measured is read as it was."""
+    folder = made.written(tmp_path / "run", [[100.0]], recipe=made.GPUS)
+    file = folder / store.RUN
+    run = json.loads(file.read_text())
+    del run["deployment"]["cold_start"]
+    file.write_text(json.dumps(run))
+    _, text, _ = report(tmp_path / "old", folder)
+    assert "A cold start is planned to take" in text
+    assert "Cold start\n" not in text
+    steps = [
+        {"name": "load", "seconds": 312.5, "planned": 689.0},
+        {"name": "peers", "seconds": 5.0, "planned": None},
+    ]
+    run["deployment"]["cold_start"] = {"seconds": 620.0, "planned": 1039.0, "usd": 32.01, "steps": steps}
+    file.write_text(json.dumps(run))
+    _, text, _ = report(tmp_path / "new", folder)
+    assert "Measured 620 s, planned 1,039 s, 32.01 USD by the price list." in text
+    assert "| load | 312.5 | 689.0 |" in text
+    assert "| peers | 5.00 | – |" in text
+    assert "The cold start took 10 minutes" in text
 
 
 def test_withheld_numbers_are_nowhere_and_their_reasons_are(tmp_path: Path) -> None:
