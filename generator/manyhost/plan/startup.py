@@ -10,18 +10,21 @@ from manyhost.catalog import Engine, Model
 
 # Bytes per second into one host. Each is cautious: a budget that is too small restarts a healthy group.
 READ_RATES = {
-    # "up to 30 minutes" for R1 (AI-Hypercomputer/gpu-recipes, inference READMEs)
+    # "up to 30 minutes" for R1, from the image to the loaded model (AI-Hypercomputer/gpu-recipes, inference
+    # READMEs): it holds the reading after the download, too
     "hub": 0.38e9,
     # 140 GB in 35 s when tuned (GoogleCloudPlatform/accelerated-platforms,
     # AchievingFasterPodStartup.md); a quarter of it
     "bucket": 1.0e9,
+    # R1's shards of 4.2 GB at 1.5 to 2 s each (vllm-project/vllm#19332); three a second on 8 x H200,
+    # 12 GB/s (vllm-project/vllm#14965, sgl-project/sglang#3416)
     "folder": 2.0e9,
 }
 _PULL_GIB_PER_SECOND = 0.15
 _SCHEDULE_SECONDS = 30
-_IMPORT_SECONDS = (
-    60  # process start, imports, model class, NCCL: 24-47 s measured (docs/reference/gpu-comparison.md)
-)
+# Process start, imports, model class, NCCL. /health less "init engine" of each start in benchmarks/gpu:
+# 26 to 41 s, and 65 s at the first start of a machine, with weights that need no reading.
+_IMPORT_SECONDS = 60
 _MARGIN = 2
 _HELD_MARGIN_SECONDS = 1800  # nodes that come late, an image that is pulled
 
