@@ -14,7 +14,7 @@ from typing import Any
 import google_crc32c
 import msgspec
 import pytest
-from manyhost.cluster.doctor.registry import split
+from manyhost.cluster.registry import split
 from manyhost.cluster.target import Target, from_rendered
 from manyhost.render import build
 
