@@ -104,7 +104,17 @@ def _check_tag(recipe: Recipe, facts: Facts) -> None:
     """Refuse the tag of another version: flags, memory and executors would be those of engine.version."""
     tag, engine = recipe.engine.tag, facts.engine
     version = version_in(tag)
-    if not version or version == version_in(engine.version) or recipe.engine.image:
+    if not version or version == version_in(engine.version):
+        return
+    if recipe.engine.image:
+        # A tag of one's own means what one likes; a digest under the very name of a version is that version.
+        if recipe.engine.digest and tag in facts.recipes:
+            raise InvalidInput(
+                f"{tag[:80]} is not vLLM {engine.version}, which engine.version says",
+                where="engine.tag",
+                fix=f"set engine.version to {tag}, or engine.image, engine.tag and engine.digest to '' "
+                "for this recipe",
+            )
         return
     other = known_version(tag, facts.recipes)
     able = facts.recipes.get(other)

@@ -173,3 +173,16 @@ def test_an_image_that_no_runtime_would_pull_as_meant(assignment: str, message: 
 )
 def test_images_that_a_runtime_pulls(assignments: tuple[str, ...]) -> None:
     image.check(recipe(*assignments), FACTS)
+
+
+def test_a_digest_pinned_for_one_version_is_not_taken_by_a_recipe_of_another() -> None:
+    """values/local.yaml pins an image for an environment, which may have a recipe of another version."""
+    pinned = ("engine.image=eu.pkg.dev/p/r/vllm-openai", 'engine.tag="v0.26.0"', f"engine.digest={DIGEST}")
+    image.check(recipe(*pinned), FACTS)
+    image.check(recipe(*pinned[:1], 'engine.tag="v0.26.0-mine"', pinned[2]), FACTS)  # a tag of one's own
+    other = resolve(CATALOG, "a3mega/deepseek-r1-671b-published", assignments=pinned)
+    with pytest.raises(InvalidInput) as caught:
+        image.check(other.recipe, join(other, CATALOG))
+    assert caught.value.message == "v0.26.0 is not vLLM v0.7.3, which engine.version says"
+    assert caught.value.where == "engine.tag"
+    assert "engine.digest" in caught.value.fix
