@@ -28,7 +28,10 @@ COMMANDS = {
         "--location --repository-format --description --kms-key --labels --mode", "--async --immutable-tags"
     ),
     "artifacts repositories delete": command("--location", "--async"),
+    "auth print-access-token": command(least=0, most=0),
     "beta builds log": command("--region", "--stream"),
+    "builds describe": command("--region"),
+    "builds list": command("--region --filter --limit --page-size --sort-by", "--ongoing", least=0, most=0),
     "builds submit": command(
         "--config --dir --disk-size --gcs-log-dir --gcs-source-staging-dir --ignore-file --machine-type "
         "--region --service-account --substitutions --tag -t --timeout --worker-pool",

@@ -23,6 +23,7 @@ COMMANDS = {
     "list": ("list_", "List environments, models, engines and recipes."),
     "weights": ("weights", "Compare a model on the hub with the catalog."),
     "stage": ("stage", "Copy a model's weights into a bucket or a folder, once, proven."),
+    "image": ("image", "Build an image of your own and pin it, or say what is known of the one in use."),
     "discover": ("discover", "Read a cluster and fill in values/local.yaml."),
     "doctor": ("doctor", "Check that a recipe would work on the cluster; costs nothing."),
     "deploy": ("deploy", "Install or upgrade a recipe and wait until it answers."),
