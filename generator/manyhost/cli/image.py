@@ -21,8 +21,8 @@ RESULT = {
     "build": "of build the build, of status the last one: id, status, created, finished, url, digest, why; "
     "or null",
     "pinned": "of status: where engine.digest comes from; empty when the tag alone decides",
-    "lock": "of status: what is known of its inside: vllm, executors, cuda, minimum_driver, architectures; "
-    "or null",
+    "lock": "of status: what is known of its inside: digest that it is known of, vllm, executors, cuda, "
+    "minimum_driver, architectures; or null",
     "file": "of build: the settings file",
     "diff": "of build: the change to it; empty when it says the same already",
     "written": "of build: whether it was changed",
@@ -175,6 +175,7 @@ def _status(catalog: Catalog, resolved: Resolved, output: Printer) -> None:
         lock = known(engine, found.digest, found.labels) or lock
     stock = image.repository == engine.image
     told = (lock.digest or lock.architectures or lock.cuda) and {
+        "digest": lock.digest,
         "vllm": engine.version,
         "executors": engine.stock_image_executors if stock else engine.executors,
         "cuda": lock.cuda,
@@ -208,6 +209,8 @@ def _lines(result: dict[str, Any], found: Standing, unread: str, *, stock: bool)
         parts += [f"driver R{lock['minimum_driver']} or newer"] if lock["minimum_driver"] else []
         parts += [", ".join(lock["architectures"])] if lock["architectures"] else []
         inside = "; ".join(parts)
+        if stock and found.digest and lock["digest"] not in ("", found.digest):
+            inside = f"not known: the tag has moved, and the image lock knows {lock['digest']}"
     if stock:
         last = "none: it is the stock image"
     elif build:

@@ -129,6 +129,8 @@ def _timelines(opened: Opened) -> tuple[Timeline, ...]:
 def _waterfall(found: tuple[Timeline, ...] | None) -> Iterator[str]:
     from manyhost.cluster.timeline import describe
 
+    if found == ():
+        yield "no group has pods, and so no start to show"
     for one in found or ():
         yield from describe(one)
 

@@ -42,8 +42,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a host's start.
 
     Attributes:
-        name: schedule, image, a phase of the launcher (docs/reference/launcher.md), or a part of its phase
-            engine where the engine's log tells them: import, load, compile, answer.
+        name: schedule, image (until the engine's container runs, so sidecars too), a phase of the launcher
+            (docs/reference/launcher.md), or a part of its phase engine where the engine's log tells them:
+            import, load, compile, answer.
         start: Seconds after the first pod of its group was made.
         seconds: How long it took, or has taken so far.
         planned: What the plan says, seconds; None for what it does not foresee.
@@ -352,7 +353,8 @@ def describe(found: Timeline) -> Iterator[str]:
     ends = [step.start + step.seconds for member in found.members for step in member.steps]
     width = max([found.seconds, *ends, 1.0])
     for member in found.members:
-        yield f"  {member.member} {member.pod} {f'on {member.node}' if member.node else 'has no node'}"
+        where = f"on {member.node}" if member.node else "has no node"
+        yield f"  {member.member} {member.pod} {where}"[:_COLUMNS]
         for step in member.steps:
             if step.seconds < 0.5 and not step.running:
                 continue

@@ -316,6 +316,18 @@ def test_status_before_anything_was_built(cloud: Cloud) -> None:
     assert result["lock"] is None
 
 
+def test_a_stock_tag_that_has_moved_is_not_the_image_that_somebody_has_read(cloud: Cloud) -> None:
+    file = cloud.local.parent / f"engines/vllm/{VERSION}.yaml"
+    moved = cloud.oci.push("stock/vllm", VERSION, {})
+    text = file.read_text().replace("image: vllm/vllm-openai", f"image: {cloud.host}/stock/vllm")
+    file.write_text(text)
+    cloud.local.unlink()
+    done = manyhost("image", "status", "a3mega")
+    assert f"inside    not known: the tag has moved, and the image lock knows {LOCKED}" in done.out
+    file.write_text(text.replace(LOCKED, moved))
+    assert "inside    vLLM v0.26.0; executors mp; CUDA 13.0" in manyhost("image", "status", "a3mega").out
+
+
 def test_status_without_registry_or_gcloud_says_what_can_be_said(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,7 @@ from manyhost.cluster.timeline import (
     timelines,
 )
 
+from tests.helpers.cli import manyhost
 from tests.unit.cluster.doctor import Serve, a_target
 from tests.unit.scripts.members import Members, until
 
@@ -96,6 +98,18 @@ def of(
 ) -> Timeline:
     (found,) = timelines(pods, logs, pulls or {}, planned, usd, BEGIN + now)
     return found
+
+
+def here(api: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubeconfig for an API server."""
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "here",
+        "clusters": [{"name": "c", "cluster": {"server": api}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+    }  # fmt: skip
+    (folder / "config").write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(folder / "config"))
 
 
 def took(steps: tuple[Step, ...]) -> list[tuple[str, float, float]]:
@@ -280,16 +294,7 @@ def test_pods_logs_and_events_are_read_from_the_cluster(
         items = [event] if "/events" in path else [pod(), pod(1, started=None)]
         return 200, {"Date": "Thu, 01 Jan 2026 00:05:00 GMT"}, {"metadata": {}, "items": items}
 
-    config = f"""
-apiVersion: v1
-kind: Config
-current-context: here
-clusters: [{{name: c, cluster: {{server: "http://{serve(answer)}"}}}}]
-users: [{{name: u, user: {{token: t}}}}]
-contexts: [{{name: here, context: {{cluster: c, user: u}}}}]
-"""
-    (tmp_path / "config").write_text(config)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    here(f"http://{serve(answer)}", tmp_path, monkeypatch)
     place = Place(target.chart, "ns", "r")
     planned = planned_start(target.plan)
     (found,) = starts(connect("here"), place, planned, target.plan.cost.usd_per_hour)
@@ -298,3 +303,36 @@ contexts: [{{name: here, context: {{cluster: c, user: u}}}}]
     assert found.members[1].steps[-1].name == "image"
     assert found.planned == sum(dict(target.plan.cold_start).values())
     assert any("labelSelector" in path for path in asked if "/pods?" in path)
+
+
+def test_status_shows_it_after_what_it_always_shows(serve: Serve, tmp_path: Path, monkeypatch: Any) -> None:
+    labels = {"app.kubernetes.io/instance": "r", "app.kubernetes.io/name": "llm-multihost"}
+    group = {
+        "metadata": {"name": "r", "labels": labels, "creationTimestamp": stamp(BEGIN), "generation": 1},
+        "spec": {"replicas": 1, "leaderWorkerTemplate": {"size": 1}},
+        "status": {"readyReplicas": 0, "updatedReplicas": 1},
+    }
+
+    def answer(method: str, path: str, headers: Any) -> Any:
+        if "/log?" in path:
+            return 200, {}, log(LEADER).encode()
+        collection = path.partition("?")[0]
+        items = {"leaderworkersets": [group], "pods": [pod()]}.get(collection.rpartition("/")[2], [])
+        return 200, {"Date": "Thu, 01 Jan 2026 00:05:00 GMT"}, {"metadata": {}, "items": items}
+
+    here(f"http://{serve(answer)}", tmp_path, monkeypatch)
+    words = ("status", "a3mega", "--release", "r", "--namespace", "ns")
+    without = manyhost(*words, "--output", "json").output.result
+    assert without["timeline"] is None
+    result = manyhost(*words, "--timeline", "--output", "json").output.result
+    (found,) = result["timeline"]
+    assert {key: result[key] for key in result if key != "timeline"} == {
+        key: without[key] for key in without if key != "timeline"
+    }
+    assert (found["answered"], found["seconds"]) == (True, 260.0)
+    assert found["usd"] > 0
+    assert [step["name"] for step in found["members"][0]["steps"]][-1] == "answer"
+    lines = manyhost(*words, "--timeline").out.splitlines()
+    start = lines.index("start of group 0 at 2026-01-01T00:00:00Z")
+    assert any(line.startswith("endpoints of r-svc") for line in lines[:start])
+    assert any(line.strip().startswith("compile") for line in lines[start:])
