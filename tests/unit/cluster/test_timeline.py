@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from manyhost.benchmark.bench import cold_start
 from manyhost.cluster.connection import connect
-from manyhost.cluster.phases import stamp
+from manyhost.cluster.phases import stamp, timestamp
 from manyhost.cluster.starts import starts
 from manyhost.cluster.target import Place
 from manyhost.cluster.timeline import (
@@ -35,7 +35,7 @@ BEGIN = 1767225600.0  # 2026-01-01T00:00:00Z
 LWS = "leaderworkerset.sigs.k8s.io"
 PLAN = Planned({"schedule": 30, "image": 80, "import": 60, "weights": 700, "compile": 180}, downloads=False)
 HUB = Planned(PLAN.phases, downloads=True)
-# Recorded on two CPU hosts, and cut: the lines of vLLM 0.26 between those of the launcher.
+# Made up, in the words of launcher and vLLM: two ranks on a host, and times as GPUs have them.
 LEADER = """\
 100.0 manyhost phase=start member=leader rank=0 seconds=0.01 size=2 executor=mp
 100.2 manyhost phase=profile member=leader rank=0 seconds=0.16 address=10.0.0.1
@@ -54,6 +54,20 @@ WORKER = """\
 160.0 manyhost phase=start member=worker rank=1 seconds=0.01 size=2 executor=mp
 160.4 manyhost phase=weights member=worker rank=1 seconds=0.38 control=key
 163.0 manyhost phase=peers member=worker rank=1 seconds=2.98 waiting_for=leader
+"""
+# Recorded: the leader of two hosts of the testbed with vLLM 0.32 on CPUs and the tiny model, without other lines.
+RECORDED = """\
+2026-11-26T08:55:59.305038059Z manyhost phase=start member=leader rank=0 seconds=0.00 size=2 executor=mp
+2026-11-26T08:55:59.669482306Z manyhost phase=profile member=leader rank=0 seconds=0.36 address=10.128.2.8
+2026-11-26T08:55:59.983499012Z manyhost phase=weights member=leader rank=0 seconds=0.67 control=key
+2026-11-26T08:56:00.240326451Z manyhost phase=peers member=leader rank=0 seconds=0.93 waiting_for=1:absent
+2026-11-26T08:56:00.471026661Z manyhost phase=engine member=leader rank=0 seconds=1.16 attempt=1 failed=0 of=3
+2026-11-26T08:56:30.522998804Z manyhost phase=loading member=leader rank=0 seconds=31.21 step=engine still=1s limit=600s
+2026-11-26T08:56:32.948517261Z Loading safetensors checkpoint shards:   0% Completed | 0/1 [00:00<?, ?it/s]\r
+2026-11-26T08:56:32.960126263Z Loading safetensors checkpoint shards: 100% Completed | 1/1 [00:00<00:00, 88.28it/s]
+2026-11-26T08:56:32.961232016Z (Worker_PP0 pid=147) INFO 11-26 08:56:32 [default_loader.py:501] Loading weights took 0.01 seconds
+2026-11-26T08:56:35.125733998Z (EngineCore pid=89) INFO 11-26 08:56:35 [core.py:402] init engine (profile, create kv cache, warmup model) took 1.03 s
+2026-11-26T08:56:36.749071599Z manyhost phase=serving member=leader rank=0 seconds=37.44 attempt=1
 """
 
 
@@ -135,6 +149,27 @@ def test_a_start_is_divided_where_launcher_and_engine_say_what_they_do() -> None
     assert found.usd == pytest.approx(36 * (260 - 12) / 3600, abs=0.01)  # a host is paid from its node on
     assert found.members[0].steps[1].detail == "pulled 10.4 GB in 80 s"
     assert not any(step.running for step in found.members[0].steps)
+
+
+def test_a_start_that_was_recorded() -> None:
+    """With the times that the API server puts before the lines, and without them."""
+    begin = timestamp("2026-11-26T08:55:59Z")
+    parts, serves = launcher_parts(RECORDED, begin)
+    assert serves == pytest.approx(begin + 37.749, abs=0.001)
+    assert [(part.name, round(part.end - part.start, 2)) for part in parts] == [
+        ("start", 0.36),
+        ("profile", 0.31),
+        ("weights", 0.26),
+        ("peers", 0.23),
+        ("import", 32.48),
+        ("load", 0.01),
+        ("compile", 2.16),
+        ("answer", 1.62),
+    ]
+    plain = re.sub(r"(?m)^\S+Z ", "", RECORDED)
+    parts, serves = launcher_parts(plain, begin)
+    assert [part.name for part in parts] == ["start", "profile", "weights", "peers", "engine"]
+    assert (serves, parts[-1].end - parts[-1].start) == (begin + 37.44, pytest.approx(36.28))
 
 
 def test_each_step_stands_beside_what_the_plan_says_of_it() -> None:
