@@ -67,7 +67,13 @@ def test_the_manifests_are_valid(recipe: str, assignments: tuple[str, ...]) -> N
     objects = manifests(target)
     assert Renderer().check(objects, target.plan) == []
     claims = {"ComputeDomain", "ResourceClaimTemplate"}
-    assert {item["kind"] for item in objects} <= {"LeaderWorkerSet", "ConfigMap", "NetworkPolicy", "ServiceAccount", *claims}
+    assert {item["kind"] for item in objects} <= {
+        "LeaderWorkerSet",
+        "ConfigMap",
+        "NetworkPolicy",
+        "ServiceAccount",
+        *claims,
+    }
 
 
 def test_they_are_the_pods_that_would_serve() -> None:
@@ -280,7 +286,10 @@ def test_bandwidth(bytes_a_second: float, bus: float, enough: bool, world: World
     assert said[1].startswith("bytes=1048576 seconds=0.0000")
     assert said[-1] == "removed"
     assert len(said) == 2 + 5
-    assert (world.removed, sorted(world.created)) == (1, ["ConfigMap", "LeaderWorkerSet", "NetworkPolicy", "ServiceAccount"])
+    assert (world.removed, sorted(world.created)) == (
+        1,
+        ["ConfigMap", "LeaderWorkerSet", "NetworkPolicy", "ServiceAccount"],
+    )
 
 
 # ------------------------------------------------------------------ ends that are no result
