@@ -10,7 +10,7 @@ from manyhost.benchmark import store
 from manyhost.benchmark.bench import cost_inputs, describe
 from manyhost.benchmark.measurement import measurement, summary
 from manyhost.benchmark.points import Point, points
-from manyhost.benchmark.result import Run
+from manyhost.benchmark.result import Figure, Run
 
 from tests.unit.benchmark import sample
 
@@ -53,6 +53,7 @@ def written(
     *,
     recipe: str = sample.RECIPE,
     scenario: str = "ramp",
+    gpus: Sequence[Figure] = (),
     **changes: Any,
 ) -> Path:
     """Write a run and return its folder.
@@ -62,6 +63,7 @@ def written(
         seconds: Of each point the duration of each measurement.
         recipe: What is measured.
         scenario: The load.
+        gpus: What a Prometheus has seen of them.
         changes: Fields of the client's JSON, of every measurement.
     """
     plan = sample.plan(recipe)
@@ -77,6 +79,7 @@ def written(
                 tool="vllm",
                 place="job",
                 node="host-1",
+                gpus=gpus,
             )
             for again, took in enumerate(times)
         ]

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manyhost.benchmark.result import Figure
+from manyhost.report.document import Table
 from manyhost.report.findings import Finding, findings
 from manyhost.report.read import read
+from manyhost.report.sections import report
 
 from tests.unit.benchmark import sample
 from tests.unit.report import made
@@ -51,6 +54,24 @@ def test_throughput_that_no_longer_grows_with_room_left(tmp_path: Path) -> None:
     (only,) = found(tmp_path / "run", [[count * 10.0] for count in requests], series=made.series(2))
     assert only.kind == "compute"
     assert "do not tell which" in only.sentence
+
+
+def test_what_prometheus_has_seen_tells_which(tmp_path: Path) -> None:
+    requests = [point.load.requests for point in made.loads(sample.RECIPE, "ramp", 2)]
+    seen = [
+        Figure(name=name, unit="share", mean=mean, max=1.0)
+        for name, mean in (("tensor_cores_busy", 0.12), ("gpu_memory_busy", 0.91))
+    ]
+    seconds = [[count * 10.0] for count in requests]
+    (only,) = found(tmp_path / "run", seconds, series=made.series(2), gpus=seen)
+    assert "tensor cores 12%, memory 91% of the time" in only.sentence
+    assert "do not tell which" not in only.sentence
+    (table,) = (
+        block
+        for block in report([read(tmp_path / "run")])
+        if isinstance(block, Table) and any(row[0] == "gpu memory busy" for row in block.rows)
+    )
+    assert table.rows[1] == ("gpu memory busy", "91%", "100%")
 
 
 def test_prompts_that_take_longer_than_answers(tmp_path: Path) -> None:
