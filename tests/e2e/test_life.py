@@ -81,6 +81,14 @@ def test_walk(place: Place, image: tuple[str, str], namespace: str) -> None:
     assert "hello" in said.result["answer"]
     assert said.result["reasoning"]
     assert "".join(event["text"] for event in said.of_kind("answer")) == said.result["answer"]
+    shown = run("dashboard", "local", *here, "--once", "--every", "1", "--output", "json").ok().output.result
+    assert [group["pod"] for group in shown["groups"]] == ["tiny-r1-0"]
+    assert shown["total"]["running"] == 0
+    (start,) = run("status", "local", *here, "--timeline", "--output", "json").ok().output.result["timeline"]
+    assert start["answered"]
+    assert [member["host"] for member in start["members"]] == [0, 1]
+    for member in start["members"]:
+        assert {"image", "weights", "engine"} <= {step["name"] for step in member["steps"]}
     plain = run("chat", "local", *here, "--prompt", "hello").ok().out
     assert plain.index("[reasoning]") < plain.index("[answer]")
     assert "rank=1" in run("logs", "local", *here, "--host", "1").ok().out
