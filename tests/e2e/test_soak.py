@@ -170,20 +170,16 @@ def _delete(pod: str) -> Callable[[Group], None]:
     )
 
 
-def _reset(group: Group) -> None:
-    """Every packet of the control channel is answered with a reset for a moment."""
-    rule = ("OUTPUT", "-p", "tcp", "--dport", "29511", "-j", "REJECT", "--reject-with", "tcp-reset")
-    group.network(1, "iptables", "-I", *rule)
-    time.sleep(3)
-    group.network(1, "iptables", "-D", *rule)
+def _channel(seconds: float, *answer: str) -> Callable[[Group], None]:
+    """Every packet that the worker sends to its leader on the control channel is answered so for a while."""
 
+    def do(group: Group) -> None:
+        rule = ("OUTPUT", "-p", "tcp", "--dport", "29511", "-j", *answer)
+        group.network(1, "iptables", "-I", *rule)
+        time.sleep(seconds)
+        group.network(1, "iptables", "-D", *rule)
 
-def _cut(group: Group) -> None:
-    """Nothing of the control channel gets through, and nobody is told."""
-    rule = ("OUTPUT", "-p", "tcp", "--dport", "29511", "-j", "DROP")
-    group.network(1, "iptables", "-I", *rule)
-    time.sleep(15)
-    group.network(1, "iptables", "-D", *rule)
+    return do
 
 
 def _full(group: Group) -> None:
@@ -225,8 +221,10 @@ FAULTS = (
     Fault("the worker's engine stops for 4 s", _signal(WORKER, ENGINE, "STOP", 4), "nothing"),
     Fault("the worker's launcher stops for 3 s", _signal(WORKER, "[m]anyhost_run.py", "STOP", 3), "nothing"),
     Fault("the leader's launcher stops for 3 s", _signal(LEADER, "[m]anyhost_run.py", "STOP", 3), "nothing"),
-    Fault("the control channel is reset for 3 s", _reset, "nothing"),
-    Fault("the control channel is cut for 15 s", _cut, "nothing"),
+    Fault(
+        "the control channel is reset for 3 s", _channel(3, "REJECT", "--reject-with", "tcp-reset"), "nothing"
+    ),
+    Fault("the control channel is cut for 15 s", _channel(15, "DROP"), "nothing"),
     Fault("/dev/shm of both is full for 15 s", _full, "nothing"),
     Fault("the API server is away for 20 s", _away, "nothing"),
     Fault("the LeaderWorkerSet controller is away for 20 s", _controller, "nothing"),
