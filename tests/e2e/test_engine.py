@@ -229,6 +229,9 @@ def test_ray_over_two_hosts(place: Place, namespace: str, settings: list[str]) -
     print(f"two hosts, Ray, PP=2: deploy {deploy(here):.0f} s")
     said = run("chat", "local", *here, "--prompt", "Hi", "--temperature", "0", "--output", "json")
     assert said.ok().output.result["answer"].strip() == ANSWER
+    stranger = "ray status --address=$LWS_LEADER_ADDRESS:$MANYHOST_RAY_PORT"
+    with pytest.raises(RuntimeError, match="Authentication token is missing"):
+        shell(place, here, f"/opt/vllm/bin/{stranger}")
     print("Ray: the worker's raylet is killed")
     lose(place, here, lambda: shell(place, here, "kill -9 $(pgrep raylet)"))
     assert place.own is not None
