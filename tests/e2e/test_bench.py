@@ -117,19 +117,23 @@ def test_the_published_table_from_a_job(
 
 
 @pytest.mark.usefixtures("_patient")
-def test_locust_reports_what_the_server_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("tool", "version"), [("locust", "2.47.0"), ("aiperf", "0.13.0")])
+def test_other_runners_report_what_the_server_counts(
+    tool: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Installed from the package registry into an environment of its own; spread over processes as well."""
     recipe = tmp_path / "recipes/local/tiny-r1"
     recipe.mkdir(parents=True)
     load = "{input: {tokens: 16}, output: {tokens: 8}, concurrency: [2], requests: 6}"
     (recipe / "benchmark.yaml").write_text(f"scenarios: {{published: {load}}}\n")
     monkeypatch.chdir(tmp_path)
-    with Service() as service:
-        done = run(
-            "bench", "local", "--url", service.url, "--runner", "locust", "--to", str(tmp_path / "runs")
-        )
+    monkeypatch.setenv("VLLM_API_KEY", "sk-secret-123")
+    with Service(key="sk-secret-123") as service:
+        done = run("bench", "local", "--url", service.url, "--runner", tool, "--to", str(tmp_path / "runs"))
     done.ok()
     assert "Total generated tokens:                  48        \n" in done.out
     (folder,) = (tmp_path / "runs").iterdir()
     (measured,) = store.measurements(folder)
-    assert (measured.client.tool, measured.client.version) == ("locust", "2.47.0")
+    assert (measured.client.tool, measured.client.version) == (tool, version)
+    kept = "".join(path.read_text() for path in folder.iterdir())
+    assert "sk-secret" not in kept + done.out + done.err

@@ -14,9 +14,9 @@ import json
 import os
 import random
 import time
-from argparse import ArgumentParser
 from typing import Any
 
+import completions
 import gevent
 from locust import FastHttpUser, events, task
 from locust.env import Environment
@@ -27,17 +27,7 @@ _ROWS: list[tuple[Any, ...]] = []
 _SENT = 0
 
 
-@events.init_command_line_parser.add_listener
-def _options(parser: ArgumentParser) -> None:
-    parser.add_argument("--model", default="", help="the served model")
-    parser.add_argument("--input-tokens", type=int, default=1000, help="tokens of a prompt")
-    parser.add_argument("--output-tokens", type=int, default=1000, help="tokens of an answer")
-    parser.add_argument("--spread", type=float, default=0.0, help="both vary evenly by this share")
-    parser.add_argument("--vocabulary", type=int, default=32000, help="token ids are below it")
-    parser.add_argument("--stop-at-eos", action="store_true", help="an answer may end before its length")
-    parser.add_argument("--requests", type=int, default=0, help="requests to send; 0 goes on")
-    parser.add_argument("--seed", type=int, default=0, help="another one makes other prompts")
-    parser.add_argument("--result", default="", help="file for what happened to each request")
+events.init_command_line_parser.add_listener(completions.options)
 
 
 @events.quitting.add_listener
@@ -70,25 +60,9 @@ class Streaming(FastHttpUser):
             if options.requests <= _SENT:
                 raise StopUser
             _SENT += 1
-        _ROWS.append(self._stream(self._body(options)))
+        _ROWS.append(self._stream(completions.body(options, self.chance)))
         if len(_ROWS) == options.requests and self.environment.runner:
             gevent.spawn(self.environment.runner.quit)  # it ends this user too
-
-    def _body(self, options: Any) -> dict[str, Any]:
-        def length(tokens: int) -> int:
-            return max(1, round(tokens * (1 + options.spread * self.chance.uniform(-1, 1))))
-
-        low = options.vocabulary // 8
-        prompt = [self.chance.randrange(low, options.vocabulary) for _ in range(length(options.input_tokens))]
-        return {
-            "model": options.model,
-            "prompt": prompt,
-            "max_tokens": length(options.output_tokens),
-            "ignore_eos": not options.stop_at_eos,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
 
     def _stream(self, body: dict[str, Any]) -> tuple[Any, ...]:
         key = os.environ.get("VLLM_API_KEY")

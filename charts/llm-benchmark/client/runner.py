@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -19,6 +21,7 @@ from typing import Any
 
 _TAIL = 2000  # characters of a failed tool's output that leave with the evidence
 _LOOK_SECONDS = 0.25
+_FAMILY_SECONDS = 2.0  # to look at every process of a machine takes some milliseconds
 
 
 @dataclasses.dataclass
@@ -109,7 +112,41 @@ def read_requests(path: Path) -> Requests:
     return read
 
 
-READERS = {"vllm": read_requests, "locust": read_requests}
+def read_aiperf(path: Path) -> Requests:
+    """Read AIPerf's records (profile_export.jsonl).
+
+    It looks at chunks with text alone, and an answer without any is a failure to it.
+    """
+    read = Requests()
+    # Its starts are of the wall clock.
+    shift = time.perf_counter() - time.time()
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        found = {name: metric["value"] for name, metric in row["metrics"].items()}
+        gaps = [gap / 1000 for gap in found.get("inter_chunk_latency", [])]
+        ttft, tokens = found.get("time_to_first_token", 0.0) / 1000, found.get("usage_completion_tokens", 0)
+        error = row.get("error") or {}
+        ok = not error and tokens > 0
+        start = row["metadata"]["request_start_ns"] / 1e9 + shift
+        read.start.append(start)
+        read.ttft.append(ttft)
+        read.e2e.append(ttft + math.fsum(gaps))
+        read.input.append(found.get("usage_prompt_tokens", 0))
+        read.output.append(tokens)
+        read.chunks.append(1 + len(gaps) if ok else 0)
+        read.ok.append(ok)
+        read.empty.append(False)
+        if ok:
+            read.tokens_at += itertools.accumulate(gaps, initial=start + ttft)
+            read.gaps += gaps
+        else:
+            # What a server says beside its status may be a page of HTML.
+            said = f"{error['code']} {error['type']}" if error.get("code") else error.get("message")
+            read.errors.append((said or "no token")[:300])
+    return read
+
+
+READERS = {"vllm": read_requests, "locust": read_requests, "aiperf": read_aiperf}
 
 
 def share(total: int, processes: int) -> list[int]:
@@ -131,21 +168,44 @@ def fill(words: list[str], values: dict[str, str]) -> list[str]:
     return found
 
 
+def family(pids: list[int]) -> list[int]:
+    """Return processes and all below them (Linux's /proc): a tool may have some of its own."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            children.setdefault(int(_stat(int(path.name))[1]), []).append(int(path.name))
+    found = list(pids)
+    for pid in found:  # which grows
+        found += children.get(pid, [])
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """Return /proc/PID/stat from the third field on: the second one, in brackets, may have blanks."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 class Processor(threading.Thread):
-    """Notes how much processor time processes have used, time after time (Linux's /proc)."""
+    """Notes how much processor time processes and those below them have used, time after time."""
 
     def __init__(self, pids: list[int]) -> None:
         super().__init__(daemon=True)
         self.stopped = threading.Event()
-        self.samples: dict[int, list[tuple[float, float]]] = {pid: [] for pid in pids}
+        self.pids = pids
+        self.samples: dict[int, list[tuple[float, float]]] = {}
 
     def run(self) -> None:
         """Look until stopped."""
         tick = os.sysconf("SC_CLK_TCK")
+        known = -math.inf
         while not self.stopped.wait(_LOOK_SECONDS):
+            if time.monotonic() - known > _FAMILY_SECONDS:
+                known = time.monotonic()
+                for pid in family(self.pids):
+                    self.samples.setdefault(pid, [])
             for pid, seen in self.samples.items():
                 with contextlib.suppress(OSError, IndexError, ValueError):
-                    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                    fields = _stat(pid)
                     seen.append((time.perf_counter(), (int(fields[11]) + int(fields[12])) / tick))
 
     def most(self, begin: float, end: float) -> float:
@@ -216,10 +276,13 @@ def run(
         ran.error = f"not done after {limit:.0f} s"
     finally:
         processor.stopped.set()
+        processor.join()
+        left = [process.pid for process, _, _ in started if process.poll() is None]
+        for pid in family(left) if left else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for process, _, _ in started:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process.wait()
     first: list[float] = []
     for process, result, log in started:
         if process.returncode or not result.exists():

@@ -94,16 +94,44 @@ def locust(program: str, script: str, load: Load, vocabulary: int) -> Runner:
             f"the users for Locust have no {what}", where="--runner locust", fix="leave --runner out"
         )
     words = [program, "--headless", "--only-summary", "--locustfile", script, "--host", "{url}"]
-    words += ["--users", "{users}", "--spawn-rate", "{users}", "--model", "{model}"]
-    words += ["--input-tokens", "{input}", "--output-tokens", "{output}", "--spread", "{spread}"]
-    words += ["--vocabulary", str(vocabulary), "--requests", "{requests}", "--seed", "{seed}"]
+    words += ["--users", "{users}", "--spawn-rate", "{users}"]
+    return _ours("locust", words, load, vocabulary)
+
+
+def aiperf(python: str, script: str, load: Load, vocabulary: int) -> Runner:
+    """Return AIPerf with requests of ours (client/aiperf_load.py).
+
+    Args:
+        python: Of AIPerf's environment.
+        script: What runs it.
+        load: What to send.
+        vocabulary: Token ids of prompts are below it.
+
+    Raises:
+        InvalidInput: The load is one that these requests cannot make.
+    """
+    if load.prefix_tokens:
+        raise InvalidInput(
+            "the requests for AIPerf have no prompts with a common beginning",
+            where="--runner aiperf",
+            fix="leave --runner out",
+        )
+    words = [python, script, "--url", "{url}", "--concurrency", "{users}", "--rate", "{rate}"]
+    return _ours("aiperf", words, load, vocabulary)
+
+
+def _ours(tool: str, words: list[str], load: Load, vocabulary: int) -> Runner:
+    """Return a load generator that takes the options of client/completions.py."""
+    words += ["--model", "{model}", "--input-tokens", "{input}", "--output-tokens", "{output}"]
+    words += ["--spread", "{spread}", "--vocabulary", str(vocabulary)]
+    words += ["--requests", "{requests}", "--seed", "{seed}"]
     words += [] if load.ignore_eos else ["--stop-at-eos"]
     words += ["--result", "{result}"]
     values = {
         "input": str(load.input_tokens),
         "output": str(load.output_tokens),
         "spread": repr(load.spread),
-        "rate": "",
+        "rate": repr(load.rate) if load.rate else "",
     }
     steady = {"input": str(STEADY_INPUT), "output": str(STEADY_OUTPUT), "spread": "0.0"}
-    return Runner(tool="locust", distribution="locust", words=tuple(words), values=values, steady=steady)
+    return Runner(tool=tool, distribution=tool, words=tuple(words), values=values, steady=steady)

@@ -24,15 +24,16 @@ def installed(tool: str) -> Path:
     lock = _REQUIREMENTS / f"{tool}.txt"
     name = f"{tool}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
     home = _cache() / "tools"
-    program = home / name / "bin" / tool
-    if program.exists():
+    program, whole = home / name / "bin" / tool, home / name / ".whole"
+    if whole.exists():
         return program
     home.mkdir(parents=True, exist_ok=True)
-    # Relocatable it is not: its scripts name their Python. So the program is made last, by the installer.
+    # Relocatable it is not: its scripts name their Python. So a mark is made last.
     with tempfile.TemporaryDirectory() as cache:
         _run(sys.executable, "-m", "venv", "--clear", str(home / name))
         words = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes")
         _run(str(home / name / "bin/python"), *words, "--no-deps", "--cache-dir", cache, "-r", str(lock))
+    whole.touch()
     return program
 
 

@@ -49,10 +49,10 @@ EVENTS = {
 )
 @click.option(
     "--runner",
-    type=click.Choice(["vllm", "locust"]),
+    type=click.Choice(["vllm", "locust", "aiperf"]),
     default="vllm",
     show_default=True,
-    help="What sends the load; locust with --url only, in an environment of its own.",
+    help="What sends the load; locust and aiperf with --url only, in environments of their own.",
 )
 @click.option(
     "--prometheus",
@@ -151,7 +151,7 @@ def _measure(
     from manyhost.benchmark.here import Here, program
     from manyhost.benchmark.prometheus import figures
     from manyhost.benchmark.result import Load
-    from manyhost.benchmark.runners import Runner, locust, vllm_bench_serve
+    from manyhost.benchmark.runners import Runner, aiperf, locust, vllm_bench_serve
     from manyhost.benchmark.tools import installed
     from manyhost.weights.store import open_store
 
@@ -166,7 +166,7 @@ def _measure(
     # With the weights, or on the hub where the engine gets them too.
     tokenizer = plan.weights.path or plan.model.hub_id
     if url:
-        place, starts = Here(client, _checked(url, "--url")), () if runner == "locust" else program()
+        place, starts = Here(client, _checked(url, "--url")), program() if runner == "vllm" else ()
         deployment = describe(plan, {}, url=url)
     else:
         from manyhost.benchmark.job import Job
@@ -181,12 +181,15 @@ def _measure(
             namespace=target.namespace,
             timelines=_started(connection, target),
         )
-    tool = str(installed("locust")) if runner == "locust" else ""
+    tool = None if runner == "vllm" else installed(runner)
 
     def sender(load: Load) -> Runner:
-        if tool:
-            return locust(tool, str(client / "locustfile.py"), load, plan.model.architecture.vocabulary)
-        return vllm_bench_serve(starts, load, tokenizer)
+        vocabulary = plan.model.architecture.vocabulary
+        if tool is None:
+            return vllm_bench_serve(starts, load, tokenizer)
+        if runner == "aiperf":
+            return aiperf(str(tool.with_name("python")), str(client / "aiperf_load.py"), load, vocabulary)
+        return locust(str(tool), str(client / "locustfile.py"), load, vocabulary)
 
     def gpus(begin: float, end: float) -> list[Figure]:
         try:

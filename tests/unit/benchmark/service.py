@@ -73,7 +73,8 @@ class Service:
                 self.wfile.write(data)
 
             def event(self, choices: list[Any], **more: Any) -> None:
-                data = b"data: " + json.dumps({"choices": choices, **more}).encode() + b"\n\n"
+                body = {"object": "text_completion", "choices": choices, **more}
+                data = b"data: " + json.dumps(body).encode() + b"\n\n"
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
                 self.wfile.flush()
 
@@ -82,6 +83,7 @@ class Service:
                 size = len(prompt) if isinstance(prompt, list) else len(prompt.split())
                 tokens = body["max_tokens"]
                 self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream; charset=utf-8")
                 self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
                 time.sleep(0.05)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from manyhost.benchmark import runners, store
+from manyhost.benchmark import runners, store, tools
 from manyhost.errors import InvalidInput
 
 from tests.helpers.cli import Ran, manyhost
@@ -174,6 +174,33 @@ def test_locust_is_for_this_machine_and_for_loads_that_its_users_know(tmp_path: 
         runners.locust("locust", "locustfile.py", load, 4096)
     words = runners.locust("locust", "locustfile.py", sample.point().load, 4096).words
     assert words[words.index("--users") + 1] == "{users}"
+
+
+def test_aiperf_is_for_this_machine_too(tmp_path: Path) -> None:
+    ran = manyhost("bench", "local", "--runner", "aiperf")
+    assert ran.code == 2
+    assert "add --url URL" in ran.err
+    with pytest.raises(InvalidInput, match="prompts with a common beginning"):
+        runners.aiperf("python", "aiperf_load.py", sample.point("multi-turn").load, 4096)
+
+
+def test_an_installation_that_was_cut_off_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool's program may be there before what it needs."""
+    (tmp_path / "some.txt").write_text("")
+    monkeypatch.setattr(tools, "_REQUIREMENTS", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    program = tools.installed("some")
+    program.write_text("whole")
+    assert tools.installed("some") == program
+    assert program.read_text() == "whole", "installed once"
+    program.with_name("python").unlink()
+    for mark in program.parents[1].glob(".*"):
+        mark.unlink()
+    tools.installed("some")
+    assert not program.exists()
+    assert program.with_name("python").exists()
 
 
 START = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import runner
 
 from tests.helpers.shared import shared_dir
+from tests.helpers.waiting import until
 from tests.unit.benchmark.conftest import CLIENT
 
 FAKE = Path(__file__).parent / "fakes/vllm"
@@ -171,3 +173,116 @@ def test_a_version_is_found_beside_the_program(tmp_path: Path) -> None:
     program.write_text(f"#!{sys.executable}\n")
     assert measure.distribution(str(program), "msgspec")
     assert measure.distribution(str(tmp_path / "none"), "msgspec") == ""
+
+
+CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+def tool_with_a_child(text: str, folder: Path, limit: float) -> runner.Ran:
+    """Run a tool whose work is done by a process below it."""
+    words = [sys.executable, "-c", CHILD, text, "{result}"]
+    given: dict[str, Any] = {"values": {}, "requests": 1, "concurrency": 1, "processes": 1, "seed": 1}
+    return runner.run("vllm", words, folder=folder, limit=limit, **given)
+
+
+def test_a_tool_is_ended_with_its_own_processes(tmp_path: Path) -> None:
+    mark = f"{tmp_path}/alive"
+    text = f"import os, pathlib, time; pathlib.Path({mark!r}).write_text(str(os.getpid())); time.sleep(600)"
+    ran = tool_with_a_child(text, tmp_path, 3.0)
+    assert ran.error == "not done after 3 s"
+    state = Path(f"/proc/{Path(mark).read_text()}/stat")
+    until("its process is gone", lambda: not state.exists() or ") Z " in state.read_text())
+
+
+def test_the_busiest_process_may_be_one_of_the_tools_own() -> None:
+    burn = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", CHILD, burn]) as tool:
+        begin = time.perf_counter()
+        processor = runner.Processor([tool.pid])
+        processor.start()
+        tool.wait()
+        processor.stopped.set()
+        processor.join()
+    assert processor.most(begin, time.perf_counter()) > 0.2
+
+
+def test_records_of_aiperf(tmp_path: Path) -> None:
+    """As AIPerf 0.13.0 writes them: an answer, one without text, one that the server refused."""
+
+    def row(start: float, error: dict[str, Any] | None = None, **metrics: Any) -> str:
+        found = {name: {"value": value, "unit": "ms"} for name, value in metrics.items()}
+        metadata = {"request_start_ns": int(start * 1e9), "request_end_ns": int(start * 1e9) + 5}
+        return json.dumps({"metadata": metadata, "metrics": found, **({"error": error} if error else {})})
+
+    now = time.time()
+    answer = {"time_to_first_token": 500.0, "inter_chunk_latency": [100.0, 200.0], "request_latency": 800.0}
+    rows = [
+        row(now, usage_prompt_tokens=7, usage_completion_tokens=4, **answer),
+        row(now + 1, {"type": "InvalidInferenceResultError", "message": "no content"}),
+        row(now + 2, {"code": 500, "type": "Internal Server Error", "message": "<html>"}),
+    ]
+    (tmp_path / "x.json").write_text("\n".join(rows) + "\n")
+    read = runner.READERS["aiperf"](tmp_path / "x.json")
+    assert read.start[0] == pytest.approx(time.perf_counter(), abs=5.0), "on this machine's monotonic clock"
+    assert read.start[1] - read.start[0] == pytest.approx(1.0, abs=0.01)
+    assert (read.ok, read.input[0], read.output[0], read.chunks[0]) == ([True, False, False], 7, 4, 3)
+    assert (read.ttft[0], read.e2e[0]) == (pytest.approx(0.5), pytest.approx(0.8))
+    assert read.tokens_at == [pytest.approx(read.start[0] + after) for after in (0.5, 0.6, 0.8)]
+    assert read.tpots() == [pytest.approx(0.1)]
+    assert read.errors == ["no content", "500 Internal Server Error"]
+
+
+FAKE_AIPERF = """#!{python}
+import json, pathlib, sys
+path = pathlib.Path(sys.argv[sys.argv.index("--config") + 1])
+told = json.loads(path.read_text())["benchmark"]
+pathlib.Path({seen!r}).write_text(path.read_text())
+sessions = json.loads(pathlib.Path(told["dataset"]["path"]).read_text())["data"]
+pathlib.Path({seen!r} + ".inputs").write_text(json.dumps([one["payloads"] for one in sessions]))
+out = pathlib.Path(told["artifacts"]["dir"], "profile_export.jsonl")
+out.write_text("{{}}\\n" * {records})
+sys.exit(1)
+"""
+
+
+def aiperf_load(folder: Path, records: int, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run the load with a stand-in that writes so many records and ends with exit code 1."""
+    (folder / "python").symlink_to(sys.executable)
+    text = FAKE_AIPERF.format(python=sys.executable, seen=str(folder / "seen"), records=records)
+    (folder / "aiperf").write_text(text)
+    (folder / "aiperf").chmod(0o755)
+    words = ["--url", "http://127.0.0.1:1", "--model", "m", "--input-tokens", "9", "--output-tokens", "5"]
+    words += ["--requests", "3", "--concurrency", "2", "--result", str(folder / "result"), *more]
+    return subprocess.run(
+        [str(folder / "python"), str(CLIENT / "aiperf_load.py"), *words],
+        env={"VLLM_API_KEY": "sk-secret-123", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_aiperf_is_told_exact_lengths_and_no_key(tmp_path: Path) -> None:
+    done = aiperf_load(tmp_path, 3)
+    assert done.returncode == 0, f"all requests failed, and that is a result: {done.stderr}"
+    assert (tmp_path / "result").read_text() == "{}\n" * 3
+    bodies = [body for (body,) in json.loads((tmp_path / "seen.inputs").read_text())]
+    assert [(len(body["prompt"]), body["max_tokens"]) for body in bodies] == [(9, 5)] * 3
+    assert all(body["ignore_eos"] and body["stream"] for body in bodies)
+    assert len({tuple(body["prompt"]) for body in bodies}) == 3
+    told = (tmp_path / "seen").read_text()
+    assert "sk-secret" not in told
+    assert json.loads(told)["benchmark"]["profiling"] == {
+        "type": "concurrency", "requests": 3, "concurrency": 2
+    }  # fmt: skip
+
+
+def test_aiperf_sends_by_rate_too(tmp_path: Path) -> None:
+    aiperf_load(tmp_path, 3, "--rate", "2.5")
+    told = json.loads((tmp_path / "seen").read_text())["benchmark"]["profiling"]
+    assert told == {"type": "poisson", "requests": 3, "rate": 2.5}
+
+
+def test_aiperf_without_a_record_of_each_request_is_a_failure(tmp_path: Path) -> None:
+    assert aiperf_load(tmp_path, 2).returncode == 1
+    assert not (tmp_path / "result").exists()
