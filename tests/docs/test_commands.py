@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = documents()
 MAKEFILE = (ROOT / "Makefile").read_text()
 # Programs that documents may use beside our own; what they do is theirs.
-FOREIGN = {"hf", "cd", "git", "openssl", "sudo", "apt-get", "gsutil", "docker", "kind"}
+FOREIGN = {"hf", "locust", "cd", "git", "openssl", "sudo", "apt-get", "gsutil", "docker", "kind"}
 KUBECTL = {"annotate", "apply", "cordon", "create", "delete", "get", "logs", "port-forward", "wait"}
 # Variables of documents that are no settings.
 OTHER_VARIABLES = {"KUBECONFIG", "HF_TOKEN", "PROJECT_NUMBER", "VLLM_API_KEY"}

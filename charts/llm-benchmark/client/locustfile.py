@@ -4,13 +4,16 @@ As `manyhost bench --runner locust` starts it, headless and once a process; by h
 
     locust -f locustfile.py --host http://127.0.0.1:8000 --model NAME --input-tokens 1000
 
-Prompts are random token ids of the exact length, so no tokenizer is needed. With --requests it ends after so
-many; with --result it writes what happened to each, in the form of `vllm bench serve --save-detailed`.
+or spread over processes (--processes 4) or machines (--master, and --worker --master-host on each). Prompts
+are random token ids of the exact length, so no tokenizer is needed. With --requests it ends after so many, of
+all workers together; with --result the master writes what happened to each, in the form of `vllm bench serve
+--save-detailed`. A start is of the monotonic clock of the machine that sent it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import time
@@ -21,23 +24,73 @@ import gevent
 from locust import FastHttpUser, events, task
 from locust.env import Environment
 from locust.exception import StopUser
+from locust.runners import MasterRunner, Runner, WorkerRunner
 
 _COLUMNS = ("start_times", "ttfts", "itls", "input_lens", "output_lens", "errors", "generated_texts")
 _ROWS: list[tuple[Any, ...]] = []
-_SENT = 0
-
+_LEFT = 0  # requests that this process may still send
 
 events.init_command_line_parser.add_listener(completions.options)
+
+
+@events.init.add_listener
+def _listen(environment: Environment, runner: Runner | None, **_: Any) -> None:
+    if isinstance(runner, WorkerRunner):
+        runner.register_message("share", lambda msg, **_: _begin(msg.data))
+    elif isinstance(runner, MasterRunner):
+        events.worker_report.add_listener(lambda data, **_: _receive(environment, data))
+
+
+@events.test_start.add_listener
+def _divide(environment: Environment, **_: Any) -> None:
+    """Divide the requests among the workers."""
+    runner, total = environment.runner, environment.parsed_options.requests
+    if isinstance(runner, WorkerRunner):
+        return  # its share came before
+    _begin(total)
+    if isinstance(runner, MasterRunner):
+        workers = [client.id for client in runner.clients.ready]
+        if total and runner.target_user_count < len(workers):
+            logging.error("locustfile: a worker without a user would keep its requests: set more --users")
+            environment.process_exit_code = 1
+            gevent.spawn(runner.quit)
+        for number, worker in enumerate(workers):
+            share = total // len(workers) + (number < total % len(workers))
+            runner.send_message("share", share, worker)
+
+
+def _begin(requests: int) -> None:
+    global _LEFT  # noqa: PLW0603  one process, one loop: gevent switches at reads and writes alone
+    _LEFT = requests
+    _ROWS.clear()
+
+
+@events.report_to_master.add_listener
+def _send(data: dict[str, Any], **_: Any) -> None:
+    data["rows"] = _ROWS[:]
+    _ROWS.clear()
+
+
+def _receive(environment: Environment, data: dict[str, Any]) -> None:
+    _ROWS.extend(data["rows"])
+    _end(environment)
+
+
+def _end(environment: Environment) -> None:
+    """End the run when every request has been; with the web interface, which goes on, the test alone."""
+    runner = environment.runner
+    if runner and len(_ROWS) == environment.parsed_options.requests:
+        gevent.spawn(runner.stop if environment.web_ui else runner.quit)  # it ends the users too
 
 
 @events.quitting.add_listener
 def _write(environment: Environment, **_: Any) -> None:
     """Write every request; failures are no failure of the tool."""
-    if environment.parsed_options.result:
+    if environment.parsed_options.result and not isinstance(environment.runner, WorkerRunner):
         columns = zip(*_ROWS, strict=True) if _ROWS else ([] for _ in _COLUMNS)
         with open(environment.parsed_options.result, "w") as out:  # noqa: PTH123  Locust's own Python
             json.dump(dict(zip(_COLUMNS, map(list, columns), strict=True)), out)
-        environment.process_exit_code = 0
+        environment.process_exit_code = environment.process_exit_code or 0
 
 
 class Streaming(FastHttpUser):
@@ -49,20 +102,21 @@ class Streaming(FastHttpUser):
     def on_start(self) -> None:
         """Draw prompts of its own."""
         options = self.environment.parsed_options
-        self.chance = random.Random(f"{options.seed}-{id(self)}")  # noqa: S311  no secret
+        worker = getattr(self.environment.runner, "worker_index", 0)  # processes that were forked are alike
+        self.chance = random.Random(f"{options.seed}-{worker}-{id(self)}")  # noqa: S311  no secret
 
     @task
     def ask(self) -> None:
         """Send one request, if there is one left to send."""
-        global _SENT  # noqa: PLW0603  one process, one loop: gevent switches at reads and writes alone
+        global _LEFT  # noqa: PLW0603
         options = self.environment.parsed_options
         if options.requests:
-            if options.requests <= _SENT:
+            if not _LEFT:
                 raise StopUser
-            _SENT += 1
+            _LEFT -= 1
         _ROWS.append(self._stream(completions.body(options, self.chance)))
-        if len(_ROWS) == options.requests and self.environment.runner:
-            gevent.spawn(self.environment.runner.quit)  # it ends this user too
+        if not isinstance(self.environment.runner, WorkerRunner):
+            _end(self.environment)
 
     def _stream(self, body: dict[str, Any]) -> tuple[Any, ...]:
         key = os.environ.get("VLLM_API_KEY")

@@ -17,12 +17,14 @@ class Service:
         fault: "", 500 (every second request), garbage (no text), wrong-counts, moody
             (chats differ), or dies (with the first request of the load).
         key: Without it nobody gets an answer below /v1.
+        prompts: Of the streamed completions.
         counts: prompt and generation tokens, requests finished.
     """
 
     def __init__(self, fault: str = "", key: str = "") -> None:
         self.fault, self.key = fault, key
         self.lock = threading.Lock()
+        self.prompts: list[Any] = []
         self.counts = {"prompt": 0, "generation": 0, "length": 0, "stop": 0, "asked": 0}
         service = self
 
@@ -80,6 +82,7 @@ class Service:
 
             def stream(self, body: dict[str, Any]) -> None:
                 prompt = body["prompt"]
+                service.prompts.append(prompt)
                 size = len(prompt) if isinstance(prompt, list) else len(prompt.split())
                 tokens = body["max_tokens"]
                 self.send_response(200)
