@@ -161,6 +161,10 @@ bench-cluster: $(VENV)/.dev ## Measure doctor and status on 1,000 nodes against 
 bench-client: $(VENV)/.dev ## Measure the benchmark's clients against a server with known token times
 	$(BIN)/python benchmarks/client.py
 
+.PHONY: bench-runners
+bench-runners: $(VENV)/.dev ## Measure the same load with vllm bench serve, Locust and AIPerf (15 minutes)
+	$(BIN)/python benchmarks/runners.py
+
 .PHONY: bench-weights
 bench-weights: $(VENV)/.dev gcs ## Measure staging against plain copies by the same clients (17 GB of disk)
 	$(BIN)/python benchmarks/weights.py
