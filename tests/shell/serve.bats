@@ -81,15 +81,13 @@ again() { # both serve a second time, in the same pods
   again
 }
 
-@test "one refusal of /health and then a busy server: the same engine" {
+@test "two refusals of /health and then a busy server: the same engine" {
   MANYHOST_SIZE=1 member 0
   seen 0 phase=serving
-  echo 503 >"$FAKE/health"
+  echo 2 >"$FAKE/refuse" # a third would mean a dead engine
   until_ok 20 eval '! probe 0 ready'
-  touch "$FAKE/mute"
-  rm "$FAKE/health"
   sleep 2.5 # the limit for refusals is half a second
-  rm "$FAKE/mute"
+  rm "$FAKE/refuse"
   until_ok 20 probe 0 ready
   [ "$(wc -l <"$FAKE/argv.0")" = 1 ]
 }
