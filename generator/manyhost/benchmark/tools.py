@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -25,15 +26,16 @@ def installed(tool: str) -> Path:
     name = f"{tool}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
     home = _cache() / "tools"
     program, whole = home / name / "bin" / tool, home / name / ".whole"
-    if whole.exists():
-        return program
     home.mkdir(parents=True, exist_ok=True)
-    # Relocatable it is not: its scripts name their Python. So a mark is made last.
-    with tempfile.TemporaryDirectory() as cache:
+    # Relocatable it is not: its scripts name their Python. So a mark is made last, and another run waits.
+    with (home / f"{name}.lock").open("w") as turn, tempfile.TemporaryDirectory() as cache:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if whole.exists():
+            return program
         _run(sys.executable, "-m", "venv", "--clear", str(home / name))
         words = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes")
         _run(str(home / name / "bin/python"), *words, "--no-deps", "--cache-dir", cache, "-r", str(lock))
-    whole.touch()
+        whole.touch()
     return program
 
 

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,25 @@ def test_an_installation_that_was_cut_off_is_made_anew(
         mark.unlink()
     tools.installed("some")
     assert not program.exists()
+    assert program.with_name("python").exists()
+
+
+def test_two_runs_that_need_a_tool_install_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one waits for the first, and does not take its environment away."""
+    (tmp_path / "some.txt").write_text("")
+    monkeypatch.setattr(tools, "_REQUIREMENTS", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made: list[str] = []
+    run = tools._run
+
+    def counted(*words: str) -> None:
+        made.append(words[2])
+        run(*words)
+
+    monkeypatch.setattr(tools, "_run", counted)
+    with ThreadPoolExecutor(3) as pool:
+        (program,) = set(pool.map(lambda _: tools.installed("some"), range(3)))
+    assert made.count("venv") == 1
     assert program.with_name("python").exists()
 
 

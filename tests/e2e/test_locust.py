@@ -15,7 +15,7 @@ from manyhost.errors import RemoteError
 from tests.unit.benchmark.conftest import CLIENT
 from tests.unit.benchmark.service import Service
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]  # the package registry has Locust
 REQUESTS, TOKENS = 11, 4
 
 
