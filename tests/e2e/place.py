@@ -104,6 +104,14 @@ def run(*args: str) -> Outcome:
     return outcome
 
 
+def spoken(answer: dict[str, str]) -> str:
+    """Everything that chat has said, without blanks.
+
+    A busy engine puts several tokens into one chunk, and vLLM then cuts thought and answer anywhere in it.
+    """
+    return "".join((answer["reasoning"] + answer["answer"]).split())
+
+
 def start(*args: str, kubeconfig: Path) -> subprocess.Popen[str]:
     """Start the command line as a program of its own.
 
