@@ -26,6 +26,10 @@ from manyhost.cluster.doctor import CHECKS
 from manyhost.output import Envelope, Event, EventLine, Notice
 from manyhost.render import Renderer
 from manyhost.render.topology import topology_svg
+from manyhost.report.html import html
+from manyhost.report.markdown import markdown
+from manyhost.report.read import read
+from manyhost.report.sections import report
 
 from tools import benchmark_schema, chart_readme, extract_kubernetes_schemas, gke_guide, goldens
 from tools.dashboards import dashboards
@@ -407,6 +411,13 @@ def benchmark_results() -> dict[Path, bytes]:
     return {ROOT / "docs/reference/benchmark.schema.json": benchmark_schema.text().encode()}
 
 
+def example_report() -> dict[Path, bytes]:
+    """Return docs/example-report/: what `manyhost report` makes of the run that lies there."""
+    folder = ROOT / "docs/example-report"
+    blocks = report([read(folder / "run", "docs/example-report/run")])
+    return {folder / name: data for name, data in {"report.html": html(blocks), **markdown(blocks)}.items()}
+
+
 def golden_files() -> dict[Path, bytes]:
     """Return tests/golden/<environment>__<recipe>/: each recipe's manifests, normalised."""
     renderer = Renderer(Catalog(ROOT))
@@ -451,6 +462,7 @@ GENERATORS = (
     doctor_checks,
     output_reference,
     benchmark_results,
+    example_report,
     dashboards,
     golden_files,
     chart_readmes,

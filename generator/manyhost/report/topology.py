@@ -34,7 +34,8 @@ def topology(of: Deployment) -> str:
                 'stroke-width="2"/>'
             )
             more = f"and {role['hosts'] - drawn} more, " if role["hosts"] > drawn else ""
-            parts.append(_text(_LEFT, middle + 16, f"{more}joined by {of.interconnect}", "start"))
+            fabric = "TCP" if of.interconnect == "none" else of.interconnect
+            parts.append(_text(_LEFT, middle + 16, f"{more}joined by {fabric}", "start"))
             top += 24
         top += 12 + _HOST_HEIGHT + 26
     return "\n".join(
