@@ -6,9 +6,7 @@ Without the optional ways to discover targets (build tag remove_all_sd), which a
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 from testbed.build import build_module, module_folder
 from testbed.errors import ClusterError
+from testbed.loopback import Loopback, free_port
 
 SOURCE = Path(__file__).parent / "go-prometheus"
 _PACKAGES = tuple(f"github.com/prometheus/prometheus/cmd/{name}" for name in ("prometheus", "promtool"))
@@ -33,7 +32,7 @@ def built() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-class Prometheus:
+class Prometheus(Loopback):
     """A running Prometheus.
 
     Args:
@@ -42,32 +41,16 @@ class Prometheus:
     """
 
     def __init__(self, folder: Path, configuration: dict[str, Any]) -> None:
-        file = folder / "prometheus.yml"
+        file, port = folder / "prometheus.yml", free_port()
         file.write_text(json.dumps(configuration))
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        self.url = f"http://{address}"
-        self._log = folder / "log"
         command = [
             str(programs() / "prometheus"),
             f"--config.file={file}",
             f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={address}",
+            f"--web.listen-address=127.0.0.1:{port}",
             "--scrape.discovery-reload-interval=100ms",  # 5 s until it begins, otherwise
         ]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        self._wait()
-
-    def __enter__(self) -> Prometheus:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        super().__init__("Prometheus", command, port, "/-/ready", folder / "log")
 
     def query(self, expression: str) -> list[Any]:
         """The samples of an instant query.
@@ -89,18 +72,6 @@ class Prometheus:
                 return json.loads(answer.read())["data"]
         except urllib.error.HTTPError as error:
             raise ClusterError(f"{parameters}: {error.read().decode()}") from None
-
-    def _wait(self) -> None:
-        end = time.monotonic() + 30
-        while time.monotonic() < end and self._process.poll() is None:
-            try:
-                urllib.request.urlopen(f"{self.url}/-/ready", timeout=1).close()
-            except OSError:
-                time.sleep(0.05)
-            else:
-                return
-        self.close()
-        raise ClusterError(f"Prometheus does not answer: {self._log.read_text()[-2000:]}")
 
 
 if __name__ == "__main__":

@@ -190,20 +190,15 @@ def _full(group: Group) -> None:
         group.inside(pod, "rm /dev/shm/fill")
 
 
-def _away(group: Group) -> None:
-    own = group.place.own
-    assert own is not None
-    own.stop_api_server()
-    time.sleep(20)
-    own.start_api_server()
+def _away(what: str) -> Callable[[Group], None]:
+    """A part of the control plane is stopped for a while."""
 
+    def do(group: Group) -> None:
+        getattr(group.place.own, f"stop_{what}")()
+        time.sleep(20)
+        getattr(group.place.own, f"start_{what}")()
 
-def _controller(group: Group) -> None:
-    own = group.place.own
-    assert own is not None
-    own.stop_lws_controller()
-    time.sleep(20)
-    own.start_lws_controller()
+    return do
 
 
 def _busy(group: Group) -> None:
@@ -226,8 +221,8 @@ FAULTS = (
     ),
     Fault("the control channel is cut for 15 s", _channel(15, "DROP"), "nothing"),
     Fault("/dev/shm of both is full for 15 s", _full, "nothing"),
-    Fault("the API server is away for 20 s", _away, "nothing"),
-    Fault("the LeaderWorkerSet controller is away for 20 s", _controller, "nothing"),
+    Fault("the API server is away for 20 s", _away("api_server"), "nothing"),
+    Fault("the LeaderWorkerSet controller is away for 20 s", _away("lws_controller"), "nothing"),
     Fault("four busy loops beside the leader for 15 s", _busy, "nothing"),
 )
 

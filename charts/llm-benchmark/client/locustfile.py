@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import time
 from typing import Any
 
 import completions
+import engine
 import gevent
 from locust import FastHttpUser, events, task
 from locust.env import Environment
@@ -119,13 +119,7 @@ class Streaming(FastHttpUser):
             _end(self.environment)
 
     def _stream(self, body: dict[str, Any]) -> tuple[Any, ...]:
-        key = os.environ.get("VLLM_API_KEY")
-        told = {
-            "json": body,
-            "headers": {"Authorization": f"Bearer {key}"} if key else {},
-            "stream": True,
-            "catch_response": True,
-        }
+        told = {"json": body, "headers": engine.headers(), "stream": True, "catch_response": True}
         ttft, gaps, text, error, usage = 0.0, [], "", "", {}
         start = before = time.perf_counter()
         with self.client.post("/v1/completions", **told) as answer:

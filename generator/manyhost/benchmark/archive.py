@@ -223,12 +223,11 @@ class Archive:
 
 
 @contextlib.contextmanager
-def local(runs: Sequence[str], project: str = "") -> Iterator[list[Path]]:
+def local(runs: Sequence[str]) -> Iterator[list[Path]]:
     """Give runs as folders: those of a bucket are fetched, and gone afterwards.
 
     Args:
         runs: Folders and gs://BUCKET/FOLDER/RUN.
-        project: Google Cloud project; empty for the credentials' own.
 
     Raises:
         InvalidInput: There is no such run in the bucket.
@@ -241,7 +240,7 @@ def local(runs: Sequence[str], project: str = "") -> Iterator[list[Path]]:
                 continue
             place, _, own = run.rstrip("/").rpartition("/")
             folder = Path(name, str(number), own)
-            Archive(open_store(project), place).fetch(own, folder)
+            Archive(open_store(), place).fetch(own, folder)
             if not folder.exists():
                 raise InvalidInput("there is no result", where=run)
             found.append(folder)

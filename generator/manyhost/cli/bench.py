@@ -192,12 +192,10 @@ def _measure(
         return locust(str(tool), str(client / "locustfile.py"), load, vocabulary)
 
     def gpus(begin: float, end: float) -> list[Figure]:
+        if not prometheus:
+            return []
         try:
-            return (
-                figures(prometheus, deployment.namespace, deployment.release, begin, end)
-                if prometheus
-                else []
-            )
+            return figures(prometheus, deployment.namespace, deployment.release, begin, end)
         except RemoteError as error:  # what was measured counts without it
             output.warn(error.message, where=error.where)
             return []
@@ -234,13 +232,9 @@ def _measure(
 def _started(connection: Connection, target: Target) -> tuple[Timeline, ...]:
     """How the groups have started; none when nobody may look, since a measurement does without."""
     from manyhost.cluster.starts import starts
-    from manyhost.cluster.timeline import planned_start
-    from manyhost.plan.cost import cost
 
-    plan = target.plan
-    price = cost(plan.settings, plan.environment, 1).usd_per_hour
     try:
-        return starts(connection, target.place, planned_start(plan), price)
+        return starts(connection, target.place, target.plan)
     except RemoteError:
         return ()
 

@@ -26,16 +26,14 @@ def command(runs: tuple[str, ...], output: Printer) -> None:
 
     Example: manyhost compare build/runs/A build/runs/B
     """
-    from manyhost.benchmark.archive import local
     from manyhost.report.compare import compare
-    from manyhost.report.read import read
+    from manyhost.report.read import read_all
     from manyhost.report.sections import comparison
     from manyhost.report.text import text
 
     if len(runs) < 2:
         raise WrongUsage("one run cannot be compared with itself", where="RUNS", fix="name two or more")
-    with local(runs) as folders:
-        found = compare([read(path, name) for path, name in zip(folders, runs, strict=True)])
+    found = compare(read_all(runs))
     output.result(found, text(comparison(found)))
     if not found.lines:
         raise Failed("nothing could be compared", where="compare", fix="the reasons stand above")

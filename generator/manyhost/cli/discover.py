@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from manyhost.catalog import Catalog
+from manyhost.cli import local_settings
 from manyhost.cli.options import local_file, output_option
 from manyhost.cli.printer import Printer
 from manyhost.cli.session import require_kubernetes
@@ -30,18 +31,13 @@ def command(environment: str, context: str, dry_run: bool, yes: bool, output: Pr
     """
     from manyhost.cluster.connection import connect
     from manyhost.cluster.discover import difference, discover, edit
-    from manyhost.errors import InvalidInput
-    from manyhost.output import write_files
 
     catalog = Catalog()
     known = catalog.environment(environment)
     require_kubernetes(known)
     path = local_file(catalog)
     found = discover(connect(context), known)
-    try:
-        before = path.read_text() if path.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot be read: {error}", where=str(path)) from None
+    before = local_settings.read(path)
     # Below the environment's own name: what one cluster has must not reach recipes of another.
     after = edit(before, {known.name: found.settings}) if found.settings else before
     diff = difference(before, after)
@@ -57,7 +53,4 @@ def command(environment: str, context: str, dry_run: bool, yes: bool, output: Pr
     )
     if dry_run or before == after:
         return
-    if not yes:
-        click.confirm(f"write {path.name}?", abort=True, err=True)
-    write_files(path.parent, {path.name: after.encode()})
-    output.result({**result, "written": True}, [f"written {path.name}"])
+    local_settings.write(path, after, result, output, yes=yes)

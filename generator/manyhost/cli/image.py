@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manyhost.catalog import Catalog, Resolved
+from manyhost.cli import local_settings
 from manyhost.cli.options import local_file, output_option, pick, recipe_argument, settings_options
 from manyhost.cli.printer import Printer
 
@@ -80,13 +81,12 @@ def _build(catalog: Catalog, resolved: Resolved, output: Printer, *, dry_run: bo
     from manyhost.cluster.image_build import CloudBuild, inputs, is_same, pin, standing, wanted
     from manyhost.commands import line
     from manyhost.errors import InvalidInput, NotReady
-    from manyhost.output import write_files
 
     recipe, folder, file = resolved.recipe, catalog.root / "docker/vllm", local_file(catalog)
     image = wanted(
         recipe, catalog.engine(recipe.engine.version), catalog.environment(recipe.environment), folder
     )
-    before = _read(file)
+    before = local_settings.read(file)
     edit(
         before, pin(image, recipe.environment, f"sha256:{'0' * 64}")
     )  # fails now rather than after the build
@@ -127,10 +127,7 @@ def _build(catalog: Catalog, resolved: Resolved, output: Printer, *, dry_run: bo
     output.result(result, [f"{image} is {digest}", diff or f"{file.name} says the same already"])
     if before == after:
         return
-    if not yes:
-        click.confirm(f"write {file.name}?", abort=True, err=True)
-    write_files(file.parent, {file.name: after.encode()})
-    output.result({**result, "written": True}, [f"written {file.name}"])
+    local_settings.write(file, after, result, output, yes=yes)
 
 
 def _run(cloud: CloudBuild, image: Wanted, folder: Path, output: Printer) -> tuple[Any, str]:
@@ -224,12 +221,3 @@ def _lines(result: dict[str, Any], found: Standing, unread: str, *, stock: bool)
         f"inside    {inside}",
         f"build     {last}",
     ]
-
-
-def _read(file: Path) -> str:
-    from manyhost.errors import InvalidInput
-
-    try:
-        return file.read_text() if file.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot be read: {error}", where=str(file)) from None

@@ -35,17 +35,15 @@ def command(runs: tuple[str, ...], folder: str, output: Printer) -> None:
 
     Example: manyhost report build/runs/*
     """
-    from manyhost.benchmark.archive import local
     from manyhost.output import write_files
     from manyhost.report import cost
     from manyhost.report.findings import findings
     from manyhost.report.html import html
     from manyhost.report.markdown import markdown
-    from manyhost.report.read import read
+    from manyhost.report.read import read_all
     from manyhost.report.sections import report
 
-    with local(runs) as folders:
-        found = [read(path, name) for path, name in zip(folders, runs, strict=True)]
+    found = read_all(runs)
     blocks = report(found)
     files = {"report.html": html(blocks), **markdown(blocks)}
     to = Path(folder)

@@ -117,13 +117,9 @@ def command(
 def _timelines(opened: Opened) -> tuple[Timeline, ...]:
     from manyhost.catalog import Catalog
     from manyhost.cluster.starts import starts
-    from manyhost.cluster.timeline import planned_start
     from manyhost.plan import make_plan
-    from manyhost.plan.cost import cost
 
-    plan = make_plan(opened.resolved, Catalog())
-    price = cost(opened.recipe, opened.environment, 1)
-    return starts(opened.connection, opened.place, planned_start(plan), price.usd_per_hour)
+    return starts(opened.connection, opened.place, make_plan(opened.resolved, Catalog()))
 
 
 def _waterfall(found: tuple[Timeline, ...] | None) -> Iterator[str]:

@@ -9,22 +9,21 @@ from manyhost.cluster.phases import ENGINE_CONTAINER
 from manyhost.cluster.router import is_router
 from manyhost.cluster.target import Place
 from manyhost.cluster.threads import pool
-from manyhost.cluster.timeline import Planned, Timeline, timelines
+from manyhost.cluster.timeline import Timeline, planned_start, timelines
+from manyhost.plan import Plan
+from manyhost.plan.cost import cost
 
 _LOGS_AT_ONCE = 8
 _LOG_BYTES = 4 << 20  # from the log's beginning; a start of an engine that reports each shard has some 100 KB
 
 
-def starts(
-    connection: Connection, place: Place, planned: Planned, usd_per_hour: float | None
-) -> tuple[Timeline, ...]:
+def starts(connection: Connection, place: Place, plan: Plan) -> tuple[Timeline, ...]:
     """Return the start of every group of a release.
 
     Args:
         connection: The cluster.
         place: The release.
-        planned: The plan's cold start.
-        usd_per_hour: Of one host.
+        plan: Its cold start, and what a host costs.
 
     Raises:
         Unreachable: No answer.
@@ -38,8 +37,8 @@ def starts(
         pods,
         {pod["metadata"]["uid"]: log for pod, log in zip(pods, logs, strict=True)},
         _pulls(connection, place.namespace),
-        planned,
-        usd_per_hour,
+        planned_start(plan),
+        cost(plan.settings, plan.environment, 1).usd_per_hour,
         connection.now(),
     )
 

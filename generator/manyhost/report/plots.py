@@ -67,11 +67,11 @@ def chart(
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up(tick):.1f}" y2="{up(tick):.1f}" '
             'stroke="currentColor" stroke-opacity="0.15"/>'
         )
-        parts.append(_text(_LEFT - 8, up(tick) + 4, f"{tick:,g}", "end"))
+        parts.append(label(_LEFT - 8, up(tick) + 4, f"{tick:,g}", "end"))
     for tick in x_ticks:
-        label = names[int(tick)] if names else f"{tick:,g}"
-        parts.append(_text(across(tick), bottom + 16, label, "middle"))
-    parts.append(_text(_LEFT + width / 2, bottom + 36, x, "middle"))
+        name = names[int(tick)] if names else f"{tick:,g}"
+        parts.append(label(across(tick), bottom + 16, name, "middle"))
+    parts.append(label(_LEFT + width / 2, bottom + 36, x, "middle"))
     parts.append(
         f'<text transform="translate(14 {(_TOP + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle" '
         f'fill="currentColor">{escape(y)}</text>'
@@ -95,13 +95,13 @@ def chart(
             parts += [
                 f'<circle cx="{across(a):.1f}" cy="{up(b):.1f}" r="3.5" fill="{colour}"/>' for a, b in drawn
             ]
-        for (a, b), label in zip(line.points, line.labels, strict=False):
-            parts.append(_text(across(a) + 6, up(b) - 6, label, "start"))
+        for (a, b), letters in zip(line.points, line.labels, strict=False):
+            parts.append(label(across(a) + 6, up(b) - 6, letters, "start"))
         long = 46 + _LETTER * len(line.name)
         if at + long > _WIDTH and at > _LEFT:
             at, top = _LEFT, top + _ROW
         rows.append(f'<line x1="{at:.0f}" x2="{at + 26:.0f}" y1="{top}" y2="{top}" {style}/>')
-        rows.append(_text(at + 32, top + 4, line.name, "start"))
+        rows.append(label(at + 32, top + 4, line.name, "start"))
         at += long
     height = top + _ROW
     return "\n".join(
@@ -131,5 +131,6 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [*points[::step], *points[len(points) - 1 :]] if step > 1 else list(points)
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
+def label(x: float, y: float, text: str, anchor: str) -> str:
+    """Return a piece of text at a place; anchor is start, middle or end."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{escape(text)}</text>'

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from manyhost.benchmark import store
+from manyhost.benchmark.archive import local
 from manyhost.benchmark.evidence import Requests
 from manyhost.benchmark.measurement import summary
 from manyhost.benchmark.result import Load, Measurement, Run
@@ -51,6 +52,17 @@ def read(folder: Path, name: str = "") -> Results:
             msgspec.structs.replace(measured, requests=Requests())
         )
     return Results(folder=name or str(folder), run=run, points=list(_points(run, by_number, paces, folder)))
+
+
+def read_all(runs: Sequence[str]) -> list[Results]:
+    """Read runs by what the user calls them: folders, and gs://BUCKET/FOLDER/RUN.
+
+    Raises:
+        InvalidInput: There is none, or a file of it is not what a measurement has written.
+        RemoteError: A bucket cannot be read.
+    """
+    with local(runs) as folders:
+        return [read(folder, name) for folder, name in zip(folders, runs, strict=True)]
 
 
 def pace(requests: Requests) -> list[tuple[float, float]]:

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from manyhost.benchmark.result import Deployment
+from manyhost.report.plots import label
 
 _WIDTH, _HOST_WIDTH, _HOST_HEIGHT, _GAP, _LEFT = 720, 160, 54, 12, 10
 _DRAWN = 4  # hosts of a row; the others are counted in words
@@ -22,7 +23,7 @@ def topology(of: Deployment) -> str:
         spread = ", ".join(
             f"{kind} {role[kind]}" for kind in ("tensor", "pipeline", "data") if role[kind] != 1
         )
-        parts.append(_text(_LEFT, top, f"{name}{groups} of {hosts}{spread and f', {spread}'}", "start"))
+        parts.append(label(_LEFT, top, f"{name}{groups} of {hosts}{spread and f', {spread}'}", "start"))
         drawn = min(role["hosts"], _DRAWN)
         for host in range(drawn):
             parts += _host(of, role, host, _LEFT + host * (_HOST_WIDTH + _GAP), top + 12)
@@ -35,7 +36,7 @@ def topology(of: Deployment) -> str:
             )
             more = f"and {role['hosts'] - drawn} more, " if role["hosts"] > drawn else ""
             fabric = "TCP" if of.interconnect == "none" else of.interconnect
-            parts.append(_text(_LEFT, middle + 16, f"{more}joined by {fabric}", "start"))
+            parts.append(label(_LEFT, middle + 16, f"{more}joined by {fabric}", "start"))
             top += 24
         top += 12 + _HOST_HEIGHT + 26
     return "\n".join(
@@ -60,10 +61,6 @@ def _host(of: Deployment, role: dict[str, Any], host: int, left: int, top: int) 
     return [
         f'<rect x="{left}" y="{top}" width="{_HOST_WIDTH}" height="{_HOST_HEIGHT}" rx="6" fill="none" '
         'stroke="currentColor"/>',
-        _text(left + _HOST_WIDTH / 2, top + 22, f"{gpus} {of.gpu}" if gpus else of.machine_type, "middle"),
-        _text(left + _HOST_WIDTH / 2, top + 42, stage if role["pipeline"] > 1 else f"host {host}", "middle"),
+        label(left + _HOST_WIDTH / 2, top + 22, f"{gpus} {of.gpu}" if gpus else of.machine_type, "middle"),
+        label(left + _HOST_WIDTH / 2, top + 42, stage if role["pipeline"] > 1 else f"host {host}", "middle"),
     ]
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor">{escape(text)}</text>'

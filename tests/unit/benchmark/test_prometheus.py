@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from manyhost.benchmark.prometheus import expression, figures
 from manyhost.errors import RemoteError
 
 from testbed import prometheus
+from tests.charts.scraped import Exporter
+from tests.helpers.waiting import until
 
 LABELS = 'gpu="{gpu}",{prefix}namespace="{namespace}",{prefix}pod="{pod}"'
 # Two GPUs of the release, one of another namespace, one of another release.
@@ -35,34 +34,18 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """A Prometheus that reads an exporter every 200 ms."""
     if prometheus.built() is None:
         pytest.skip("no Prometheus is built: make prometheus")
-    text = exposition(request.param).encode()
-
-    class Exporter(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.end_headers()
-            self.wfile.write(text)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Exporter)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    target = {"targets": [f"127.0.0.1:{server.server_address[1]}"]}
+    text = exposition(request.param)
+    exporter = Exporter(lambda _: text)
+    target = {"targets": [exporter.address]}
     configuration = {
         "global": {"scrape_interval": "200ms"},
         "scrape_configs": [{"job_name": "dcgm", "static_configs": [target]}],
     }
     with prometheus.Prometheus(tmp_path_factory.mktemp("prometheus"), configuration) as running:
-        end = time.monotonic() + 30
-        while not running.query("DCGM_FI_DEV_FB_USED"):
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        until("the exporter is read", lambda: running.query("DCGM_FI_DEV_FB_USED"), 30, pause=0.1)
         time.sleep(1)
         yield running.url
-    server.shutdown()
-    server.server_close()
+    exporter.close()
 
 
 def test_the_gpus_of_the_release_and_no_others(url: str) -> None:

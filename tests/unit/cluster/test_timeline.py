@@ -23,7 +23,6 @@ from manyhost.cluster.timeline import (
     describe,
     go_seconds,
     launcher_parts,
-    planned_start,
     timelines,
 )
 
@@ -331,8 +330,7 @@ def test_pods_logs_and_events_are_read_from_the_cluster(
 
     here(f"http://{serve(answer)}", tmp_path, monkeypatch)
     place = Place(target.chart, "ns", "r")
-    planned = planned_start(target.plan)
-    (found,) = starts(connect("here"), place, planned, target.plan.cost.usd_per_hour)
+    (found,) = starts(connect("here"), place, target.plan)
     assert (found.answered, found.seconds) == (True, 260.0)
     assert found.members[0].steps[1].detail == "the image was there"
     assert found.members[1].steps[-1].name == "image"

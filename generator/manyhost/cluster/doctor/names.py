@@ -83,7 +83,7 @@ def _leftovers(sight: Sight) -> list[Finding]:
     wrong = []
     for item, _ in target.sets:
         name = item["metadata"]["name"]
-        if sight.connection.find(path_of(*LWS, target.namespace, name), metadata=True):
+        if _has_set(sight, name):
             continue
         for kind, plural in (("apps/v1", "statefulsets"), ("v1", "pods")):
             found = sight.list(kind, plural, target.namespace, labels=f"{NAME}={name}", metadata=True)
@@ -100,12 +100,9 @@ def _leftovers(sight: Sight) -> list[Finding]:
     return wrong
 
 
-def _groups(sight: Sight) -> bool:
-    """Whether any LeaderWorkerSet of the target is in the cluster."""
-    target = sight.target
-    names = (item["metadata"]["name"] for item, _ in target.sets)
-    paths = (path_of(*LWS, target.namespace, name) for name in names)
-    return any(sight.connection.find(path, metadata=True) for path in paths)
+def _has_set(sight: Sight, name: str) -> bool:
+    """Whether a LeaderWorkerSet of the target is in the cluster."""
+    return sight.connection.find(path_of(*LWS, sight.target.namespace, name), metadata=True) is not None
 
 
 @check("control-key", "Do the members of a group prove that they belong to it?", needs=("api", "namespace"))
@@ -118,7 +115,7 @@ def control_key(sight: Sight) -> Finding:
     found = sight.find("v1", "secrets", name, target.namespace)
     if ((found or {}).get("data") or {}).get(control.ENTRY):
         return passed(f"Secret {name} has their key")
-    if not found and not _groups(sight):
+    if not found and not any(_has_set(sight, item["metadata"]["name"]) for item, _ in target.sets):
         return passed(f"deploy makes Secret {name}")
     fix = f"{sight.commands.manyhost('deploy')} makes it, and groups that start afterwards have it"
     if found:

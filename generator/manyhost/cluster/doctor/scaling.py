@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from manyhost.catalog.chart import KINDS
 from manyhost.cluster import gke
 from manyhost.cluster.connection import Missing
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped
@@ -9,7 +10,7 @@ from manyhost.cluster.doctor.selectors import matches, member_labels
 
 _API = "custom.metrics.k8s.io"
 _GOOGLE = "prometheus.googleapis.com|"  # how metrics of Managed Service for Prometheus are called
-_MONITORING = "monitoring.googleapis.com/v1"
+_PODS = KINDS["PodMonitoring"]
 # "Horizontal Pod autoscaling (HPA)" of Google Cloud Managed Service for Prometheus names this file of master.
 _ADAPTER = (
     "https://raw.githubusercontent.com/GoogleCloudPlatform/k8s-stackdriver/"
@@ -40,8 +41,8 @@ def autoscaling(sight: Sight) -> Finding:
     leader = member_labels(target.group, "leader", 0)
     try:
         found = [
-            *sight.list(_MONITORING, "podmonitorings", target.namespace),
-            *sight.list(_MONITORING, "clusterpodmonitorings"),
+            *sight.list(_PODS.version, _PODS.plural, target.namespace),
+            *sight.list(_PODS.version, f"cluster{_PODS.plural}"),
         ]
     except Missing:
         return failed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_LWS = "leaderworkerset.sigs.k8s.io"
+from manyhost.cluster.phases import GROUP, NAME, WORKER
 
 
 def matches(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
@@ -30,8 +30,8 @@ def member_labels(item: Mapping[str, Any], member: str, index: int) -> dict[str,
         index: Of the member in its group.
     """
     template = item["spec"]["leaderWorkerTemplate"][f"{member}Template"]
-    own = {"name": item["metadata"]["name"], "worker-index": str(index), "group-index": "0"}
-    return {**(template["metadata"].get("labels") or {}), **{f"{_LWS}/{key}": own[key] for key in own}}
+    own = {NAME: item["metadata"]["name"], WORKER: str(index), GROUP: "0"}
+    return {**(template["metadata"].get("labels") or {}), **own}
 
 
 def _meets(item: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
