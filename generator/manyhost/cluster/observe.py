@@ -18,6 +18,7 @@ from manyhost.cluster.phases import (
     host_of,
     last_script_line,
     late,
+    leaving,
     overdue,
     removal,
     timestamp,
@@ -119,13 +120,14 @@ class Observer:
         )
         if logs:
             self._read_logs([pod for pod in pods if _talks(pod)])
-        known: dict[tuple[str, int, int], Host] = {}
+        groups: dict[tuple[str, int], list[Host]] = {}
         for pod in pods:
             if is_router(pod):
                 continue
             kept = why_not_ended(self._connection, pod)
             host = host_of(pod, self._connection.commands, self._lines.get(pod["metadata"]["uid"]), kept)
-            known[host.role, host.group, host.host] = host
+            groups.setdefault(host.place, []).append(host)
+        known = {(*place, host.host): host for place, hosts in groups.items() for host in leaving(hosts)}
         wanted = {}
         total = 0
         for item in sets:
@@ -139,7 +141,7 @@ class Observer:
                     host = Host(role=role, group=group, host=index, pod=pod_name)
                     known.setdefault((role, group, index), host)
         states = [item.get("status") or {} for item in sets]
-        leaving = (removal("LeaderWorkerSet", item["metadata"], self._connection.commands) for item in sets)
+        removals = (removal("LeaderWorkerSet", item["metadata"], self._connection.commands) for item in sets)
         return Look(
             exists=True,
             replicas=sum(wanted.values()),
@@ -150,7 +152,7 @@ class Observer:
             settled=_settled(sets),
             hosts=tuple(known[key] for key in sorted(known)),
             created=max(timestamp(item["metadata"].get("creationTimestamp", "")) for item in sets),
-            removal=next(filter(None, leaving), None),
+            removal=next(filter(None, removals), None),
             sets=tuple(sorted(sets, key=lambda item: item["metadata"]["name"] != self._release)),
             router=router_of(self._connection, self._place, pods) if "decode" in wanted else None,
         )

@@ -6,7 +6,7 @@ Pure functions: what goes in are API objects and log texts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -96,8 +96,9 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     """One host (pod) of a group.
 
     `role` is prefill or decode where these are apart, and empty where each group does both. `last_words` say
-    why it has ended or is about to. `placed` is when the pod got its node, `changed` when something last
-    happened to it, `due` when the kubelet gives up a start that goes on; empty without such a time.
+    why it has ended or is about to. `created` is when the pod was made, `placed` when it got its node,
+    `changed` when something last happened to it, `due` when the kubelet gives up a start that goes on; empty
+    without such a time.
     """
 
     role: str = ""
@@ -113,6 +114,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     revision: str = ""
     problem: Problem | None = None
     last_words: str = ""
+    created: str = ""
     placed: str = ""
     changed: str = ""
     due: str = ""
@@ -180,10 +182,32 @@ def host_of(
         revision=labels.get(REVISION, ""),
         problem=overdue if ending else _problem(pod, containers, inits, line, commands),
         last_words=_last_words(pod, containers, line),
+        created=pod["metadata"].get("creationTimestamp", ""),
         placed=_placed(pod),
         changed=stamp(newest(pod)),
         due=_due(pod, containers),
     )
+
+
+def leaving(hosts: Sequence[Host]) -> list[Host]:
+    """Return one group's hosts, those that gave up as on their way out where their group is.
+
+    The group is made anew as a whole as soon as one of its pods goes. What a pod of the former group has said
+    is then no verdict about the one that comes.
+
+    Args:
+        hosts: All hosts of one group that have a pod.
+    """
+    leader = next((host for host in hosts if host.host == 0), None)
+    going = leader is None or any(host.phase == "draining" for host in hosts)
+    return [
+        msgspec.structs.replace(host, phase="draining", detail="goes with its group", problem=None)
+        if host.problem
+        and host.problem.kind == "held"
+        and (going or (leader and timestamp(host.created) < timestamp(leader.created)))
+        else host
+        for host in hosts
+    ]
 
 
 def _placed(pod: Pod) -> str:

@@ -7,7 +7,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from manyhost.cluster.phases import event_problem, host_of, last_script_line, late, overdue, script_line
+from manyhost.cluster.phases import (
+    event_problem,
+    host_of,
+    last_script_line,
+    late,
+    leaving,
+    overdue,
+    script_line,
+)
 from manyhost.commands import Commands
 
 from tests.helpers import fixes
@@ -269,6 +277,33 @@ def test_the_last_words_of_a_pod_on_its_way_out_are_kept() -> None:
 
 def test_a_clean_end_is_no_crash() -> None:
     assert host_of(pod({"containerStatuses": [engine(terminated={"exitCode": 0})]}), HERE).problem is None
+
+
+NOON, LATER = "2026-01-01T12:00:00Z", "2026-01-01T12:00:05Z"
+
+
+@pytest.mark.parametrize(
+    ("leader", "counts"),
+    [
+        ({"creationTimestamp": NOON}, True),
+        ({"creationTimestamp": LATER}, False),  # of the group that comes; the worker is still the former one's
+        ({"creationTimestamp": NOON, "deletionTimestamp": LATER}, False),
+        (None, False),
+    ],
+)
+def test_what_a_group_on_its_way_out_has_said_is_no_verdict(
+    leader: dict[str, Any] | None, counts: bool
+) -> None:
+    line = script_line('manyhost phase=held member=worker rank=2 seconds=3 reason="weights missing"')
+    worker = host_of(pod(RUNNING, creationTimestamp=NOON), HERE, line)
+    labels = LABELS | {"leaderworkerset.sigs.k8s.io/worker-index": "0"}
+    others = [host_of(pod(RUNNING, name="r1-1", uid="v", labels=labels, **leader), HERE)] if leader else []
+    *_, host = leaving([*others, worker])
+    if counts:
+        assert host == worker
+        assert host.problem is not None
+    else:
+        assert (host.phase, host.detail, host.problem) == ("draining", "goes with its group", None)
 
 
 def test_held_has_no_patience() -> None:
