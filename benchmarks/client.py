@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(CLIENT)]
 import measure  # noqa: E402
 from manyhost.benchmark import gate  # noqa: E402
 from manyhost.benchmark.result import Load  # noqa: E402
-from manyhost.benchmark.runners import Runner, locust, vllm_bench_serve  # noqa: E402
+from manyhost.benchmark.runners import Runner, locust, manyhost, vllm_bench_serve  # noqa: E402
 from manyhost.benchmark.tools import installed  # noqa: E402
 
 from testbed import engine  # noqa: E402
@@ -47,7 +47,11 @@ def runners() -> list[Runner]:
         sys.exit("bench-client: no vllm on PATH, and no local engine: .venv/bin/python -m testbed.engine")
     tokenizer = os.environ.get("TOKENIZER", str(folder / "model/tiny-r1"))
     users = str(CLIENT / "locustfile.py")
-    return [vllm_bench_serve((vllm,), LOAD, tokenizer), locust(str(installed("locust")), users, LOAD, 4096)]
+    return [
+        manyhost(LOAD, 4096),
+        vllm_bench_serve((vllm,), LOAD, tokenizer),
+        locust(str(installed("locust")), users, LOAD, 4096),
+    ]
 
 
 def attempts(runner: Runner, streams: int) -> list[dict[str, Any]]:
@@ -85,7 +89,7 @@ def main() -> int:
                         cells.append(attempt["error"] or "nothing")
                         continue
                     cells.append(f"{seen['p50'] - truth['p50']:+.2f} / {seen['p99'] - truth['p99']:+.2f}")
-                    if (runner.tool, name, streams) == ("vllm", "itl_ms", GOAL_STREAMS):
+                    if (runner.tool, name, streams) == ("manyhost", "itl_ms", GOAL_STREAMS):
                         off.append(abs(seen["p99"] - truth["p99"]))
                 rows.append(f"| {' | '.join(cells)} |")
     print(f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; error in ms, median / 99th percentile\n")

@@ -1,4 +1,4 @@
-"""The three load generators with the same moderate load: do they say the same, and what the server counts?
+"""The load generators with the same moderate load: do they say the same, and what the server counts?
 
     python benchmarks/runners.py [--repetitions N] [--only steady|engine]
 
@@ -29,13 +29,14 @@ import engine  # noqa: E402
 import runner  # noqa: E402
 from manyhost.benchmark.intervals import interval  # noqa: E402
 from manyhost.benchmark.result import Load  # noqa: E402
-from manyhost.benchmark.runners import Runner, aiperf, locust, vllm_bench_serve  # noqa: E402
+from manyhost.benchmark.runners import Runner, aiperf, locust, manyhost, vllm_bench_serve  # noqa: E402
 from manyhost.benchmark.tools import installed  # noqa: E402
 
 from testbed import engine as local_engine  # noqa: E402
 from tests.e2e.test_health import One  # noqa: E402
 
 SAME = 0.03
+DEFAULT = "manyhost"
 STREAMS, VOCABULARY = 4, 4096
 METRICS = ("tokens_s", "ttft_ms", "tpot_ms")
 LOAD = Load(
@@ -48,8 +49,9 @@ Numbers = dict[str, float]
 
 
 def runners(folder: Path) -> list[Runner]:
-    """Return the load generators, the two others after the default."""
+    """Return the load generators, the default first."""
     return [
+        manyhost(LOAD, VOCABULARY),
         vllm_bench_serve((str(folder / "vllm/bin/vllm"),), LOAD, str(folder / "model/tiny-r1")),
         locust(str(installed("locust")), str(CLIENT / "locustfile.py"), LOAD, VOCABULARY),
         aiperf(
@@ -156,13 +158,13 @@ def compare(name: str, rows: dict[str, list[tuple[Numbers, Numbers]]]) -> list[s
                 unexplained.append(f"{tool}: {said['tokens']:.0f} tokens, the server {there['tokens']:.0f}")
         for metric in METRICS:
             others = {f"the server ({tool})": known[tool].get(metric)}
-            others |= {"vllm": means["vllm"][metric]} if tool != "vllm" else {}
+            others |= {DEFAULT: means[DEFAULT][metric]} if tool != DEFAULT else {}
             for other, value in others.items():
                 ratio = one[metric] / value - 1 if value else 0.0
                 if abs(ratio) <= SAME:
                     continue
                 off = f"{tool} and {other}: {metric} {one[metric]:.2f} and {value:.2f}, {ratio:+.1%}"
-                why = reason(metric, rows[tool], rows["vllm"] if other == "vllm" else None)
+                why = reason(metric, rows[tool], rows[DEFAULT] if other == DEFAULT else None)
                 print(f"{off}: {why or 'unexplained'}")
                 unexplained += [] if why else [off]
     return unexplained

@@ -110,10 +110,11 @@ def test_values_are_closed(made: dict[str, Any]) -> None:
 
 def test_engines_it_cannot_measure_are_refused() -> None:
     with pytest.raises(InvalidInput, match="no `vllm bench serve`"):
-        check(target("a3mega/deepseek-r1-671b-published").plan)
+        check(target("a3mega/deepseek-r1-671b-published").plan, "vllm")
+    check(target("a3mega/deepseek-r1-671b-published").plan, "manyhost")
     with pytest.raises(InvalidInput, match="plain HTTP"):
-        check(target(GPUS, "arguments.ssl-certfile=/tls/tls.crt").plan)
-    check(target(GPUS).plan)
+        check(target(GPUS, "arguments.ssl-certfile=/tls/tls.crt").plan, "manyhost")
+    check(target(GPUS).plan, "vllm")
 
 
 def test_a_pod_with_another_flag_image_or_executor_is_not_as_planned() -> None:

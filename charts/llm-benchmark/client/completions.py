@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -20,17 +21,28 @@ def options(parser: ArgumentParser) -> None:
     parser.add_argument("--result", default="", help="file for what happened to each request")
 
 
-def body(load: Namespace, chance: random.Random) -> dict[str, Any]:
-    """Return one request: random token ids of the exact length, so that no tokenizer is needed."""
+def tokens(load: Namespace, chance: random.Random, count: int) -> list[int]:
+    """Return random token ids; the lowest, where special tokens are, stay out."""
+    return chance.choices(range(load.vocabulary // 8, load.vocabulary), k=count)
 
-    def length(tokens: int) -> int:
+
+def body(load: Namespace, chance: random.Random, prefix: Sequence[int] = ()) -> dict[str, Any]:
+    """Return one request: random token ids of the exact length, so that no tokenizer is needed.
+
+    Args:
+        load: The options.
+        chance: Where the rest of the prompt and the lengths come from.
+        prefix: What the prompt begins with, a part of its length.
+    """
+
+    def length(mean: int) -> int:
         spread: float = load.spread
-        return max(1, round(tokens * (1 + spread * chance.uniform(-1, 1))))
+        return max(1, round(mean * (1 + spread * chance.uniform(-1, 1))))
 
-    low = load.vocabulary // 8
+    rest = max(1, length(load.input_tokens) - len(prefix))
     return {
         "model": load.model,
-        "prompt": [chance.randrange(low, load.vocabulary) for _ in range(length(load.input_tokens))],
+        "prompt": [*prefix, *tokens(load, chance, rest)],
         "max_tokens": length(load.output_tokens),
         "ignore_eos": not load.stop_at_eos,
         "temperature": 0,

@@ -184,7 +184,7 @@ def measure(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
         "key": spec["key"],
         "started": time.time(),
         "error": "",
-        "runner_version": distribution(spec["command"][0], spec["distribution"]),
+        "runner_version": spec["version"] or distribution(spec["command"][0], spec["distribution"]),
         "processors": len(os.sched_getaffinity(0)),
     }
     try:

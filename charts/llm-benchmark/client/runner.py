@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 _TAIL = 2000  # characters of a failed tool's output that leave with the evidence
 _LOOK_SECONDS = 0.25
+_READY_SECONDS = 0.01
 _FAMILY_SECONDS = 2.0  # to look at every process of a machine takes some milliseconds
 
 
@@ -146,7 +148,7 @@ def read_aiperf(path: Path) -> Requests:
     return read
 
 
-READERS = {"vllm": read_requests, "locust": read_requests, "aiperf": read_aiperf}
+READERS = {"manyhost": read_requests, "vllm": read_requests, "locust": read_requests, "aiperf": read_aiperf}
 
 
 def share(total: int, processes: int) -> list[int]:
@@ -218,6 +220,38 @@ class Processor(threading.Thread):
         return max(shares)
 
 
+def _ready(result: Path) -> Path:
+    """Return the file with which a process says that it is ready (client/load.py)."""
+    return result.with_name(f"{result.name}.ready")
+
+
+def _let_go(go: Path, started: list[tuple[subprocess.Popen[bytes], Path]], end: float) -> None:
+    """Let processes begin once all are ready; when one has ended, at once: it says why."""
+    while time.monotonic() < end and not all(ready.exists() for _, ready in started):
+        if any(process.poll() is not None for process, _ in started):
+            break
+        time.sleep(_READY_SECONDS)
+    go.touch()
+
+
+def _read(tool: str, started: list[tuple[subprocess.Popen[bytes], Path, Path]], ran: Ran) -> list[float]:
+    """Read what the processes wrote; return each one's first start."""
+    first: list[float] = []
+    for process, result, log in started:
+        if process.returncode or not result.exists():
+            said = log.read_text(errors="replace")[-_TAIL:].strip()
+            ran.error = ran.error or f"{tool} ended with exit code {process.returncode}: {said}"
+            continue
+        try:
+            read = READERS[tool](result)
+        except (KeyError, ValueError, TypeError) as error:
+            ran.error = ran.error or f"what {tool} wrote cannot be read: {type(error).__name__}: {error}"
+            continue
+        first.append(min(read.start, default=0.0))
+        ran.requests.extend(read)
+    return first
+
+
 def run(
     tool: str,
     words: list[str],
@@ -235,6 +269,7 @@ def run(
     Args:
         tool: One of READERS.
         words: Its command; {requests} {concurrency} {rate} {seed} {result} are filled in for each process.
+            With {go} all begin when that file is there, which is made once each has said that it is ready.
         values: What else is filled in.
         requests: Of all processes together.
         concurrency: In flight, of all together; 0 sends all at once.
@@ -248,11 +283,18 @@ def run(
     # `vllm bench serve` takes the key from OpenAI's variable.
     env = {**os.environ, "OPENAI_API_KEY": os.environ.get("VLLM_API_KEY", "none")}
     rate = float(values.get("rate") or 0)
+    go = folder / "go"
+    go.unlink(missing_ok=True)
     parts = zip(share(requests, processes), share(concurrency, processes), strict=True)
     for number, (count, streams) in enumerate(parts):
         result, log = folder / f"{tool}-{number}.json", folder / f"{tool}-{number}.log"
-        result.unlink(missing_ok=True)
+        for old in (result, _ready(result)):
+            old.unlink(missing_ok=True)
         own = {
+            "python": sys.executable,
+            "client": str(Path(__file__).parent),
+            "go": str(go),
+            "measurement": str(seed),
             "users": str(streams or count),
             "requests": str(count),
             "concurrency": str(streams) if concurrency else "",
@@ -269,6 +311,8 @@ def run(
     processor = Processor([process.pid for process, _, _ in started])
     processor.start()
     end = time.monotonic() + limit
+    if "{go}" in words:
+        _let_go(go, [(process, _ready(result)) for process, result, _ in started], end)
     try:
         for process, _, _ in started:
             process.wait(max(0.0, end - time.monotonic()))
@@ -283,19 +327,7 @@ def run(
                 os.kill(pid, signal.SIGKILL)
         for process, _, _ in started:
             process.wait()
-    first: list[float] = []
-    for process, result, log in started:
-        if process.returncode or not result.exists():
-            said = log.read_text(errors="replace")[-_TAIL:].strip()
-            ran.error = ran.error or f"{tool} ended with exit code {process.returncode}: {said}"
-            continue
-        try:
-            read = READERS[tool](result)
-        except (KeyError, ValueError, TypeError) as error:
-            ran.error = ran.error or f"what {tool} wrote cannot be read: {type(error).__name__}: {error}"
-            continue
-        first.append(min(read.start, default=0.0))
-        ran.requests.extend(read)
+    first = _read(tool, started, ran)
     if ran.requests.start:
         begin = min(ran.requests.start)
         over = max(at + took for at, took in zip(ran.requests.start, ran.requests.e2e, strict=True))

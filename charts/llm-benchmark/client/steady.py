@@ -5,7 +5,8 @@
 It prints its port, answers the OpenAI API's streamed completions with a token at each tick, and notes when a
 request was there and when each token went to the kernel. `GET /truth` tells these times and forgets them. All
 streams tick together, as those of an engine do. Standard library alone: it runs in the engine's image, beside
-the client. What it does at once it does in microseconds: its own slowness would look like the client's.
+the client. When a request came is the kernel's word, so a tick that is on its way does not look like the
+client's slowness.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import asyncio
 import gc
 import json
 import re
+import socket
 import sys
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import cast
+
+import arrival
 
 MODEL = "steady"
 _HEAD = (
@@ -58,7 +61,7 @@ class Stream:
         sent: When each token was handed to the kernel.
     """
 
-    transport: asyncio.Transport
+    connection: Connection
     chat: bool
     wanted: int
     arrived: float
@@ -68,11 +71,11 @@ class Stream:
         """Send the next token, and after the last one the usage and the end; say whether that was it."""
         last = len(self.sent) + 1 == self.wanted
         self.sent.append(time.perf_counter())
-        self.transport.write(_TOKENS[self.chat, last])
+        self.connection.write(_TOKENS[self.chat, last])
         if last:
             used = {"prompt_tokens": 1, "completion_tokens": self.wanted, "total_tokens": self.wanted + 1}
             end = _event(self.chat, [], usage=used) + _chunk(b"data: [DONE]\n\n")
-            self.transport.write(end + b"0\r\n\r\n")
+            self.connection.write(end + b"0\r\n\r\n")
         return last
 
 
@@ -99,7 +102,7 @@ class Steady:
             due = max(due, now - self.tpot)  # after a pause of the machine there is no burst
             staying = []
             for stream in self.streams:
-                if stream.transport.is_closing():
+                if stream.connection.closed:
                     continue
                 if now - stream.arrived < self.ttft or not stream.token():
                     staying.append(stream)
@@ -120,20 +123,54 @@ class Steady:
         return found
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """One connection; requests follow each other on it."""
 
-    def __init__(self, steady: Steady) -> None:
-        self.steady = steady
+    def __init__(self, steady: Steady, sock: socket.socket) -> None:
+        self.steady, self.socket = steady, sock
         self.data = b""
+        self.unsent = b""
+        self.closed = False
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        arrival.note(sock)
+        asyncio.get_running_loop().add_reader(sock, self.receive)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
-        self.transport = cast("asyncio.Transport", transport)
+    def write(self, data: bytes) -> None:
+        """Hand data to the kernel; what it does not take goes with the next."""
+        data = self.unsent + data
+        try:
+            self.unsent = data[self.socket.send(data) :]
+        except BlockingIOError:
+            self.unsent = data
+        except OSError:
+            self.close()
+            return
+        loop = asyncio.get_running_loop()
+        if self.unsent:
+            loop.add_writer(self.socket, self.write, b"")
+        else:
+            loop.remove_writer(self.socket)
 
-    def data_received(self, data: bytes) -> None:
+    def close(self) -> None:
+        """The other side has gone."""
+        if not self.closed:
+            self.closed = True
+            asyncio.get_running_loop().remove_reader(self.socket)
+            asyncio.get_running_loop().remove_writer(self.socket)
+            self.socket.close()
+
+    def receive(self) -> None:
         """Take what has come; begin an answer when a request is whole."""
-        arrived = time.perf_counter()
+        try:
+            data, arrived = arrival.receive(self.socket)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, arrived = b"", 0.0
+        if not data:
+            self.close()
+            return
         self.data += data
         end = self.data.find(b"\r\n\r\n")
         if end < 0:
@@ -147,8 +184,8 @@ class Connection(asyncio.Protocol):
         path = head.split(b" ", 2)[1]
         if head.startswith(b"POST") and path.endswith(b"/completions"):
             wanted = _WANTED.search(body)
-            self.transport.write(_HEAD)
-            stream = Stream(self.transport, b"/chat/" in path, int(wanted[1]) if wanted else 1, arrived)
+            self.write(_HEAD)
+            stream = Stream(self, b"/chat/" in path, int(wanted[1]) if wanted else 1, arrived)
             self.steady.streams.append(stream)
         else:
             self._plain(path)
@@ -164,15 +201,26 @@ class Connection(asyncio.Protocol):
             status = b"404 Not Found"
         data = json.dumps(answer).encode()
         head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        self.transport.write(head % (status, len(data)) + data)
+        self.write(head % (status, len(data)) + data)
 
 
 async def main() -> None:
     """Serve until killed."""
     steady = Steady(float(sys.argv[1]) / 1000, float(sys.argv[2]) / 1000)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(steady), "127.0.0.1", 0, backlog=8192)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=8192)
+    listener.setblocking(False)
+
+    def accept() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                return
+            Connection(steady, sock)
+
+    loop.add_reader(listener, accept)
+    print(listener.getsockname()[1], flush=True)
     gc.disable()  # a collection would delay tokens; a calibration is over before memory counts
     await steady.tick()
 

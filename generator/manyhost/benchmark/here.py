@@ -1,4 +1,4 @@
-"""Measuring from this machine: the same client as the Job's, with the vllm that is on PATH."""
+"""Measuring from this machine, with the same client as the Job's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def program() -> tuple[str, ...]:
         raise NotReady(
             "there is no vllm on this machine to send the load with",
             where="PATH",
-            fix="leave --url out: the load then comes from a Job in the cluster, in the engine's image",
+            fix="leave --runner out",
         )
     return (found,)
 

@@ -45,16 +45,17 @@ class Job:
         connection: The cluster.
         target: The release that is measured.
         chart: llm-benchmark.
+        tool: What sends the load.
 
     Raises:
         NotReady: No group of the release is ready.
-        InvalidInput: The engine's version has no benchmark of its own, or speaks TLS.
+        InvalidInput: The engine's version has no such tool, or speaks TLS.
     """
 
     place: Literal["job"] = "job"
 
-    def __init__(self, connection: Connection, target: Target, chart: Chart) -> None:
-        check(target.plan)
+    def __init__(self, connection: Connection, target: Target, chart: Chart, tool: str) -> None:
+        check(target.plan, tool)
         self._connection, self._target, self._chart = connection, target, chart
         port = int(target.effective["vllm"]["service"]["ports"]["http"])
         self.url = f"http://{target.release}-svc.{target.namespace}:{port}"
@@ -194,18 +195,18 @@ class Job:
         return sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
 
 
-def check(plan: Plan) -> None:
-    """Refuse an engine that the client cannot talk to, or that has no benchmark.
+def check(plan: Plan, tool: str) -> None:
+    """Refuse an engine that the client cannot talk to, or whose image has no such tool.
 
     Raises:
         InvalidInput: Naming the setting.
     """
     engine = plan.engine
-    if not engine.bench_serve:
+    if tool == "vllm" and not engine.bench_serve:
         raise InvalidInput(
             f"vLLM {engine.version} has no `vllm bench serve`",
             where=f"{plan.origin('engine.version')}: engine.version",
-            fix="measure it with a newer one of this machine: --url",
+            fix="leave --runner out",
         )
     if "ssl-certfile" in plan.main.arguments:
         raise InvalidInput(

@@ -59,7 +59,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     estimate_seconds: float
 
 
-def points(plan: Plan, scenario: Scenario, *, tool: str = "vllm", where: str = "") -> tuple[Point, ...]:
+def points(plan: Plan, scenario: Scenario, *, tool: str = "manyhost", where: str = "") -> tuple[Point, ...]:
     """Return the points of a scenario for a plan, in the order in which they are measured.
 
     Args:

@@ -13,7 +13,7 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         tool: Its name, here and in client/runner.py.
-        distribution: The Python distribution that has its version.
+        distribution: The Python distribution that has its version; empty for ours.
         words: What starts it; {names} are filled in by the client, for each process and for the calibration.
         values: What is filled in for the load itself.
         steady: The same for the calibration, whose requests are small.
@@ -27,6 +27,22 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True):
 
 
 STEADY_INPUT, STEADY_OUTPUT = 32, 20  # tokens of a request of the calibration
+
+
+def manyhost(load: Load, vocabulary: int) -> Runner:
+    """Return our own load generator (client/load.py), which needs nothing but Python.
+
+    Args:
+        load: What to send.
+        vocabulary: Token ids of prompts are below it.
+    """
+    words = ["{python}", "{client}/load.py", "--url", "{url}"]
+    words += ["--concurrency", "{concurrency}", "--rate", "{rate}", "--go", "{go}"]
+    words += ["--prefix-tokens", "{prefix}", "--prefix-count", "{prefixes}", "--prefix-seed", "{measurement}"]
+    made = _ours("manyhost", words, load, vocabulary)
+    prefix = {"prefix": str(load.prefix_tokens), "prefixes": str(load.prefix_count)}
+    short = {"prefix": str(STEADY_INPUT // 2 if load.prefix_count else 0)}
+    return msgspec.structs.replace(made, values=made.values | prefix, steady=made.steady | short)
 
 
 def vllm_bench_serve(program: tuple[str, ...], load: Load, tokenizer: str) -> Runner:
@@ -95,7 +111,7 @@ def locust(program: str, script: str, load: Load, vocabulary: int) -> Runner:
         )
     words = [program, "--headless", "--only-summary", "--locustfile", script, "--host", "{url}"]
     words += ["--users", "{users}", "--spawn-rate", "{users}"]
-    return _ours("locust", words, load, vocabulary)
+    return _ours("locust", words, load, vocabulary, distribution="locust")
 
 
 def aiperf(python: str, script: str, load: Load, vocabulary: int) -> Runner:
@@ -117,10 +133,10 @@ def aiperf(python: str, script: str, load: Load, vocabulary: int) -> Runner:
             fix="leave --runner out",
         )
     words = [python, script, "--url", "{url}", "--concurrency", "{users}", "--rate", "{rate}"]
-    return _ours("aiperf", words, load, vocabulary)
+    return _ours("aiperf", words, load, vocabulary, distribution="aiperf")
 
 
-def _ours(tool: str, words: list[str], load: Load, vocabulary: int) -> Runner:
+def _ours(tool: str, words: list[str], load: Load, vocabulary: int, *, distribution: str = "") -> Runner:
     """Return a load generator that takes the options of client/completions.py."""
     words += ["--model", "{model}", "--input-tokens", "{input}", "--output-tokens", "{output}"]
     words += ["--spread", "{spread}", "--vocabulary", str(vocabulary)]
@@ -134,4 +150,4 @@ def _ours(tool: str, words: list[str], load: Load, vocabulary: int) -> Runner:
         "rate": repr(load.rate) if load.rate else "",
     }
     steady = {"input": str(STEADY_INPUT), "output": str(STEADY_OUTPUT), "spread": "0.0"}
-    return Runner(tool=tool, distribution=tool, words=tuple(words), values=values, steady=steady)
+    return Runner(tool=tool, distribution=distribution, words=tuple(words), values=values, steady=steady)

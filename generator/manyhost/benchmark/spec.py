@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from manyhost import __version__
 from manyhost.benchmark import gate
 from manyhost.benchmark.gate import Deployed, Expected
 from manyhost.benchmark.points import Point
@@ -56,6 +57,7 @@ def spec(
         "model": plan.model.served_name,
         "tool": runner.tool,
         "distribution": runner.distribution,
+        "version": "" if runner.distribution else __version__,
         "command": list(runner.words),
         "values": runner.values,
         "requests": load.requests,

@@ -32,6 +32,9 @@ EVENTS = {
 }
 
 
+_INSTALLED = {"locust", "aiperf"}
+
+
 @click.command(name="bench")
 @place_options
 @click.option(
@@ -45,14 +48,14 @@ EVENTS = {
     "--url",
     default="",
     metavar="URL",
-    help="Measure the service there, with this machine's vllm as the client.",
+    help="Measure the service there, with this machine as the client.",
 )
 @click.option(
     "--runner",
-    type=click.Choice(["vllm", "locust", "aiperf"]),
-    default="vllm",
+    type=click.Choice(["manyhost", "vllm", "locust", "aiperf"]),
+    default="manyhost",
     show_default=True,
-    help="What sends the load; locust and aiperf with --url only, in environments of their own.",
+    help="What sends the load; vllm is `vllm bench serve`, locust and aiperf need --url.",
 )
 @click.option(
     "--prometheus",
@@ -90,9 +93,9 @@ def command(
     from manyhost.catalog import Catalog
     from manyhost.render import Renderer
 
-    if runner != "vllm" and not url:
+    if runner in _INSTALLED and not url:
         raise WrongUsage(
-            "the Job runs in the engine's image, which has vllm alone",
+            f"the Job runs in the engine's image, which has no {runner}",
             where=f"--runner {runner}",
             fix="add --url URL",
         )
@@ -151,7 +154,7 @@ def _measure(
     from manyhost.benchmark.here import Here, program
     from manyhost.benchmark.prometheus import figures
     from manyhost.benchmark.result import Load
-    from manyhost.benchmark.runners import Runner, aiperf, locust, vllm_bench_serve
+    from manyhost.benchmark.runners import Runner, aiperf, locust, manyhost, vllm_bench_serve
     from manyhost.benchmark.tools import installed
     from manyhost.weights.store import open_store
 
@@ -172,7 +175,7 @@ def _measure(
         from manyhost.benchmark.job import Job
 
         connection, target = open_target(wanted)
-        place = Job(connection, target, catalog.chart("llm-benchmark"))
+        place = Job(connection, target, catalog.chart("llm-benchmark"), runner)
         starts = tuple(plan.settings.engine.command)
         deployment = describe(
             plan,
@@ -181,12 +184,14 @@ def _measure(
             namespace=target.namespace,
             timelines=_started(connection, target),
         )
-    tool = None if runner == "vllm" else installed(runner)
+    tool = installed(runner) if runner in _INSTALLED else None
 
     def sender(load: Load) -> Runner:
         vocabulary = plan.model.architecture.vocabulary
-        if tool is None:
+        if runner == "vllm":
             return vllm_bench_serve(starts, load, tokenizer)
+        if tool is None:
+            return manyhost(load, vocabulary)
         if runner == "aiperf":
             return aiperf(str(tool.with_name("python")), str(client / "aiperf_load.py"), load, vocabulary)
         return locust(str(tool), str(client / "locustfile.py"), load, vocabulary)

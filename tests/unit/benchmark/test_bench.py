@@ -95,7 +95,7 @@ def test_a_server_with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 FAULTS = {
-    "500": "requests failed: Internal Server Error",
+    "500": "requests failed: HTTP status 500: Internal Server Error",
     "garbage": "6 of 6 answers have no text",
     "wrong-counts": "the client counts 48 output tokens, the engine 96",
     "moody": "two answers at temperature 0, and they differ",
@@ -144,7 +144,7 @@ def test_a_tool_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     small(tmp_path, monkeypatch, ONE)
     monkeypatch.setenv("FAKE_VLLM", "exit")
     with Service() as service:
-        ran = bench(service, tmp_path / "runs")
+        ran = bench(service, tmp_path / "runs", "--runner", "vllm")
     assert ran.code == 1
     assert "vllm ended with exit code 1: no such tokenizer" in ran.out
 
@@ -160,7 +160,7 @@ def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_no_tool_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    ran = manyhost("bench", "local", "--url", "http://127.0.0.1:1", "--to", str(tmp_path))
+    ran = manyhost("bench", "local", "--url", "http://127.0.0.1:1", "--to", str(tmp_path), "--runner", "vllm")
     assert ran.code == 4
     assert "there is no vllm on this machine" in ran.err
     assert manyhost("bench", "local", "--url", "127.0.0.1:1").code == 3

@@ -119,7 +119,7 @@ def collect(
 ) -> tuple[job.Measured, list[str]]:
     """Take the result of the Job that is there; from when it was found on `away` is what the API refuses."""
     said = [] if said is None else said
-    place = job.Job(connect("here"), api.target, Catalog().chart("llm-benchmark"))
+    place = job.Job(connect("here"), api.target, Catalog().chart("llm-benchmark"), "manyhost")
 
     def report(text: str) -> None:
         if not said:

@@ -286,7 +286,10 @@ NOON, LATER = "2026-01-01T12:00:00Z", "2026-01-01T12:00:05Z"
     ("leader", "counts"),
     [
         ({"creationTimestamp": NOON}, True),
-        ({"creationTimestamp": LATER}, False),  # of the group that comes; the worker is still the former one's
+        (
+            {"creationTimestamp": LATER},
+            False,
+        ),  # of the group that comes; the worker is still the former one's
         ({"creationTimestamp": NOON, "deletionTimestamp": LATER}, False),
         (None, False),
     ],
