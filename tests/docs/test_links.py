@@ -73,3 +73,12 @@ def test_a_dead_link_would_be_found(tmp_path: Path) -> None:
         "![i](gone.svg)\n\n[j]: gone.md\n"
     )
     assert dead(page) == ["gone.md", "other.md#thrice", "other.md#no-heading", "#here", "gone.svg", "gone.md"]
+
+
+def test_no_picture_of_a_page_comes_from_the_network() -> None:
+    assert not [path for path in documents() if re.search(r"!\[[^\]]*\]\(https?:|<img\b", path.read_text())]
+
+
+def test_every_decision_is_in_the_list_of_decisions() -> None:
+    listed = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs/adr/README.md").read_text())
+    assert listed == sorted(path.name for path in (ROOT / "docs/adr").glob("0*.md"))
