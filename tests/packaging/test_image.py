@@ -23,6 +23,7 @@ import pytest
 from manyhost.catalog import Catalog, Engine
 
 from tests.helpers.cli import ROOT
+from tools import lock_image
 
 FOLDER = ROOT / "docker/vllm"
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()
@@ -77,6 +78,30 @@ def test_every_version_has_its_list_of_extras_with_hashes(engine: Engine) -> Non
     assert all(hashes for _, hashes in pins)
     has_ray = "ray" in engine.stock_image_executors
     assert [name for name, _ in pins] == ([] if has_ray else ["msgpack", "ray"])
+
+
+PACKAGES = "cuda-toolkit==13.0.2\nnvidia-cuda-runtime==13.0.96\nnvidia-nccl-cu13==2.28.9\ntorch==2.11.0\n"
+
+
+def test_the_image_lock_is_held_against_what_the_packages_pin() -> None:
+    engine = CATALOG.engine(VERSION)
+    said = lock_image.prescribed([PACKAGES, PACKAGES])
+    assert said == {"cuda": "13.0", "nccl": "2.28.9"}
+    assert lock_image.contradictions(engine, said, ray=False) == []
+    other = lock_image.prescribed([PACKAGES.replace("2.28.9", "2.30.7")] * 2)
+    assert lock_image.contradictions(engine, other, ray=True) == [
+        f"image_lock.{VERSION}.nccl is 2.28.9, the packages say 2.30.7",
+        "stock_image_executors says otherwise, vLLM requires Ray",
+    ]
+
+
+def test_a_version_that_packages_do_not_pin_is_none() -> None:
+    """One that depends on the day of the resolution is not in the image of another day."""
+    said = lock_image.prescribed([PACKAGES, PACKAGES.replace("2.28.9", "2.27.3")])
+    assert said == {"cuda": "13.0"}
+    assert lock_image.contradictions(CATALOG.engine(VERSION), said, ray=False) == [
+        f"image_lock.{VERSION}.nccl is 2.28.9, the packages say nothing"
+    ]
 
 
 # ------------------------------------------------------------------ the RUN line, on a stand-in

@@ -17,12 +17,14 @@ class ImageLock(Struct, frozen=True):
         architectures: What it is built for.
         cuda: Version of the CUDA runtime that its PyTorch brings, major and minor.
         minimum_driver: Oldest branch of NVIDIA's driver that runs it; 0 where nobody has read it.
+        nccl: Version of NCCL that its PyTorch brings.
     """
 
     digest: Annotated[str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
     architectures: list[Literal["amd64", "arm64"]] = []
     cuda: Annotated[str, Meta(pattern=r"^([0-9]+\.[0-9]+)?$")] = ""
     minimum_driver: Count = 0
+    nccl: Annotated[str, Meta(pattern=r"^([0-9]+\.[0-9]+\.[0-9]+)?$")] = ""
 
 
 class Engine(Struct, frozen=True):

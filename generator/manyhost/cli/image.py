@@ -23,7 +23,7 @@ RESULT = {
     "or null",
     "pinned": "of status: where engine.digest comes from; empty when the tag alone decides",
     "lock": "of status: what is known of its inside: digest that it is known of, vllm, executors, cuda, "
-    "minimum_driver, architectures; or null",
+    "minimum_driver, nccl, architectures; or null",
     "file": "of build: the settings file",
     "diff": "of build: the change to it; empty when it says the same already",
     "written": "of build: whether it was changed",
@@ -177,6 +177,7 @@ def _status(catalog: Catalog, resolved: Resolved, output: Printer) -> None:
         "executors": engine.stock_image_executors if stock else engine.executors,
         "cuda": lock.cuda,
         "minimum_driver": lock.minimum_driver,
+        "nccl": lock.nccl,
         "architectures": lock.architectures,
     }
     build, unread = None, ""
@@ -204,6 +205,7 @@ def _lines(result: dict[str, Any], found: Standing, unread: str, *, stock: bool)
         parts = [f"vLLM {lock['vllm']}", f"executors {', '.join(lock['executors'])}"]
         parts += [f"CUDA {lock['cuda']}"] if lock["cuda"] else []
         parts += [f"driver R{lock['minimum_driver']} or newer"] if lock["minimum_driver"] else []
+        parts += [f"NCCL {lock['nccl']}"] if lock["nccl"] else []
         parts += [", ".join(lock["architectures"])] if lock["architectures"] else []
         inside = "; ".join(parts)
         if stock and found.digest and lock["digest"] not in ("", found.digest):

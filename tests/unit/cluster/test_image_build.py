@@ -302,7 +302,7 @@ def test_status_of_an_image_that_was_built_and_pinned(cloud: Cloud) -> None:
         f"image     {cloud.repository}@{cloud.next}",
         f"registry  {cloud.repository}@{cloud.next} is {cloud.next}",
         "pinned    values/local.yaml: a3mega",
-        "inside    vLLM v0.26.0; executors mp, ray; CUDA 13.0; driver R580 or newer; amd64, arm64",
+        "inside    vLLM v0.26.0; executors mp, ray; CUDA 13.0; driver R580 or newer; NCCL 2.28.9; amd64, arm64",
         "build     b1 SUCCESS 2026-11-26T08:20:00Z https://console/b1",
     ]
 

@@ -11,6 +11,7 @@ from manyhost.cluster import gke
 from manyhost.cluster.connection import Forbidden, Missing, Object, path_of
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped, warned
 from manyhost.commands import Commands
+from manyhost.plan import image
 
 INTERFACES = "networking.gke.io/interfaces"  # annotation of a pod: which networks it is attached to
 _API = "networking.gke.io/v1"
@@ -129,7 +130,10 @@ def _pair(sight: Sight, interconnect: GpuDirectTcp, where: str, plugin: str, dae
             f"{where} is {plugin}; daemon {daemon} belongs to {pair.plugin}",
             _other_plugin(sight, interconnect, pair.plugin),
         )
-    return passed(f"plugin {plugin} and daemon {daemon} are one release, for NCCL {pair.nccl}")
+    plan = sight.target.plan
+    nccl = image.lock(plan.settings, plan.engine).nccl
+    brings = f"; PyTorch in {plan.image} brings {nccl}" if nccl else ""
+    return passed(f"plugin {plugin} and daemon {daemon} are one release, for NCCL {pair.nccl}{brings}")
 
 
 def _other_plugin(sight: Sight, interconnect: GpuDirectTcp, tag: str) -> str:
