@@ -87,7 +87,7 @@ class Seen:
 class Hub:
     """The server; `url` is its address for clients (HF_ENDPOINT)."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
         self.repos: dict[str, Repo] = {}
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
@@ -96,9 +96,11 @@ class Hub:
         self._blobs: dict[str, tuple[str, Blob]] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._server = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
+        self._server = _Server((host, port), type("Handler", (_Handler,), {"hub": self}))
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
+        # Another host, as the hub's storage is: clients must not take the token there.
+        self.storage_url = f"http://{'localhost' if host == '127.0.0.1' else host}:{self.port}"
         self._silent = socket.create_server(("127.0.0.1", 0))
         self.silent_url = f"http://127.0.0.1:{self._silent.getsockname()[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -260,12 +262,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._note(name)
             self._send(name, blob, fault=self._trouble(name), headers=headers)
             return
-        # Another host, as the hub's storage is: clients must not take the token there.
         self._start(
             302,
             {
                 **headers,
-                "Location": f"http://localhost:{self.hub.port}/cdn/{blob.sha256}",
+                "Location": f"{self.hub.storage_url}/cdn/{blob.sha256}",
                 "X-Linked-Etag": f'"{blob.sha256}"',
                 "X-Linked-Size": str(blob.size),
                 "Content-Length": "0",

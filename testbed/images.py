@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import shutil
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -101,12 +102,40 @@ def standin_host(programs: Path) -> Path:
         MissingError: debootstrap is not installed.
     """
     out = _archive(programs, "standin-host")
-    base = cache_dir() / f"rootfs-{_SUITE}-{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}"
     with locked("standin-host"):
-        if not base.is_dir():
-            _debian(base)
+        base = _debian()
         if not out.exists():
             _standin_host(base, programs / "standin", out)
+    return out
+
+
+def staging(programs: Path, name: str) -> Path:
+    """Debian with Python and the hub's and Cloud Storage's clients, under the name of another image.
+
+    The clients are those of uv.lock, from the package registry (seconds, once).
+
+    Args:
+        programs: the cluster's programs.
+        name: the image that staging pods ask for.
+
+    Raises:
+        MissingError: debootstrap is not installed.
+    """
+    lock = Path(__file__).parents[1] / "uv.lock"
+    out = _archive(programs, "staging", name, lock.read_text())
+    with locked("standin-host"):
+        base = _debian()
+        if not out.exists():
+            with tempfile.TemporaryDirectory(dir=out.parent) as work:
+                root, versions = Path(work) / "root", Path(work) / "versions.txt"
+                run("cp", "-a", base, root)
+                uv = Path(sys.executable).with_name("uv")
+                own = ("--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-hashes")
+                run(uv, "export", *own, "--project", lock.parent, "--output-file", versions)
+                into = root / "usr/local/lib/python3.11/dist-packages"
+                how = ("--quiet", "--python-version", "3.11", "--constraint", versions, "--target", into)
+                run(uv, "pip", "install", *how, "huggingface-hub", "google-cloud-storage")
+                archive([name], [], root, out)
     return out
 
 
@@ -122,7 +151,11 @@ def _standin_host(base: Path, program: Path, out: Path) -> None:
         archive([STANDIN_HOST, STANDIN_HOST_NEXT], [], root, out)
 
 
-def _debian(target: Path) -> None:
+def _debian() -> Path:
+    """The folder of the base system, made first when it is missing."""
+    target = cache_dir() / f"rootfs-{_SUITE}-{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}"
+    if target.is_dir():
+        return target
     if not shutil.which("debootstrap"):
         raise MissingError("debootstrap is missing: apt-get install debootstrap")
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
@@ -133,3 +166,4 @@ def _debian(target: Path) -> None:
         shutil.rmtree(root / "dev")
         (root / "dev").mkdir()
         root.rename(target)
+    return target

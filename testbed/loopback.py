@@ -30,12 +30,19 @@ class Loopback:
         port: Where it serves.
         path: Answers once it is ready.
         log: Takes its output; nobody does by default.
+        host: Where it serves: loopback, or an address of this machine that the test cluster reaches.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str | Path], port: int, path: str, log: Path | None = None
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        port: int,
+        path: str,
+        log: Path | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{host}:{port}"
         self._name, self._log = name, log
         with (log or Path("/dev/null")).open("wb") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)

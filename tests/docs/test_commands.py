@@ -13,7 +13,7 @@ import pytest
 from manyhost import cli
 from manyhost.catalog.settings import VARIABLES, known_keys
 
-from tests.docs import gcloud
+from testbed import gcloud
 from tests.docs.test_links import documents
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from manyhost.cluster.connection import connect
 from manyhost.cluster.doctor import CHECKS, Result, examine
 from manyhost.cluster.target import Target
 
+from testbed.oci import Server
 from tests.helpers import fixes
 from tests.unit.cluster.doctor import NOBODY, Examine, Reply, ResultsOf, Serve
 
@@ -21,36 +20,15 @@ from tests.unit.cluster.doctor import NOBODY, Examine, Reply, ResultsOf, Serve
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Starts HTTP servers on loopback; each answers (method, path, headers) with (status, headers, body)."""
-    started: list[http.server.ThreadingHTTPServer] = []
+    started: list[Server] = []
 
     def start(answer: Callable[[str, str, Any], Reply]) -> str:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                status, headers, body = answer(self.command, self.path, self.headers)
-                data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(data)
-
-            do_HEAD = do_POST = do_GET
-
-            def log_message(self, *_: object) -> None: ...
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        started.append(server)
-        return f"127.0.0.1:{server.server_port}"
+        started.append(Server(answer))
+        return started[-1].host
 
     yield start
     for item in started:
-        item.shutdown()
-        item.server_close()
+        item.close()
 
 
 @pytest.fixture

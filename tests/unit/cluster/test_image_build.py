@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from manyhost.cluster.image_build import BASE, INPUTS, inputs, is_same, standing
 from manyhost.cluster.registry import Registry, Silent, is_google
 from manyhost.errors import RemoteError
 
-from tests.docs import gcloud
+from testbed import gcloud
+from testbed.oci import Oci
 from tests.helpers.cli import ROOT, Ran, checkout, manyhost
-from tests.helpers.oci import Oci
 from tests.unit.cluster.doctor import Serve
 
 FOLDER = ROOT / "docker/vllm"
@@ -29,72 +28,14 @@ LOCKED = Catalog(ROOT).engine(VERSION).image_lock[VERSION].digest
 MADE = f"{inputs(FOLDER, VERSION)}-{LOCKED}"
 PUSHED = f"sha256:{'d' * 64}"
 
-# Keeps its builds in a folder, one file each, and what it was called with in another. `how` says what goes wrong.
-GCLOUD = """#!{python}
-import json, pathlib, sys
-state, words = pathlib.Path("{state}"), sys.argv[1:]
-with (state / "calls").open("a") as calls:
-    calls.write(json.dumps(words) + "\\n")
-how = (state / "how").read_text()
-def option(name):
-    return words[words.index(name) + 1] if name in words else ""
-def fail(text):
-    sys.exit("Some words of no interest\\nERROR: (gcloud." + ".".join(words[:2]) + ") " + text)
-def path(name):
-    return state / ("build-" + name)
-if how == "logged out":
-    fail("You do not currently have an active account selected.\\nPlease run:\\n  $ gcloud auth login")
-if words[:2] == ["auth", "print-access-token"]:
-    print("ya29.token")
-elif words[:2] == ["builds", "submit"]:
-    if how == "denied":
-        fail("PERMISSION_DENIED: The caller does not have permission")
-    pairs = dict(pair.split("=", 1) for pair in option("--substitutions").split(","))
-    assert (pathlib.Path(words[2]) / "cloudbuild.yml").samefile(option("--config"))
-    image = pairs["_ARTIFACT_REGISTRY"] + "/" + pairs["_VLLM_IMAGE"] + ":" + pairs["_VLLM_VERSION"]
-    build = dict(id="b1", status="WORKING", createTime="2026-11-26T08:00:00Z", logUrl="https://console/b1", images=[image])
-    path("b1").write_text(json.dumps(build))
-    print("Creating temporary archive of 9 file(s)", file=sys.stderr)
-    print(json.dumps(build))
-elif words[:3] == ["beta", "builds", "log"]:
-    if how == "no log":
-        fail("You do not currently have this command group installed.")
-    print("Step #0 - build: pulling the base", flush=True)
-    if how == "log breaks":
-        sys.exit(1)
-    print("PUSH DONE", flush=True)
-elif words[:2] == ["builds", "describe"]:
-    if how == "describe fails":
-        fail("INTERNAL: try again")
-    build = json.loads(path(words[2]).read_text())
-    looks = build["looks"] = build.get("looks", 0) + 1
-    if looks > 1 and how == "build fails":
-        build.update(status="FAILURE", failureInfo={{"detail": "step exited with non-zero status: 1"}})
-    elif looks > 1:
-        pushed = (state / "pushed").read_text()
-        image = build["images"][0]
-        build.update(status="SUCCESS", finishTime="2026-11-26T08:20:00Z", results={{"images": [{{"name": image, "digest": pushed}}]}})
-        (state / "push").touch()
-    path(words[2]).write_text(json.dumps(build))
-    print(json.dumps(build))
-elif words[:2] == ["builds", "list"]:
-    print(json.dumps([json.loads(item.read_text()) for item in sorted(state.glob("build-*"))]))
-else:
-    fail("unknown command")
-"""
-
 
 class Cloud:
     """The fake gcloud's state, the registry that its builds push to, and a checkout with settings."""
 
     def __init__(self, folder: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state, self.oci = folder / "state", Oci()
-        self.state.mkdir()
-        self.set("how", "")
         (folder / "bin").mkdir()
-        program = folder / "bin/gcloud"
-        program.write_text(GCLOUD.format(python=sys.executable, state=self.state))
-        program.chmod(0o755)
+        gcloud.install(folder / "bin/gcloud", self.state)
         monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
         monkeypatch.setattr("manyhost.cluster.image_build._LOOK_SECONDS", 0.01)
         monkeypatch.setattr("manyhost.cluster.image_build.CloudBuild.wait.__defaults__", (0.01,))
