@@ -76,6 +76,10 @@ check: $(VENV)/.render ## Check all rendered manifests under build/
 demo: $(VENV)/.dev ## Deploy, chat, kill a worker, measure, clean up: real engine, no GPU, no account
 	@$(BIN)/python -m tools.demo
 
+.PHONY: walkthrough
+walkthrough: $(VENV)/.dev tools gcs ## Run walkthrough.md with stand-ins for cloud and GPUs: real cluster, real engine (4 minutes)
+	@$(BIN)/python -m tools.walkthrough
+
 .PHONY: cluster-up
 cluster-up: $(VENV)/.dev ## Start the test cluster (Linux, root)
 	@$(BIN)/python -m testbed up

@@ -73,6 +73,11 @@ class Cluster:
     # Being there
 
     @property
+    def layout(self) -> Layout:
+        """The addresses of the cluster that is up."""
+        return self._layout()
+
+    @property
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig; the same path for every life of the cluster."""
         return self.state / "kubeconfig"

@@ -218,15 +218,19 @@ def _get_credentials(state: State, call: Call) -> None:
 
 def _create_bucket(state: State, call: Call) -> None:
     name, project = _bucket(call.words[0]), state.known["project"]
+    state.project(project)
     place = call.flags.get("--location") or call.flags.get("-l", "US")
-    state.storage("POST", f"b?project={project}", {"name": name, "location": place.upper()})
+    made = state.storage("POST", f"b?project={project}", {"name": name, "location": place.upper()})
+    if made["location"].lower() != place.lower():
+        state.storage("DELETE", f"b/{name}")
+        raise Refused(f"the emulator has buckets in {made['location']} only, not in {place}")
     print(f"Creating {call.words[0]}/...", file=sys.stderr)
 
 
 def _bind(state: State, call: Call) -> None:
     name = _bucket(call.words[0])
-    state.storage("GET", f"b/{name}")
     binding = [call.flags["--role"], call.flags["--member"]]
+    state.storage("GET", f"b/{name}")
     state.known["bindings"].setdefault(name, []).append(binding)
     print(f"Updated IAM policy for {call.words[0]}: {' '.join(binding)}", file=sys.stderr)
 

@@ -25,15 +25,18 @@ class Gcs(Loopback):
     Args:
         folder: Where objects are kept; in memory by default.
         host: Where it listens.
+        location: Of every bucket; it keeps none for each.
     """
 
-    def __init__(self, folder: Path | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, folder: Path | None = None, host: str = "127.0.0.1", location: str = "us-central1"
+    ) -> None:
         port = free_port()
         kept = (
             ["-backend", "filesystem", "-filesystem-root", str(folder)] if folder else ["-backend", "memory"]
         )
         own = ["-scheme", "http", "-host", host, "-port", str(port)]
-        own += ["-public-host", f"{host}:{port}", "-log-level", "error"]
+        own += ["-public-host", f"{host}:{port}", "-location", location.upper(), "-log-level", "error"]
         command = [str(program()), *kept, *own]
         super().__init__("the Cloud Storage emulator", command, port, "/_internal/healthcheck", host=host)
 

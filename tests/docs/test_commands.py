@@ -15,6 +15,7 @@ from manyhost.catalog.settings import VARIABLES, known_keys
 
 from testbed import gcloud
 from tests.docs.test_links import documents
+from tools.command_lines import command_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = documents()
@@ -24,18 +25,15 @@ FOREIGN = {"hf", "locust", "cd", "git", "openssl", "sudo", "apt-get", "gsutil", 
 KUBECTL = {"annotate", "apply", "cordon", "create", "delete", "get", "logs", "port-forward", "wait"}
 # Variables of documents that are no settings.
 OTHER_VARIABLES = {"KUBECONFIG", "HF_TOKEN", "PROJECT_NUMBER", "VLLM_API_KEY"}
-_BLOCK = re.compile(r"^( *)```(?:sh|bash)\n(.*?)^\1```", re.M | re.S)
 
 
 def commands() -> list[tuple[str, str]]:
     """Return (document, command line) for each line of each sh block, continuation lines joined."""
-    found = []
-    for path in DOCUMENTS:
-        for match in _BLOCK.finditer(path.read_text()):
-            text = re.sub(r"\\\n\s*", " ", match.group(2))
-            name = path.relative_to(ROOT).as_posix()
-            found += [(name, line.strip()) for line in text.splitlines() if line.strip(" #")]
-    return [(name, line) for name, line in found if not line.startswith("#")]
+    return [
+        (path.relative_to(ROOT).as_posix(), line.text)
+        for path in DOCUMENTS
+        for line in command_lines(path.read_text())
+    ]
 
 
 def targets() -> set[str]:

@@ -88,7 +88,7 @@ def test_what_it_says_of_time_and_money_is_the_plans() -> None:
 
 
 def test_it_installs_the_controller_that_doctor_advises() -> None:
-    assert lws._MANIFESTS in TEXT
+    assert lws.MANIFESTS in TEXT
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, "a3ultra/deepseek-r1-671b", "local/tiny-r1"])

@@ -10,7 +10,7 @@ from manyhost.cluster.target import LWS
 from manyhost.commands import both
 
 _VERSION = "0.10.0"
-_MANIFESTS = f"https://github.com/kubernetes-sigs/lws/releases/download/v{_VERSION}/manifests.yaml"
+MANIFESTS = f"https://github.com/kubernetes-sigs/lws/releases/download/v{_VERSION}/manifests.yaml"
 _CHART = "oci://registry.k8s.io/lws/charts/lws"
 _OLDEST = (0, 7)  # size may be changed, and LWS_WORKER_INDEX is set (since v0.6): LWS release notes
 _CRD = f"{LWS.plural}.{LWS.version.partition('/')[0]}"
@@ -102,7 +102,7 @@ def lws_webhook(sight: Sight) -> Finding:
 
 
 def _install(sight: Sight) -> str:
-    apply = sight.commands.kubectl("apply", "--server-side", "-f", _MANIFESTS, namespace="")
+    apply = sight.commands.kubectl("apply", "--server-side", "-f", MANIFESTS, namespace="")
     return f"whoever runs the cluster installs it: {apply}"
 
 
@@ -160,7 +160,7 @@ def _upgrade(sight: Sight, deployment: Object) -> str:
     else:
         upgrade = both(
             sight.commands.kubectl("delete", "deployment", metadata["name"], namespace=namespace),
-            sight.commands.kubectl(*apply, _MANIFESTS, namespace=""),
+            sight.commands.kubectl(*apply, MANIFESTS, namespace=""),
         )
     return f"whoever runs the cluster upgrades it, when all groups may be made anew: {upgrade}"
 
