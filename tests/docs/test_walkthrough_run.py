@@ -1,6 +1,6 @@
 """make walkthrough: what it runs of walkthrough.md, how it fails, and the gcloud that stands in.
 
-The walk itself needs the test cluster and the engine: tests/e2e/test_walkthrough.py.
+The walk itself needs the test cluster and the engine: make walkthrough.
 """
 
 from __future__ import annotations
