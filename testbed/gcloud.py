@@ -361,7 +361,10 @@ def main() -> int:
         ANSWERS[call.name](state, call)
     except (Refused, KeyError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else error
-        print(f"Some words of no interest\nERROR: (gcloud.{'.'.join(words[:2])}) {why}", file=sys.stderr)
+        print(
+            f"WARNING: this is a stand-in for gcloud.\nERROR: (gcloud.{'.'.join(words[:2])}) {why}",
+            file=sys.stderr,
+        )
         return 1
     state.save()
     return 0

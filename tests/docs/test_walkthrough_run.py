@@ -152,6 +152,20 @@ def test_what_takes_the_place_of_a_command_is_told(
     assert "# tiny.md:22: in place of `rm made`: because\n$ rm -f made 1\n" in capfd.readouterr().out
 
 
+def test_kubectl_does_not_reach_out(tmp_path: Path) -> None:
+    (tmp_path / "kubectl").write_text(walkthrough.KUBECTL.format(kubectl="/bin/echo"))
+
+    def kubectl(*words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["sh", tmp_path / "kubectl", *words], capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    assert kubectl("get", "pods", "--all-namespaces") == (0, "get pods --all-namespaces\n")
+    code, said = kubectl("apply", "-f", "https://example.com/manifests.yaml")
+    assert (code, "no network here" in said) == (1, True)
+
+
 # ------------------------------------------------------------------ the gcloud that stands in
 
 
