@@ -179,7 +179,7 @@ bench-client: $(VENV)/.dev ## Measure the benchmark's clients against a server w
 	$(BIN)/python benchmarks/client.py
 
 .PHONY: bench-runners
-bench-runners: $(VENV)/.dev ## Measure the same load with vllm bench serve, Locust and AIPerf (15 minutes)
+bench-runners: $(VENV)/.dev ## Measure the same load with each load generator (15 minutes)
 	$(BIN)/python benchmarks/runners.py
 
 .PHONY: bench-weights
