@@ -54,6 +54,7 @@ class Answer:
         self._body = b""
         self._status, self._reason = 0, ""
         self._chunked = False
+        self._left: int | None = None  # bytes of a body that is not chunked and says its length
 
     def take(self, data: bytes, at: float) -> None:
         """Take what has come at a moment."""
@@ -64,11 +65,15 @@ class Answer:
             self._chunks()
         else:
             self._body, self._raw = self._body + self._raw, b""
+            self.done = self._left is not None and len(self._body) >= self._left
         if self._status != 200:
             if self.done:
                 self._refused()
             return
+        whole = len(self._body)
         *events, self._body = self._body.split(b"\n\n")
+        if self._left is not None:
+            self._left -= whole - len(self._body)
         for event in events:
             self._event(event, at)
         if self.done and not self.usage:
@@ -80,8 +85,11 @@ class Answer:
         if self.done:
             return
         self.done = True
-        if self._status not in {0, 200} and not self._chunked:
+        if self._status not in {0, 200}:
             self._refused()
+        sized = self._chunked or self._left is not None
+        if not sized and self.usage:
+            return  # the end of the connection is the end of the answer
         self.error = self.error or f"{why} after {len(self.times)} tokens"
 
     def row(self) -> tuple[Any, ...]:
@@ -103,7 +111,10 @@ class Answer:
         _, status, *reason = first.split(" ", 2)
         self._status, self._reason = int(status), "".join(reason)
         self._chunked = fields.get("transfer-encoding") == "chunked"
-        self.keep = self._chunked and fields.get("connection") != "close"
+        if not self._chunked and "content-length" in fields:
+            self._left = int(fields["content-length"])
+        sized = self._chunked or self._left is not None
+        self.keep = sized and fields.get("connection") != "close"
         self._raw = rest
         return True
 

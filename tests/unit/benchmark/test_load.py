@@ -143,6 +143,27 @@ def test_what_is_no_answer_is_a_failure_with_its_reason(
     assert runner.read_requests(read).ok == [False, False]
 
 
+def test_refusals_with_a_length_end_with_it(scripted: Any, tmp_path: Path) -> None:
+    """The connection stays, as uvicorn's does, and nobody waits for its end."""
+    told = b'{"error": {"message": "too long"}}'
+    head = b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % len(told)
+    url = scripted(head, told[:9], told[9:])
+    begin = time.monotonic()
+    found = load(url, tmp_path, "--concurrency", "1", requests=3)
+    assert found["errors"] == ["HTTP status 400: too long"] * 3
+    assert time.monotonic() - begin < 15
+
+
+def test_an_answer_with_a_length_and_one_that_ends_with_its_connection(scripted: Any, tmp_path: Path) -> None:
+    body = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in (TOKEN, TOKEN, USAGE))
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    found = load(scripted(head, body[:70], body[70:]), tmp_path, "--concurrency", "1", requests=2)
+    assert found["errors"] == ["", ""]
+    assert [len(gaps) for gaps in found["itls"]] == [1, 1]
+    ended = scripted(b"HTTP/1.0 200 OK\r\n\r\n" + body, lives=1)
+    assert load(ended, tmp_path, "--concurrency", "1", requests=2)["errors"] == ["", ""]
+
+
 def test_nobody_there(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
