@@ -158,7 +158,7 @@ engine-flags: $(VENV)/.dev ## Write the flags of an engine version (network, som
 .PHONY: docs
 docs: .tools/docs/.installed ## Build the docs site into build/site; a dead link fails it
 	rm -rf build/site
-	.tools/docs/bin/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going -c docs/site \
+	.tools/docs/bin/sphinx-build --quiet --no-color --fresh-env --fail-on-warning --keep-going -c docs/site \
 	  -d build/doctrees . build/site
 	@echo "written: build/site/index.html"
 

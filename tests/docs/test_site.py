@@ -19,7 +19,17 @@ pytestmark = pytest.mark.skipif(not SPHINX.exists(), reason="needs the site's ge
 
 def build(repository: Path, builder: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Build the site of a repository into its folder `site`."""
-    command = [SPHINX, "--quiet", "--keep-going", "-b", builder, *options, "-c", ROOT / "docs/site"]
+    command = [
+        SPHINX,
+        "--quiet",
+        "--no-color",
+        "--keep-going",
+        "-b",
+        builder,
+        *options,
+        "-c",
+        ROOT / "docs/site",
+    ]
     return subprocess.run(
         [*command, repository, repository / "site"], capture_output=True, text=True, check=False
     )
