@@ -104,12 +104,18 @@ def run(*args: str) -> Outcome:
     return outcome
 
 
-def spoken(answer: dict[str, str]) -> str:
-    """Everything that chat has said, without blanks.
+def assert_said(answer: dict[str, str], said: dict[str, str]) -> None:
+    """Hold what chat has said against a thought and an answer, wherever one ends and the other begins.
 
-    A busy engine puts several tokens into one chunk, and vLLM then cuts thought and answer anywhere in it.
+    A busy engine puts several tokens into one chunk. When the end of the thought is in its middle, vLLM cuts
+    thought and answer anywhere in it, and has been seen to say the last words of the thought twice. Whether
+    the tokens are right is asked without a stream.
     """
-    return "".join((answer["reasoning"] + answer["answer"]).split())
+    text = "".join((answer["reasoning"] + answer["answer"]).split())
+    thought, reply = ("".join(said[part].split()) for part in ("reasoning", "answer"))
+    assert text.startswith(thought[: len(thought) // 2]), text
+    assert text.endswith(reply), text
+    assert set(text) <= set(thought + reply), text
 
 
 def start(*args: str, kubeconfig: Path) -> subprocess.Popen[str]:

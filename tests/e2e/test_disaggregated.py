@@ -15,7 +15,7 @@ import pytest
 from manyhost.render import build
 
 from testbed.engine.tinymodel_text import ANSWER, THOUGHT
-from tests.e2e.place import Place, everything, run, spoken
+from tests.e2e.place import Place, assert_said, everything, run
 from tests.e2e.test_engine import START_SECONDS, same, settings  # noqa: F401  the engine as a fixture
 from tests.helpers.waiting import until
 
@@ -148,7 +148,7 @@ def test_prefill_and_decode_apart(place: Place, namespace: str, settings: list[s
     said = run("chat", RECIPE, *here, "--prompt", "Who are you?", "--temperature", "0", "--output", "json")
     answer = said.ok().output.result
     assert answer["pod"] in release.routers(".metadata.name")
-    assert spoken(answer) == spoken({"reasoning": THOUGHT, "answer": ANSWER})
+    assert_said(answer, {"reasoning": THOUGHT, "answer": ANSWER})
 
     prompts = [text(topic) for topic in ("apple", "birch", "cedar")]
     bytes_before, done = release.moved(), release.routed("done")
@@ -228,7 +228,7 @@ def prefill_lost(release: Release) -> None:
         release.ask(ROUTER, text(f"again{time.monotonic_ns()}"))
         return release.routed("done") > done and release.moved() > bytes_before
 
-    until("KV caches move again", again, 60)
+    until("KV caches move again", again, START_SECONDS)  # its loss may not even have been seen above
 
 
 def drained(release: Release) -> None:

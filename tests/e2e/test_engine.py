@@ -16,7 +16,7 @@ import pytest
 
 from testbed import engine as local_engine
 from testbed.engine.tinymodel_text import ANSWER, THOUGHT
-from tests.e2e.place import Place, engine_settings, run, spoken
+from tests.e2e.place import Place, assert_said, engine_settings, run
 from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -140,7 +140,7 @@ def test_pipeline_over_two_hosts(place: Place, namespace: str, settings: list[st
     print(f"two hosts, mp, PP=2: deploy {deploy(here):.0f} s")
     said = run("chat", "local", *here, "--prompt", "Who are you?", "--temperature", "0", "--output", "json")
     answer = said.ok().output.result
-    assert spoken(answer) == spoken(SAID)
+    assert_said(answer, SAID)
     two = completions(place, namespace)
 
     crowded(place, namespace)
@@ -228,7 +228,7 @@ def test_ray_over_two_hosts(place: Place, namespace: str, settings: list[str]) -
     here = ["--namespace", namespace, *settings, "--set", "engine.executor=ray"]
     print(f"two hosts, Ray, PP=2: deploy {deploy(here):.0f} s")
     said = run("chat", "local", *here, "--prompt", "Hi", "--temperature", "0", "--output", "json")
-    assert spoken(said.ok().output.result) == spoken(SAID)
+    assert_said(said.ok().output.result, SAID)
     stranger = "ray status --address=$LWS_LEADER_ADDRESS:$MANYHOST_RAY_PORT"
     with pytest.raises(RuntimeError, match="Authentication token is missing"):
         shell(place, here, f"/opt/vllm/bin/{stranger}")
@@ -248,7 +248,7 @@ def test_tensor_parallel_over_two_hosts(place: Place, namespace: str, settings: 
     here = ["--namespace", namespace, *settings, *split]
     print(f"two hosts, mp, TP=2: deploy {deploy(here):.0f} s")
     said = run("chat", "local", *here, "--prompt", "Hi", "--temperature", "0", "--output", "json")
-    assert spoken(said.ok().output.result) == spoken(SAID)
+    assert_said(said.ok().output.result, SAID)
     run("teardown", "local", *here, "--yes").ok()
 
 
