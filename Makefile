@@ -77,7 +77,7 @@ demo: $(VENV)/.dev ## Deploy, chat, kill a worker, measure, clean up: real engin
 	@$(BIN)/python -m tools.demo
 
 .PHONY: walkthrough
-walkthrough: $(VENV)/.dev tools gcs ## Run walkthrough.md with stand-ins for cloud and GPUs: real cluster, real engine (4 minutes)
+walkthrough: $(VENV)/.dev tools gcs ## Run walkthrough.md with stand-ins for cloud and GPUs: real cluster, real engine (3 minutes)
 	@$(BIN)/python -m tools.walkthrough
 
 .PHONY: cluster-up
