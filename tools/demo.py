@@ -17,6 +17,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -192,24 +193,33 @@ def walk_on_test_cluster() -> None:
             step("stop the cluster", cluster.down)
 
 
-def main() -> int:
-    """Walk; return the exit code."""
+def exit_code(name: str, walk: Callable[[], object], done: str) -> int:
+    """Walk, say how it ended, and return the exit code.
+
+    Args:
+        name: What failures call it.
+        walk: All of it.
+        done: What is said of success.
+    """
     try:
-        own = os.environ.get("KUBECONFIG")
-        if own:
-            walk_on_own_cluster(own)
-        else:
-            walk_on_test_cluster()
+        walk()
     except ClusterError as error:
-        print(f"manyhost demo: {error}", file=sys.stderr)
+        print(f"manyhost {name}: {error}", file=sys.stderr)
         return error.exit_code
     except StepError as error:
-        print(f"manyhost demo: {error}", file=sys.stderr)
+        print(f"manyhost {name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    say("done: everything that was made is removed")
+    say(f"done: {done}")
     return 0
+
+
+def main() -> int:
+    """Walk; return the exit code."""
+    own = os.environ.get("KUBECONFIG")
+    walk = partial(walk_on_own_cluster, own) if own else walk_on_test_cluster
+    return exit_code("demo", walk, "everything that was made is removed")
 
 
 if __name__ == "__main__":

@@ -34,12 +34,12 @@ from manyhost.catalog.settings import VARIABLES
 from manyhost.cluster.doctor import lws
 from manyhost.cluster.image_build import BASE, INPUTS, inputs
 
-from testbed import Cluster, ClusterError, gcloud, gcs, hub, images
+from testbed import Cluster, gcloud, gcs, hub, images
 from testbed import engine as local_engine
 from testbed.layout import Layout
 from testbed.oci import Oci, Server
 from tools.command_lines import CommandLine, command_lines
-from tools.demo import StepError, say, step
+from tools.demo import StepError, exit_code, step
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "a3mega/deepseek-r1-671b"
@@ -417,19 +417,12 @@ def run(document: Path, work: Path) -> None:
 def main() -> int:
     """Walk; return the exit code."""
     document = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "walkthrough.md"
-    try:
+
+    def walk_in_a_folder() -> None:
         with tempfile.TemporaryDirectory(prefix="walkthrough-") as work:
             run(document, Path(work))
-    except ClusterError as error:
-        print(f"manyhost walkthrough: {error}", file=sys.stderr)
-        return error.exit_code
-    except StepError as error:
-        print(f"manyhost walkthrough: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    say("done: every command ran, and nothing is left")
-    return 0
+
+    return exit_code("walkthrough", walk_in_a_folder, "every command ran, and nothing is left")
 
 
 if __name__ == "__main__":

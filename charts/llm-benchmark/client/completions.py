@@ -1,11 +1,15 @@
-"""What our load for Locust and for AIPerf is told, and the requests that it sends."""
+"""What our loads are told, also those for Locust and AIPerf: what they send, and how they write it down."""
 
 from __future__ import annotations
 
+import json
 import random
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+_COLUMNS = ("start_times", "ttfts", "itls", "input_lens", "output_lens", "errors", "generated_texts")
 
 
 def options(parser: ArgumentParser) -> None:
@@ -21,9 +25,9 @@ def options(parser: ArgumentParser) -> None:
     parser.add_argument("--result", default="", help="file for what happened to each request")
 
 
-def tokens(load: Namespace, chance: random.Random, count: int) -> list[int]:
+def tokens(chance: random.Random, vocabulary: int, count: int) -> list[int]:
     """Return random token ids; the lowest, where special tokens are, stay out."""
-    return chance.choices(range(load.vocabulary // 8, load.vocabulary), k=count)
+    return chance.choices(range(vocabulary // 8, vocabulary), k=count)
 
 
 def body(load: Namespace, chance: random.Random, prefix: Sequence[int] = ()) -> dict[str, Any]:
@@ -42,10 +46,16 @@ def body(load: Namespace, chance: random.Random, prefix: Sequence[int] = ()) -> 
     rest = max(1, length(load.input_tokens) - len(prefix))
     return {
         "model": load.model,
-        "prompt": [*prefix, *tokens(load, chance, rest)],
+        "prompt": [*prefix, *tokens(chance, load.vocabulary, rest)],
         "max_tokens": length(load.output_tokens),
         "ignore_eos": not load.stop_at_eos,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+def write(path: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Write what happened to each request as `vllm bench serve --save-detailed` does."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
+    Path(path).write_text(json.dumps(dict(zip(_COLUMNS, columns, strict=True))))

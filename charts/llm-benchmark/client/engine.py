@@ -13,6 +13,8 @@ import time
 import urllib.request
 from typing import Any
 
+import completions
+
 # Series of vLLM's /metrics that matter here, with the names under which they leave; sums over all labels.
 COUNTERS = {
     "vllm:prompt_tokens_total": "prompt_tokens",
@@ -144,7 +146,7 @@ def warm_up(
 
     def one(number: int) -> tuple[float, float] | None:
         ids = random.Random(seed * 1_000_003 + number)  # noqa: S311  no secret
-        prompt = [ids.randrange(vocabulary // 8, vocabulary) for _ in range(input_tokens)]
+        prompt = completions.tokens(ids, vocabulary, input_tokens)
         body = {
             "model": model,
             "prompt": prompt,

@@ -31,7 +31,6 @@ import arrival
 import completions
 import engine
 
-_COLUMNS = ("start_times", "ttfts", "itls", "input_lens", "output_lens", "errors", "generated_texts")
 _READY_BYTES = 1 << 26  # of requests that are made before the first one is sent
 _CONNECT_SECONDS = 60.0
 _POLL_SECONDS = 0.0005
@@ -87,8 +86,7 @@ class Answer:
         self.done = True
         if self._status not in {0, 200}:
             self._refused()
-        sized = self._chunked or self._left is not None
-        if not sized and self.usage:
+        if not self._sized and self.usage:
             return  # the end of the connection is the end of the answer
         self.error = self.error or f"{why} after {len(self.times)} tokens"
 
@@ -98,6 +96,11 @@ class Answer:
         gaps = [after - before for before, after in itertools.pairwise(self.times)]
         counts = (self.usage.get("prompt_tokens", 0), self.usage.get("completion_tokens", 0))
         return self.start, first, gaps, *counts, self.error, "".join(self.text)
+
+    @property
+    def _sized(self) -> bool:
+        """Whether the answer says where it ends, and not the end of the connection."""
+        return self._chunked or self._left is not None
 
     def _head(self) -> bool:
         head, found, rest = self._raw.partition(b"\r\n\r\n")
@@ -113,8 +116,7 @@ class Answer:
         self._chunked = fields.get("transfer-encoding") == "chunked"
         if not self._chunked and "content-length" in fields:
             self._left = int(fields["content-length"])
-        sized = self._chunked or self._left is not None
-        self.keep = sized and fields.get("connection") != "close"
+        self.keep = self._sized and fields.get("connection") != "close"
         self._raw = rest
         return True
 
@@ -253,7 +255,7 @@ class Load:
         # Processes begin their prompts with the same ones, as users of one service do.
         shared = random.Random(f"prefix {self.asked.prefix_seed}")  # noqa: S311
         prefixes = [
-            completions.tokens(self.asked, shared, self.asked.prefix_tokens)
+            completions.tokens(shared, self.asked.vocabulary, self.asked.prefix_tokens)
             for _ in range(self.asked.prefix_count)
         ] or [[]]
         for number in range(self.asked.requests):
@@ -329,8 +331,7 @@ class Load:
             self._drop(connection)
 
     def _drop(self, connection: Connection) -> None:
-        with contextlib.suppress(KeyError, ValueError):
-            self.waits.unregister(connection.socket)
+        self.waits.unregister(connection.socket)
         connection.socket.close()
 
 
@@ -363,9 +364,7 @@ def main() -> None:
         load.run()
     except OSError as problem:  # of the first connections; later ones are failures of their requests
         sys.exit(f"load: no connection to {load.url.netloc.rpartition('@')[2]}: {problem}")
-    rows = sorted(load.rows, key=lambda row: row[0])
-    columns = zip(*rows, strict=True) if rows else ([] for _ in _COLUMNS)
-    Path(asked.result).write_text(json.dumps(dict(zip(_COLUMNS, map(list, columns), strict=True))))
+    completions.write(asked.result, sorted(load.rows, key=lambda row: row[0]))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import MasterRunner, Runner, WorkerRunner
 
-_COLUMNS = ("start_times", "ttfts", "itls", "input_lens", "output_lens", "errors", "generated_texts")
 _ROWS: list[tuple[Any, ...]] = []
 _LEFT = 0  # requests that this process may still send
 
@@ -87,9 +86,7 @@ def _end(environment: Environment) -> None:
 def _write(environment: Environment, **_: Any) -> None:
     """Write every request; failures are no failure of the tool."""
     if environment.parsed_options.result and not isinstance(environment.runner, WorkerRunner):
-        columns = zip(*_ROWS, strict=True) if _ROWS else ([] for _ in _COLUMNS)
-        with open(environment.parsed_options.result, "w") as out:  # noqa: PTH123  Locust's own Python
-            json.dump(dict(zip(_COLUMNS, map(list, columns), strict=True)), out)
+        completions.write(environment.parsed_options.result, _ROWS)
         environment.process_exit_code = environment.process_exit_code or 0
 
 
