@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tinymodel_text import ANSWER, THOUGHT
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCABULARY = 4096
 SPECIALS = [
@@ -26,9 +26,10 @@ SPECIALS = [
     "<｜▁pad▁｜>",
     "<｜User｜>",
     "<｜Assistant｜>",
-    "<think>",
-    "</think>",
 ]
+# Not special, as in DeepSeek R1's own tokenizer: vLLM's streaming parser looks for them in the text, and
+# takes the text apart in the wrong place when a chunk has the token and they are not shown.
+THINK = ["<think>", "</think>"]
 # Every token has one successor, so no token may occur twice in what the model says.
 TEXT = "<think>\n" + THOUGHT + "</think>" + ANSWER + SPECIALS[1]
 TEMPLATE = (
@@ -97,7 +98,7 @@ def tokenizer() -> Tokenizer:
     made.decoder = decoders.ByteLevel()
     files = sorted(str(path) for path in Path(json.__file__).parent.parent.glob("*.py"))[:60]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCABULARY - len(THINK),
         special_tokens=SPECIALS,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -107,6 +108,7 @@ def tokenizer() -> Tokenizer:
     text = [Path(file).read_text(encoding="utf-8", errors="replace") for file in files]
     # The sentences' own words often enough that each is one token.
     made.train_from_iterator([*text, *(["".join(words)] * 2000)], trainer)
+    made.add_tokens([AddedToken(token, special=False, normalized=False) for token in THINK])
     return made
 
 

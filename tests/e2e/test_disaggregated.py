@@ -15,7 +15,7 @@ import pytest
 from manyhost.render import build
 
 from testbed.engine.tinymodel_text import ANSWER, THOUGHT
-from tests.e2e.place import Place, assert_said, everything, run
+from tests.e2e.place import Place, everything, run, spoken
 from tests.e2e.test_engine import START_SECONDS, same, settings  # noqa: F401  the engine as a fixture
 from tests.helpers.waiting import until
 
@@ -148,7 +148,7 @@ def test_prefill_and_decode_apart(place: Place, namespace: str, settings: list[s
     said = run("chat", RECIPE, *here, "--prompt", "Who are you?", "--temperature", "0", "--output", "json")
     answer = said.ok().output.result
     assert answer["pod"] in release.routers(".metadata.name")
-    assert_said(answer, {"reasoning": THOUGHT, "answer": ANSWER})
+    assert spoken(answer) == {"reasoning": THOUGHT, "answer": ANSWER}
 
     prompts = [text(topic) for topic in ("apple", "birch", "cedar")]
     bytes_before, done = release.moved(), release.routed("done")
