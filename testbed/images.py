@@ -29,7 +29,7 @@ _ONLY_FOR_PEOPLE = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/s
                     "var/cache/debconf")  # fmt: skip
 
 
-def archive(tags: list[str], entrypoint: list[str], root: Path, out: Path) -> None:
+def archive(tags: list[str], entrypoint: list[str], root: Path, out: Path, workdir: str = "/") -> None:
     """Writes a docker archive whose one layer is the folder `root`, owned by root.
 
     Args:
@@ -37,6 +37,7 @@ def archive(tags: list[str], entrypoint: list[str], root: Path, out: Path) -> No
         entrypoint: the image's entry point.
         root: the file system.
         out: the archive, for `ctr images import`; replaced as a whole.
+        workdir: the folder that it starts in.
     """
     with tempfile.TemporaryDirectory(dir=out.parent) as work:
         layer = Path(work) / "layer.tar"
@@ -50,7 +51,7 @@ def archive(tags: list[str], entrypoint: list[str], root: Path, out: Path) -> No
             {
                 "architecture": "amd64",
                 "os": "linux",
-                "config": {"Entrypoint": entrypoint, "Env": [_PATH]},
+                "config": {"Entrypoint": entrypoint, "Env": [_PATH], "WorkingDir": workdir},
                 "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest.hexdigest()}"]},
             }
         ).encode()
@@ -76,7 +77,7 @@ def _single(program: Path, tags: list[str], out: Path) -> Path:
     return out
 
 
-def _archive(programs: Path, name: str, *more: str) -> Path:
+def kept(programs: Path, name: str, *more: str) -> Path:
     """Where an image of this name, these programs and this way of making it is kept."""
     made = Path(__file__).read_bytes() + " ".join(more).encode()
     return programs / f"{name}-{hashlib.sha256(made).hexdigest()[:8]}.tar"
@@ -84,13 +85,13 @@ def _archive(programs: Path, name: str, *more: str) -> Path:
 
 def pause(programs: Path, *also: str) -> Path:
     """The pause image; `also` = further names for it, for pods that only have to exist."""
-    out = _archive(programs, "pause", *also)
+    out = kept(programs, "pause", *also)
     return _single(programs / "pause", [PAUSE, *also], out)
 
 
 def standin(programs: Path) -> Path:
     """The stand-in server alone: nothing but the program."""
-    return _single(programs / "standin", [STANDIN], _archive(programs, "standin"))
+    return _single(programs / "standin", [STANDIN], kept(programs, "standin"))
 
 
 def standin_host(programs: Path) -> Path:
@@ -101,9 +102,9 @@ def standin_host(programs: Path) -> Path:
     Raises:
         MissingError: debootstrap is not installed.
     """
-    out = _archive(programs, "standin-host")
+    out = kept(programs, "standin-host")
     with locked("standin-host"):
-        base = _debian()
+        base = debian()
         if not out.exists():
             _standin_host(base, programs / "standin", out)
     return out
@@ -122,9 +123,9 @@ def staging(programs: Path, name: str) -> Path:
         MissingError: debootstrap is not installed.
     """
     lock = Path(__file__).parents[1] / "uv.lock"
-    out = _archive(programs, "staging", name, lock.read_text())
+    out = kept(programs, "staging", name, lock.read_text())
     with locked("standin-host"):
-        base = _debian()
+        base = debian()
         if not out.exists():
             with tempfile.TemporaryDirectory(dir=out.parent) as work:
                 root, versions = Path(work) / "root", Path(work) / "versions.txt"
@@ -151,7 +152,7 @@ def _standin_host(base: Path, program: Path, out: Path) -> None:
         archive([STANDIN_HOST, STANDIN_HOST_NEXT], [], root, out)
 
 
-def _debian() -> Path:
+def debian() -> Path:
     """The folder of the base system, made first when it is missing."""
     target = cache_dir() / f"rootfs-{_SUITE}-{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}"
     if target.is_dir():

@@ -7,7 +7,6 @@ down what it is asked.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from pathlib import Path
 import pytest
 from manyhost.catalog import Catalog, Engine
 
+from testbed.wheels import wheel
 from tests.helpers.cli import ROOT
 from tools import lock_image
 
@@ -105,24 +105,6 @@ def test_a_version_that_packages_do_not_pin_is_none() -> None:
 
 
 # ------------------------------------------------------------------ the RUN line, on a stand-in
-
-
-def wheel(folder: Path, name: str, version: str, code: str = "", requires: str = "") -> str:
-    """Makes a wheel and returns its line for a list with hashes."""
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    info = f"{name}-{version}.dist-info"
-    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    about += f"Requires-Dist: {requires}\n" if requires else ""
-    files = {
-        f"{name}/__init__.py": code,
-        f"{info}/METADATA": about,
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, text in files.items():
-            archive.writestr(file, text)
-        archive.writestr(f"{info}/RECORD", "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"]))
-    return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
 Build = Callable[[str, str], subprocess.CompletedProcess[str]]
