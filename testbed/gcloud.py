@@ -6,15 +6,19 @@ table does not have and what is not there, keeps what it is told in a folder, an
 emulator of Cloud Storage.
 
 The folder holds `calls` (command lines, one a line), `state.json` (see State), `build-<id>` (each build as
-Cloud Build describes it), `pushed` (the digest that a build's image will have), `push` (there once one has
-pushed) and `how` (what goes wrong with builds: denied, logged out, no log, log breaks, build fails, describe
-fails).
+Cloud Build describes it), `pushed` (the digest that a build's image has), `push` (there once one has pushed)
+and `how` (what goes wrong with builds: denied, logged out, no log, log breaks, build fails, describe fails).
+A build only seems to be one, unless State knows a docker: then its steps are run, on this machine in place of
+the image that they name, and `log` is what they said.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -131,14 +135,15 @@ class State:
     Attributes:
         folder: Where.
         known: `projects` (name -> number), `clusters` (name -> location, kubeconfig), `storage` (address of
-            the emulator); then what commands have made: `project`, `repositories` (location/name),
-            `bindings` (bucket -> role and member).
+            the emulator), `docker` (the folder of the program that builds use; see testbed/docker.py);
+            then what commands have made: `project`, `repositories` (location/name), `bindings` (bucket ->
+            role and member).
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         file = folder / "state.json"
-        empty: dict[str, Any] = {"projects": {}, "clusters": {}, "storage": "", "project": ""}
+        empty: dict[str, Any] = {"projects": {}, "clusters": {}, "storage": "", "docker": "", "project": ""}
         known = json.loads(file.read_text()) if file.exists() else {}
         self.known = {**empty, "repositories": [], "bindings": {}, **known}
         how = folder / "how"
@@ -290,29 +295,57 @@ def _submit(state: State, call: Call) -> None:
     }
     state.build("b1").write_text(json.dumps(build))
     print("Creating temporary archive of 9 file(s)", file=sys.stderr)
+    if state.known["docker"]:
+        _run_build(state, Path(call.words[0]), pairs, image)
     print(json.dumps(build))
+
+
+def _run_build(state: State, source: Path, pairs: dict[str, str], image: str) -> None:
+    """Run the steps of a build and push its image; `pushed` is written when all of it went well."""
+    import yaml
+
+    workspace = state.folder / "workspace"
+    shutil.copytree(source, workspace, dirs_exist_ok=True)
+    steps = yaml.safe_load((workspace / "cloudbuild.yml").read_text())["steps"]
+    lines = [[step["entrypoint"], *step["args"]] for step in steps]
+    environment = os.environ | {"PATH": f"{state.known['docker']}:{os.environ['PATH']}"}
+    with (state.folder / "log").open("w") as log:
+        for line in [*lines, ["docker", "push", image]]:
+            words = [re.sub(r"\$\{(\w+)\}", lambda name: pairs[name[1]], word) for word in line]
+            done = subprocess.run(
+                words, cwd=workspace, env=environment, stdout=log, stderr=log, text=True, check=False
+            )
+            if done.returncode:
+                return
+    look = ["docker", "buildx", "imagetools", "inspect", image, "--format", "{{json .Manifest.Digest}}"]
+    digest = subprocess.run(look, env=environment, capture_output=True, text=True, check=True).stdout
+    (state.folder / "pushed").write_text(digest.strip().strip('"'))
 
 
 def _log(state: State, call: Call) -> None:
     if state.how == "no log":
         raise Refused("You do not currently have this command group installed.")
-    print("Step #0 - build: pulling the base", flush=True)
+    log = state.folder / "log"
+    said = log.read_text().splitlines() if log.exists() else ["pulling the base"]
+    for text in said:
+        print(f"Step #0 - build: {text}", flush=True)
     if state.how == "log breaks":
         sys.exit(1)
     print("PUSH DONE", flush=True)
 
 
 def _describe_build(state: State, call: Call) -> None:
-    """A build has ended when it is looked at for the second time."""
+    """A build that was done has ended; one that only seems to be has when it is looked at a second time."""
     if state.how == "describe fails":
         raise Refused("INTERNAL: try again")
     path = state.build(call.words[0])
     build = json.loads(path.read_text())
     looks = build["looks"] = build.get("looks", 0) + 1
-    if looks > 1 and state.how == "build fails":
+    pushed, ended = state.folder / "pushed", looks > 1 or state.known["docker"]
+    if ended and (state.how == "build fails" or not pushed.exists()):
         build.update(status="FAILURE", failureInfo={"detail": "step exited with non-zero status: 1"})
-    elif looks > 1:
-        image = {"name": build["images"][0], "digest": (state.folder / "pushed").read_text()}
+    elif ended:
+        image = {"name": build["images"][0], "digest": pushed.read_text()}
         build.update(status="SUCCESS", finishTime="2026-11-26T08:20:00Z", results={"images": [image]})
         (state.folder / "push").touch()
     path.write_text(json.dumps(build))

@@ -2,9 +2,9 @@
 
 One bash runs the lines in order, in a fresh copy of the repository whose .venv `make render` makes, against
 the test cluster (API server, LeaderWorkerSet controller and Helm are real), an emulator of Cloud Storage, a
-hub, a registry and a gcloud that remembers. What cannot run here as it stands is in SUBSTITUTIONS, and each
-is printed where it takes effect. The first command that fails ends the walk and is named by its line; in the
-end nothing may be left of what was made.
+hub, a registry and a gcloud that remembers and whose builds of images are buildah's. What cannot run here as
+it stands is in SUBSTITUTIONS, and each is printed where it takes effect. The first command that fails ends
+the walk and is named by its line; in the end nothing may be left of what was made.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from typing import Any, NamedTuple
 from manyhost.catalog import Catalog, resolve
 from manyhost.catalog.settings import VARIABLES
 from manyhost.cluster.doctor import lws
-from manyhost.cluster.image_build import BASE, INPUTS, inputs
 
-from testbed import Cluster, gcloud, gcs, hub, images
+from testbed import Cluster, docker, gcloud, gcs, hub, images, stock
 from testbed import engine as local_engine
 from testbed.layout import Layout
-from testbed.oci import Oci, Server
+from testbed.oci import Server
+from testbed.registry import Registry
 from tools.command_lines import CommandLine, command_lines
 from tools.demo import StepError, exit_code, step
 
@@ -86,11 +86,7 @@ SUBSTITUTIONS = (
     ),
     Substitution(".venv/bin/manyhost status a3mega", "on_cpu status local", LOCAL),
     Substitution(".venv/bin/manyhost chat a3mega", "on_cpu chat local", LOCAL),
-    Substitution(
-        ".venv/bin/manyhost bench a3mega",
-        "bench_on_cpu",
-        f"{LOCAL}; engine and client share its processors, so numbers may be withheld",
-    ),
+    Substitution(".venv/bin/manyhost bench a3mega", "on_cpu bench local", LOCAL),
     Substitution(".venv/bin/manyhost teardown a3mega", "on_cpu teardown local", LOCAL),
 )
 
@@ -102,7 +98,6 @@ on_cpu() {
     %(settings)s --set chart.janitor.enabled=true
 }
 deploy_on_cpu() { .venv/bin/manyhost deploy a3mega --dry-run "$@"; on_cpu deploy local "$@"; }
-bench_on_cpu() { on_cpu bench local "$@" || ls build/runs/*/run.json >/dev/null; }
 """
 # kubectl reaches the test cluster alone, and pods find the emulator by a variable that no chart sets.
 KUBECTL = """\
@@ -242,24 +237,18 @@ def publish_model(server: hub.Hub, folder: Path, copy: Path) -> int:
     return size
 
 
-class Registry:
-    """Has the image of the stand-in's build from its push on, until its repository is deleted."""
+def publish_base(registry: Registry, programs: Path, copy: Path) -> None:
+    """Put a stand-in for the stock image under its name.
 
-    def __init__(self, state: Path) -> None:
-        version = resolve(Catalog(ROOT), RECIPE).recipe.engine.version
-        base = Catalog(ROOT).engine(version).image_lock[version].digest
-        self._state = state
-        self._labels = {INPUTS: f"{inputs(ROOT / 'docker/vllm', version)}-{base}", BASE: base}
-        (state / "pushed").write_text(Oci().push("any", version, self._labels))
-
-    def __call__(self, method: str, path: str, headers: Any) -> tuple[int, dict[str, str], Any]:
-        """Answer a request."""
-        oci = Oci()
-        if (self._state / "push").exists():
-            image = json.loads((self._state / "build-b1").read_text())["images"][0]
-            repository, _, tag = image.partition("/")[2].rpartition(":")
-            oci.push(repository, tag, self._labels)
-        return oci(method, path, headers)
+    Its digest and the hashes of its extras are all that differs: the copy's catalog and docker/vllm get them.
+    """
+    version = resolve(Catalog(ROOT), RECIPE).recipe.engine.version
+    locked = Catalog(ROOT).engine(version).image_lock[version].digest
+    digest = registry.add(stock.archive(programs, version), stock.REPOSITORY, version)
+    for name in (f"values/engines/vllm/{version}.yaml", "docker/vllm/bases.txt"):
+        file = copy / name
+        file.write_text(file.read_text().replace(locked, digest))
+    (copy / f"docker/vllm/requirements/{version}.txt").write_text(stock.requirements(version))
 
 
 class Policies:
@@ -310,6 +299,7 @@ def environment(work: Path, storage: str, hub_url: str, layout: Layout) -> dict[
         **kept,
         "PATH": f"{work / 'bin'}{os.pathsep}{kept['PATH']}",
         "KUBECONFIG": str(work / "kubeconfig"),
+        "TMPDIR": str(work / "tmp"),  # what ends with a signal leaves its files there
         "HF_ENDPOINT": hub_url,
         "STORAGE_EMULATOR_HOST": storage,
         "NO_PROXY": near,
@@ -380,12 +370,16 @@ def run(document: Path, work: Path) -> None:
     engine = step("build the engine, or find it", local_engine.build)
     cluster, copy, state = Cluster("walkthrough"), work / "manyhost", work / "gcloud"
     with contextlib.ExitStack() as stack:
+        registry = stack.enter_context(Registry(work / "registry"))
+        docker.install(work / "cloud/docker", work / "images", registry.host)
         stack.enter_context(started(cluster, engine))
         layout = cluster.layout
         storage = stack.enter_context(gcs.Gcs(host=layout.gateway, location=PLACE))
         server = stack.enter_context(hub.Hub(host=layout.gateway))
         step("copy the repository", lambda: copy_repository(copy))
         size = publish_model(server, work / "model", copy)
+        step("make the base of images", lambda: publish_base(registry, cluster.programs, copy))
+        (work / "tmp").mkdir()
         write_programs(work / "bin", cluster, storage.url)
         gcloud.install(
             work / "bin/gcloud",
@@ -393,8 +387,8 @@ def run(document: Path, work: Path) -> None:
             projects={PROJECT: NUMBER},
             clusters={CLUSTER: {"location": PLACE, "kubeconfig": str(cluster.kubeconfig)}},
             storage=storage.url,
+            docker=str(work / "cloud"),
         )
-        registry = stack.enter_context(Server(Registry(state)))
         policies = stack.enter_context(Server(Policies(state)))
         places = {
             "bin": str(work / "bin"),
