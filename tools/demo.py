@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -193,14 +194,23 @@ def walk_on_test_cluster() -> None:
             step("stop the cluster", cluster.down)
 
 
+def _interrupt(*_: object) -> None:
+    """End the walk; whoever asks once more does not end the clean-up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def exit_code(name: str, walk: Callable[[], object], done: str) -> int:
-    """Walk, say how it ended, and return the exit code.
+    """Walk, say how it ended, and return the exit code; Ctrl-C and SIGTERM end it with its clean-up.
 
     Args:
         name: What failures call it.
         walk: All of it.
         done: What is said of success.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         walk()
     except ClusterError as error:

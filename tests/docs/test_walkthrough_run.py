@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -141,6 +143,39 @@ def test_a_command_that_does_not_end_is_ended(
     monkeypatch.setattr(walkthrough, "LIMIT_SECONDS", 0.2)
     with pytest.raises(StepError, match=r"^tiny\.md:22: not ended within 0\.2 s: sleep 60"):
         go(TINY.replace("rm made", "sleep 60"))
+
+
+# Tells when it walks, and cleans up for a second.
+INTERRUPTED = """
+import time
+from tools.demo import exit_code
+
+def walk():
+    try:
+        print("walking", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning", flush=True)
+        time.sleep(1)
+        print("clean", flush=True)
+
+raise SystemExit(exit_code("walk", walk, "done"))
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_an_impatient_person_does_not_end_the_clean_up(first: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 one thread
+    ) as process:  # fmt: skip
+        assert process.stdout
+        assert process.stdout.readline() == "walking\n"
+        process.send_signal(first)
+        assert process.stdout.readline() == "cleaning\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "clean\n"
+    assert process.returncode == 130
 
 
 def test_what_takes_the_place_of_a_command_is_told(
