@@ -29,6 +29,11 @@ _SYSCTLS = (
 _LOG_THEN_RUN = 'log=$1; shift; setsid "$@" >>"$log" 2>&1 </dev/null &'
 
 
+def _clean() -> list[str]:
+    """Gives a plain environment: a proxy meant for this machine's network must not reach the cluster."""
+    return ["env", "-i", f"PATH={os.environ['PATH']}", "HOME=/root"]
+
+
 class Machine:
     """One machine of a cluster: the control plane or a container node."""
 
@@ -79,7 +84,7 @@ class Machine:
         command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--net", "--uts"]
         words = [str(pause), MARK, str(self.cluster.state), str(self.cluster.index), self.name]
         log = self.folder / "machine.log"
-        run("sh", "-c", _LOG_THEN_RUN, "sh", log, *command, *words)
+        run(*_clean(), "sh", "-c", _LOG_THEN_RUN, "sh", log, *command, *words)
         pid = self._wait_for_pid()
         succeeds("ip", "link", "del", self.link)  # of a machine that ended a moment ago
         peer = ["peer", "name", "eth0", "netns", str(pid)]
@@ -110,9 +115,7 @@ class Machine:
     def _enter(self) -> list[str]:
         if (pid := self.pid()) is None:
             raise ClusterError(f"machine {self.name} of cluster {self.cluster.name} is off")
-        # a plain environment: a proxy meant for this machine's network must not reach the cluster
-        clean = ["env", "-i", f"PATH={os.environ['PATH']}", "HOME=/root"]
-        return [*clean, "nsenter", "-t", str(pid), "--mount", "--uts", "--net", "--pid"]
+        return [*_clean(), "nsenter", "-t", str(pid), "--mount", "--uts", "--net", "--pid"]
 
     def run(self, *args: str | Path, stdin: str | None = None) -> str:
         """Runs a command on the machine, waits and returns its output."""

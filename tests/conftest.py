@@ -11,7 +11,7 @@ from hypothesis import settings
 from manyhost.catalog.settings import VARIABLES
 from manyhost.errors import ManyhostError
 
-from tests.helpers import fixes
+from tests.helpers import fixes, processes
 
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -27,6 +27,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         place.prepare(engine="engine" in marks)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_outlives_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every process inherits the tests' folder, or was told a path in it: so what is left is found."""
+    folder = f"{tmp_path_factory.getbasetemp()}/"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTS_FOLDER", folder)
+        yield
+    left = processes.started_with(folder)
+    processes.end(folder)
+    assert not left, "left behind:\n" + "\n".join(f"{pid} {what}" for pid, what in left.items())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from testbed import engine as local_engine
+from tests.helpers import processes
 from tests.unit.scripts.members import Members, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -83,24 +84,8 @@ class One(Members):
 
     def cores(self) -> list[int]:
         """The engine's own processes behind its HTTP server."""
-        found, todo = [], [self.processes[0].pid]
-        while todo:
-            pid = todo.pop()
-            todo += below(pid)
-            if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-        return found
-
-
-def below(parent: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text(errors="replace").rpartition(")")[2].split()[1]) == parent:
-                found.append(int(stat.parent.name))
-        except OSError:
-            continue
-    return found
+        mine = processes.below({self.processes[0].pid})
+        return [pid for pid in mine if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ scripts=$BATS_TEST_DIRNAME/../../charts/llm-multihost/launcher
 setup() {
   export FAKE=$BATS_TEST_TMPDIR/fake
   mkdir -p "$FAKE"
-  pids=()
   # Three free ports below those that the kernel gives to outgoing connections.
   read -r http master beacon < <(python3 -c '
 import random, socket
@@ -27,26 +26,8 @@ print(*(s.getsockname()[1] for s in held))')
   unset VLLM_HOST_IP VLLM_API_KEY HF_TOKEN
 }
 
-teardown() {
-  local pid
-  for pid in "${pids[@]}"; do
-    kill -CONT "$pid" 2>/dev/null || :
-    kill -TERM "$pid" 2>/dev/null || :
-  done
-  for pid in "${pids[@]}"; do
-    for _ in {1..40}; do
-      kill -0 "$pid" 2>/dev/null || break
-      sleep 0.05
-    done
-    kill -KILL "$pid" 2>/dev/null || :
-  done
-  # What a member that was killed itself left behind.
-  for pid in "$FAKE"/pid.* "$FAKE"/raypid.*; do
-    if [ -e "$pid" ] && grep -q "$BATS_TEST_DIRNAME/fakes/" "/proc/$(<"$pid")/cmdline" 2>/dev/null; then
-      kill -KILL "$(<"$pid")"
-    fi
-  done
-}
+# At once: how a member ends in peace is a test's subject, and no test waits for it here.
+teardown() { python3 "$BATS_TEST_DIRNAME/../helpers/processes.py" "FAKE=$FAKE"; }
 
 # member RANK [FLAG]...: start one member in the background; its output goes to log.RANK.
 member() {
@@ -54,7 +35,6 @@ member() {
   shift
   MANYHOST_RANK=$rank MANYHOST_STATE_DIR=$FAKE/state.$rank \
     bash "$scripts/launch.sh" "$@" >>"$FAKE/log.$rank" 2>&1 3>&- &
-  pids+=($!)
   eval "pid_$rank=$!"
 }
 

@@ -166,7 +166,7 @@ P
   cp "$BATS_TEST_DIRNAME/fakes/vllm" "$FAKE/bin/"
   export PATH=$FAKE/bin:/usr/bin:/bin MANYHOST_EXECUTOR=ray
   : >"$FAKE/log.0"
-  kill "${pids[0]}"
+  kill "$pid_0"
   member 0
   member 1
   seen 0 'reason="executor ray, but ray is not in this image"'

@@ -148,7 +148,6 @@ class RevisionNotFoundError(Exception): ...' >"$FAKE/hub/huggingface_hub/errors.
 import socket, time
 s = socket.create_server(('127.0.0.1', $http))
 open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
-  pids+=($!)
   until_ok 20 test -e "$FAKE/taken"
   member 0
   member 1
@@ -162,7 +161,6 @@ open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
 import socket, time
 s = socket.create_server(('127.0.0.1', $beacon))
 open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
-  pids+=($!)
   until_ok 20 test -e "$FAKE/taken"
   member 0
   seen 0 "reason=\"port $beacon of the group's beacon: Address already in use\""
@@ -173,7 +171,6 @@ open('$FAKE/taken', 'w').close(); time.sleep(60)" 3>&- &
 import socket, time
 s = socket.create_server(('127.0.0.1', $http))
 open('$FAKE/taken', 'w').close(); time.sleep(3)" 3>&- &
-  pids+=($!)
   until_ok 20 test -e "$FAKE/taken"
   MANYHOST_SIZE=1 member 0
   seen 0 "reason=\"port $http: Address already in use\" waiting_for=port"

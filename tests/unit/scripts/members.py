@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import random
 import re
-import signal
 import socket
 import struct
 import subprocess
@@ -17,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import waiting
+from tests.helpers import processes, waiting
 from tests.helpers.helm import CHART, ROOT
 
 LAUNCHER = CHART / "launcher"
@@ -133,23 +131,10 @@ class Members:
         self.processes[rank].wait(10)
 
     def close(self) -> None:
-        """End all of it."""
+        """End all of it at once, in whatever state it is."""
+        processes.end(f"FAKE={self.fake}")
         for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-        for process in self.processes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            if process.poll() is None:
-                subprocess.run(["pkill", "-KILL", "-P", str(process.pid)], check=False)
-                process.kill()
-                process.wait()
-        for file in self.fake.glob("pid.*"):
-            with contextlib.suppress(OSError, ValueError):
-                pid = int(file.read_text())
-                if str(FAKES) in Path(f"/proc/{pid}/cmdline").read_text():
-                    os.kill(pid, signal.SIGKILL)
+            process.wait()
 
 
 class Wire:
