@@ -102,9 +102,11 @@ prometheus: $(VENV)/.dev ## Build the Prometheus that alerts and dashboards are 
 kill-stage: $(VENV)/.dev gcs ## Kill staging at 100 random points, in a folder and in a bucket
 	MANYHOST_KILLS=100 $(BIN)/python -m pytest -q -s tests/unit/weights/test_kill.py
 
+# Tests start hundreds of Python programs: what these import is compiled once, whatever is set elsewhere.
 .PHONY: test
 test: $(VENV)/.dev tools gcs prometheus ## Run all tests that need no cluster
-	$(BIN)/python -m pytest -q -n auto -m "not e2e and not engine" $(TESTS)
+	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/.pytest_cache/bytecode \
+	  $(BIN)/python -m pytest -q -n auto --maxschedchunk 8 -m "not e2e and not engine" $(TESTS)
 
 .PHONY: property
 property: $(VENV)/.dev tools ## Render 10,000 random recipes, 500 of them with Helm 3 and Helm 4 too (15 minutes)

@@ -94,12 +94,12 @@ status() { # AGE STATE STARTUP READY LIVE [REASON]
 
 @test "a long prefill of which only the KV cache's use tells: live and ready" {
   MANYHOST_SIZE=1 MANYHOST_STALL_SECONDS=2 member 0
+  seen 0 phase=serving
   for i in {1..10}; do
     printf 'vllm:num_requests_running{} 1\nvllm:generation_tokens_total{} 5\nvllm:kv_cache_usage_perc{} 0.0%d\n' "$i" >"$FAKE/metrics.new"
     mv "$FAKE/metrics.new" "$FAKE/metrics"
     sleep 0.5
   done
-  seen 0 phase=serving
   probe 0 ready
   run ! grep phase=attempt "$FAKE/log.0"
 }
