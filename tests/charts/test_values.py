@@ -17,7 +17,7 @@ from tests.helpers.helm import (
     render_text,
 )
 
-VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+VALUES = yaml.load((CHART / "values.yaml").read_text(), Loader=yaml.CSafeLoader)
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
 # Keys that the schema lets through only for the templates to refuse them, and Helm's own.

@@ -40,7 +40,7 @@ def _render(recipe: str, engine: str) -> Rendered:
 
 def _objects(text: str) -> dict[str, str]:
     """Return each object's text by kind and name."""
-    documents = [document for document in yaml.safe_load_all(text) if document]
+    documents = [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
     return {
         f"{item['kind']}/{item['metadata']['name']}": yaml.safe_dump(item, sort_keys=True)
         for item in documents
@@ -79,8 +79,8 @@ def test_the_committed_values_are_a_rendering_without_settings(recipe: str) -> N
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_both_yaml_readers_agree(recipe: str) -> None:
     rendered = _render(recipe, "in process")
-    assert yaml.safe_load(rendered.values_text) == rendered.values
-    streams: list[Any] = list(yaml.safe_load_all(rendered.manifests_text))
+    assert yaml.load(rendered.values_text, Loader=yaml.CSafeLoader) == rendered.values
+    streams: list[Any] = list(yaml.load_all(rendered.manifests_text, Loader=yaml.CSafeLoader))
     assert [s for s in streams if s] == [
         d for d in yaml12.parse_yaml(rendered.manifests_text, multi=True) if d
     ]

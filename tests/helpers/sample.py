@@ -70,7 +70,7 @@ def sample() -> list[Object]:
 def flags(version: str = "0.26.0") -> FlagTable:
     """Return the flags of an engine version."""
     source = ROOT / "values" / "engines" / "vllm" / f"{version}.flags.yaml"
-    return FlagTable(version, yaml.safe_load(source.read_text()))
+    return FlagTable(version, yaml.load(source.read_text(), Loader=yaml.CSafeLoader))
 
 
 @functools.cache

@@ -133,7 +133,7 @@ def _is_whole(rendered: Rendered) -> None:
         assert template["size"] == role.hosts
         for member in ("leaderTemplate", "workerTemplate"):
             _runs(template[member], role.arguments, plan.gpus_per_host)
-    assert yaml.safe_load(rendered.values_text) == rendered.values
+    assert yaml.load(rendered.values_text, Loader=yaml.CSafeLoader) == rendered.values
 
 
 def _runs(template: Object, arguments: dict[str, Any], gpus: int) -> None:

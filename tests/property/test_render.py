@@ -150,7 +150,7 @@ def _invariants(rendered: Rendered) -> None:
     others = [item for item in rendered.objects if item["kind"] != "LeaderWorkerSet"]
     for name, item in found.items():
         _whole([*others, item], plan, roles[name])
-    assert yaml.safe_load(rendered.values_text) == yaml12.parse_yaml(rendered.values_text)
+    assert yaml.load(rendered.values_text, Loader=yaml.CSafeLoader) == yaml12.parse_yaml(rendered.values_text)
 
 
 def _whole(objects: list[Object], plan: Plan, of: Role) -> None:

@@ -185,27 +185,10 @@ def test_aiperf_is_for_this_machine_too(tmp_path: Path) -> None:
         runners.aiperf("python", "aiperf_load.py", sample.point("multi-turn").load, 4096)
 
 
-def test_an_installation_that_was_cut_off_is_made_anew(
+def test_a_tool_is_installed_once_and_anew_when_it_was_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tool's program may be there before what it needs."""
-    (tmp_path / "some.txt").write_text("")
-    monkeypatch.setattr(tools, "_REQUIREMENTS", tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    program = tools.installed("some")
-    program.write_text("whole")
-    assert tools.installed("some") == program
-    assert program.read_text() == "whole", "installed once"
-    program.with_name("python").unlink()
-    for mark in program.parents[1].glob(".*"):
-        mark.unlink()
-    tools.installed("some")
-    assert not program.exists()
-    assert program.with_name("python").exists()
-
-
-def test_two_runs_that_need_a_tool_install_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one waits for the first, and does not take its environment away."""
+    """Of several runs that need it one installs it; its program may be there before what it needs."""
     (tmp_path / "some.txt").write_text("")
     monkeypatch.setattr(tools, "_REQUIREMENTS", tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -220,6 +203,15 @@ def test_two_runs_that_need_a_tool_install_it_once(tmp_path: Path, monkeypatch: 
     with ThreadPoolExecutor(3) as pool:
         (program,) = set(pool.map(lambda _: tools.installed("some"), range(3)))
     assert made.count("venv") == 1
+    assert program.with_name("python").exists()
+    program.write_text("whole")
+    assert tools.installed("some") == program
+    assert program.read_text() == "whole", "installed once"
+    program.with_name("python").unlink()
+    for mark in program.parents[1].glob(".*"):
+        mark.unlink()
+    tools.installed("some")
+    assert not program.exists()
     assert program.with_name("python").exists()
 
 

@@ -107,7 +107,7 @@ def test_other_objects_go_with_the_release() -> None:
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: b}}]"
     )
     assert len(found.objects) == len(rendered().objects) + 2
-    assert all(yaml.safe_load_all(found.manifests_text))  # no empty document between them
+    assert all(yaml.load_all(found.manifests_text, Loader=yaml.CSafeLoader))  # no empty document between them
     own = [item for item in found.objects if item["metadata"]["name"] in ("a", "b")]
     labels = found.chart.labels(found.release)
     assert [labels.items() <= item["metadata"]["labels"].items() for item in own] == [True, True]

@@ -116,7 +116,7 @@ def test_every_value_of_a_render_is_a_setting_or_a_fact() -> None:
             RECIPE, assignments=["routing=inferencepool", "gateway.name=g", "gateway.picker.name=p"]
         ).values_text,
     ]
-    keys = [key for text in texts for key in _leaves(yaml.safe_load(text), "")]
+    keys = [key for text in texts for key in _leaves(yaml.load(text, Loader=yaml.CSafeLoader), "")]
     known = [*SETTINGS, *FACTS]
     assert [key for key in keys if not re.match(rf"({'|'.join(map(re.escape, known))})($|[.\[])", key)] == []
     assert [key for key in known if not any(re.match(rf"{re.escape(key)}($|[.\[])", k) for k in keys)] == []

@@ -55,7 +55,9 @@ def test_the_binary_renders_the_same_objects(
     assert manyhost("render", recipe, "--helm", "--out", str(tmp_path / "b")).code == 0
     a, b = tree(tmp_path / "a"), tree(tmp_path / "b")
     assert a["values.yaml"] == b["values.yaml"]
-    assert list(yaml.safe_load_all(a["manifests.yaml"])) == list(yaml.safe_load_all(b["manifests.yaml"]))
+    assert list(yaml.load_all(a["manifests.yaml"], Loader=yaml.CSafeLoader)) == list(
+        yaml.load_all(b["manifests.yaml"], Loader=yaml.CSafeLoader)
+    )
 
 
 @pytest.mark.parametrize("engine", ["helm3", "helm4"])
