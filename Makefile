@@ -121,6 +121,10 @@ simulate: $(VENV)/.dev ## Run the launcher's decisions through 100,000 schedules
 e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, or the test cluster)
 	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 --durations 15 $(E2E) tests/e2e tests/testbed
 
+.PHONY: e2e-runpod
+e2e-runpod: $(VENV)/.dev tools ## Rent, serve, measure and give back at a stand-in of RunPod, whose pods are processes (2 minutes)
+	$(BIN)/python -m pytest -q -s -m "e2e or engine" --timeout 900 tests/e2e/test_runpod.py tests/testbed/test_runpod.py
+
 .PHONY: pairs
 pairs: $(VENV)/.dev tools ## Plant 60 random pairs of faults in the test cluster, and 60 faults that stop a group (10 minutes)
 	MANYHOST_PAIRS=60 $(BIN)/python -m pytest -q -rA -m e2e --timeout 900 tests/e2e/test_pairs.py
@@ -143,7 +147,8 @@ lint: $(VENV)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck charts/llm-multihost/launcher/*.sh charts/llm-multihost/launcher/*/*.sh docker/vllm/*.sh
+	$(BIN)/shellcheck charts/llm-multihost/launcher/*.sh charts/llm-multihost/launcher/*/*.sh docker/vllm/*.sh \
+	  generator/manyhost/runpod/boot/*.sh
 	$(BIN)/hadolint docker/vllm/Dockerfile
 	$(BIN)/python -m tools.generate --check
 

@@ -109,12 +109,13 @@ is scanned with the pods. With checkov on `$PATH` the tests hold it against the 
 
 
 def committed_values() -> dict[Path, bytes]:
-    """Return recipes/*/*/values.yaml: each recipe rendered with no settings at all."""
+    """Return recipes/*/*/values.yaml, or launch.json: each recipe rendered with no settings at all."""
     renderer = Renderer(Catalog(ROOT))
     files = {}
     for name in renderer.catalog.recipes():
-        rendered = renderer.render(resolve(renderer.catalog, name))
-        files[ROOT / "recipes" / name / "values.yaml"] = rendered.values_text.encode()
+        made = renderer.render(resolve(renderer.catalog, name)).files()
+        what = "values.yaml" if "values.yaml" in made else "launch.json"
+        files[ROOT / "recipes" / name / what] = made[what]
     return files
 
 
@@ -424,6 +425,8 @@ def golden_files() -> dict[Path, bytes]:
     files = {}
     for name in renderer.catalog.recipes():
         rendered = renderer.render(resolve(renderer.catalog, name))
+        if not rendered.objects:
+            continue  # no Kubernetes; recipes/ has its launch.json
         folder = ROOT / "tests" / "golden" / goldens.folder_name(name)
         manifests = goldens.manifests_text(rendered.objects, renderer.chart.path / "launcher")
         files[folder / "manifests.yaml"] = manifests.encode()

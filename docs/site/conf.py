@@ -23,6 +23,7 @@ NAVIGATION = {
         "Walkthrough <walkthrough>",
         "docs/tutorial/local",
         "docs/how-to/set-up-gke",
+        "docs/how-to/runpod",
         "docs/how-to/coming-from-gpu-recipes",
     ],
     "How to": [

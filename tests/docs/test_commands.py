@@ -24,7 +24,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 FOREIGN = {"hf", "locust", "cd", "git", "openssl", "sudo", "apt-get", "gsutil", "docker", "kind"}
 KUBECTL = {"annotate", "apply", "cordon", "create", "delete", "get", "logs", "port-forward", "wait"}
 # Variables of documents that are no settings.
-OTHER_VARIABLES = {"KUBECONFIG", "HF_TOKEN", "PROJECT_NUMBER", "VLLM_API_KEY"}
+OTHER_VARIABLES = {"KUBECONFIG", "HF_TOKEN", "PROJECT_NUMBER", "RUNPOD_API_KEY", "VLLM_API_KEY"}
 
 
 def commands() -> list[tuple[str, str]]:

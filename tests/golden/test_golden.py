@@ -19,10 +19,11 @@ from manyhost.render.helm import Binary
 
 from tests.helpers.cli import ROOT
 from tests.helpers.helm import helm_binaries
+from tests.helpers.recipes import on_kubernetes
 from tools import goldens
 
 FOLDER = Path(__file__).parent
-RECIPES = Catalog(ROOT).recipes()
+RECIPES = on_kubernetes(Catalog(ROOT))
 ENGINES = ["in process", "helm3", "helm4"]
 
 

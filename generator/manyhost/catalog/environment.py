@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from manyhost.catalog.struct import Amount, Count, Date, Exemptions, Name, Positive, Struct
+from manyhost.catalog.struct import Amount, Count, Date, Exemptions, Name, Path, Positive, Struct
 
 Rate = Literal["on-demand", "spot", "flex-start", "calendar", "commit-1y", "commit-3y"]
 
@@ -124,13 +124,17 @@ class Gke(Kubernetes, frozen=True, tag="gke"):
 
 
 class RunPod(Struct, frozen=True, tag="runpod", tag_field="kind"):
-    """RunPod Instant Clusters.
+    """RunPod: pods, and Instant Clusters of several.
 
     Attributes:
         gpu_type_id: Its name of the GPU (runpod/docs, api-reference).
+        image: What pods start from; the engine comes from the network volume.
+        volume_path: Where the network volume is mounted.
     """
 
     gpu_type_id: str
+    image: str
+    volume_path: Path
 
 
 class Environment(Struct, frozen=True):

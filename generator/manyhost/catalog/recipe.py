@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from manyhost.catalog.struct import Name, Path, Struct
+from manyhost.catalog.struct import Amount, Name, Path, Struct
 
 # Beyond these a number is a typing error, and Kubernetes' fields of 32 bits are not far.
 INT32 = 2**31 - 1
@@ -213,6 +213,10 @@ class Capacity(Struct, frozen=True):
             'written "2026-12-01T08:00Z".'
         ),
     ] = ""
+    usd_per_host_hour: Annotated[
+        Amount | None,
+        Meta(description="What you pay for a host, USD an hour, where it is not what the list says."),
+    ] = None
 
 
 class Site(Struct, frozen=True):

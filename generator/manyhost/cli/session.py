@@ -210,7 +210,8 @@ def require_kubernetes(environment: Environment) -> None:
         raise InvalidInput(
             f"environment {environment.name} is no Kubernetes cluster",
             where="environment",
-            fix=f"{manyhost('render', environment.name)} writes launch.json: how its members are started",
+            fix=f"{manyhost('runpod', 'plan', environment.name)} says what it would cost there, "
+            f"and {manyhost('runpod', '--help')} what else there is",
         )
 
 

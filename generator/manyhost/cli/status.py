@@ -182,7 +182,7 @@ def _held(found: Status, commands: Commands) -> Iterator[str]:
         end = f", {cost.usd_until_end:,.2f} USD until the lease ends" if cost.usd_until_end else ""
         yield (
             f"  {cost.hosts} host{'s' * (cost.hosts != 1)} at {cost.usd_per_hour:,.2f} USD/h "
-            f"({cost.mode}, {cost.region}, list of {cost.date}): "
+            f"({cost.mode}, {cost.region}, {f'list of {cost.date}' if cost.date else cost.source}): "
             f"{cost.usd_so_far:,.2f} USD since {cost.since}{end}"
         )
     for wait in found.waits:

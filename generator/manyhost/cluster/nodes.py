@@ -155,7 +155,7 @@ def group(
             own=own[pool],
             others=sorted(others[pool]),
             usd_per_hour=None if cost.usd_per_hour is None else round(cost.usd_per_hour * len(members), 2),
-            price=f"{cost.region}, list of {cost.date}, {cost.source}" if cost.usd_per_hour else "",
+            price=f"{cost.region}, {cost.origin}" if cost.usd_per_hour else "",
             resize="" if own[pool] or others[pool] else _resize(pool, members[0], named),
         )
         for pool, members in sorted(by_pool.items())

@@ -18,7 +18,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         usd_per_hour: At the recipe's capacity mode; None where nobody publishes it.
         usd_per_hour_by_rate: At every rate of the list, commitments included.
         region: The region that it is for; empty without a list.
-        date: The day on which the list was read; empty without a list.
+        date: The day on which the list was read; empty without a list, or when the recipe says the price.
         source: Where the list is; empty without one.
         verified: Whether it is the seller's own.
     """
@@ -30,6 +30,11 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     verified: bool
 
+    @property
+    def origin(self) -> str:
+        """Where the price is from, for people."""
+        return f"list of {self.date}, {self.source}" if self.date else f"as {self.source} says"
+
 
 def region(recipe: Recipe, price: Price) -> str:
     """Return the region whose price counts: the cluster's, else Cloud Build's if it has one."""
@@ -39,7 +44,18 @@ def region(recipe: Recipe, price: Price) -> str:
 
 def cost(recipe: Recipe, environment: Environment, hosts: int) -> Cost:
     """Return what a number of hosts costs."""
-    price = environment.price
+    price, told = environment.price, recipe.capacity.usd_per_host_hour
+    if told is not None:
+        usd = round(told * hosts, 2)
+        place = region(recipe, price) if price else recipe.site.cluster_region
+        return Cost(
+            usd_per_hour=usd,
+            usd_per_hour_by_rate={recipe.capacity.mode: usd},
+            region=place or environment.name,
+            date="",
+            source="capacity.usd_per_host_hour",
+            verified=True,
+        )
     if price is None:
         return Cost(usd_per_hour=None, usd_per_hour_by_rate={}, region="", date="", source="", verified=True)
     place = region(recipe, price)

@@ -8,6 +8,7 @@ import msgspec
 
 from manyhost.catalog import Engine, Recipe
 from manyhost.catalog.engine import ImageLock, known_version, version_in
+from manyhost.catalog.environment import RunPod
 from manyhost.errors import InvalidInput
 from manyhost.plan.facts import Facts
 
@@ -35,6 +36,12 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         """Return the reference that a runtime pulls."""
         return f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
+
+
+def rented(platform: RunPod) -> Image:
+    """Return the image that pods of RunPod start from."""
+    repository, _, tag = platform.image.rpartition(":")
+    return Image(repository=repository, tag=tag, digest="")
 
 
 def image(recipe: Recipe, engine: Engine) -> Image:
@@ -80,6 +87,9 @@ def check(recipe: Recipe, facts: Facts) -> None:
             fix=f"set engine.executor to {engine.executors[0]}"
             + (f", or use the recipe {able}" if able else ""),
         )
+    if isinstance(facts.environment.platform, RunPod):
+        _check_no_image(recipe)
+        return  # Ray is part of the engine's environment there
     _check_reference(recipe)
     _check_tag(recipe, facts)
     if recipe.engine.image or recipe.site.artifact_registry:
@@ -98,6 +108,16 @@ def check(recipe: Recipe, facts: Facts) -> None:
             where="engine.version",
             fix="use a newer engine.version, or name an image of that architecture (engine.image)",
         )
+
+
+def _check_no_image(recipe: Recipe) -> None:
+    for key in ("image", "tag", "digest"):
+        if getattr(recipe.engine, key):
+            raise InvalidInput(
+                "on RunPod the engine comes from the network volume, not from an image",
+                where=f"engine.{key}",
+                fix="leave it out",
+            )
 
 
 def _check_tag(recipe: Recipe, facts: Facts) -> None:

@@ -134,7 +134,7 @@ def _each(*checks: Callable[[], object]) -> None:
 
 
 def _make(resolved: Resolved, facts: Facts) -> Plan:
-    recipe, host = resolved.recipe, facts.environment.host
+    recipe, host, platform = resolved.recipe, facts.environment.host, facts.environment.platform
     _each(
         lambda: image.check(recipe, facts),
         lambda: region.check(recipe.site, facts),
@@ -172,7 +172,7 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
         model=facts.model,
         engine=facts.engine,
         roles=found,
-        image=image.image(recipe, facts.engine),
+        image=image.rented(platform) if isinstance(platform, RunPod) else image.image(recipe, facts.engine),
         networks=names,
         weights=source,
         handover=moved,

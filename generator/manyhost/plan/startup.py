@@ -16,6 +16,8 @@ READ_RATES = {
     # 140 GB in 35 s when tuned (GoogleCloudPlatform/accelerated-platforms,
     # AchievingFasterPodStartup.md); a quarter of it
     "bucket": 1.0e9,
+    # "200-400 MB/s typical" of a standard network volume (runpod/docs, storage/network-volumes.mdx)
+    "volume": 0.3e9,
     # R1's shards of 4.2 GB at 1.5 to 2 s each (vllm-project/vllm#19332); three a second on 8 x H200,
     # 12 GB/s (vllm-project/vllm#14965, sgl-project/sglang#3416)
     "folder": 2.0e9,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from manyhost.catalog.environment import Gke
+from manyhost.catalog.environment import Gke, RunPod
 from manyhost.plan.plan import Plan
 
 
@@ -77,12 +77,15 @@ def _price(plan: Plan) -> str:
     cost, mode = plan.cost, plan.settings.capacity.mode
     if cost.usd_per_hour is None:
         if plan.environment.price is None and not isinstance(plan.environment.platform, Gke):
-            return "not listed: ask whoever owns the hosts"
+            asks = isinstance(plan.environment.platform, RunPod)
+            return f"not listed: {'manyhost runpod plan asks' if asks else 'ask whoever owns the hosts'}"
         return f"nobody publishes one for {mode} {plan.environment.host.machine_type}: ask for a quote"
     if not cost.usd_per_hour:
         return "free: your own machine"
     others = {rate: usd for rate, usd in cost.usd_per_hour_by_rate.items() if usd != cost.usd_per_hour}
     also = f"; {', '.join(f'{rate} {usd:.2f}' for rate, usd in others.items())}" if others else ""
+    if not cost.date:
+        return f"{cost.usd_per_hour:.2f} USD/h, {cost.origin}"
     kind = "list" if cost.verified else "second-hand list"
     spoken = mode.replace("on-demand", "on demand")
     return f"{cost.usd_per_hour:.2f} USD/h {spoken} in {cost.region} ({kind} of {cost.date}{also})"

@@ -16,7 +16,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """Where every host reads the weights.
 
     Attributes:
-        kind: hub, bucket or folder.
+        kind: hub, bucket, volume or folder.
         path: Folder inside the container; empty for the hub.
         model: The model's name on the hub.
         revision: Its commit there; empty where nobody has pinned one.
@@ -31,10 +31,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     def staged(self) -> str:
         """What the manifest in the folder must name: MODEL or MODEL@COMMIT; empty if it needs none.
 
-        Weights in a bucket are staged, and staged weights are proven. A folder may be anything: part of an
-        image, somebody's own disk.
+        Weights in a bucket or on a network volume are staged, and staged weights are proven. A folder may be
+        anything: part of an image, somebody's own disk.
         """
-        if self.kind != "bucket":
+        if self.kind not in {"bucket", "volume"}:
             return ""
         return f"{self.model}@{self.revision}".rstrip("@")
 
@@ -46,6 +46,8 @@ def source(recipe: Recipe, model: Model, environment: Environment) -> Source:
         InvalidInput: When it is not there, or a download is larger than the host's SSD.
     """
     kind, path, host = recipe.weights.source, recipe.weights.path, environment.host
+    if isinstance(environment.platform, RunPod):
+        return _on_volume(recipe, model, environment.platform)
     if kind == "auto":
         kind = "bucket" if recipe.site.gcs_bucket else "hub"
     if kind == "bucket" and not recipe.site.gcs_bucket:
@@ -58,7 +60,7 @@ def source(recipe: Recipe, model: Model, environment: Environment) -> Source:
             f"{host.memory_gib} GiB of a host",
             where="model",
         )
-    if kind == "folder" and not isinstance(environment.platform, RunPod):
+    if kind == "folder":
         _check_mounted(recipe, path)
     if kind != "hub":
         path = path or f"/gcs/models/{model.hub_id}"
@@ -73,6 +75,19 @@ def source(recipe: Recipe, model: Model, environment: Environment) -> Source:
             fix="stage them in a bucket or a folder",
         )
     return Source(kind=kind, path="", model=model.hub_id, revision=model.revision)
+
+
+def _on_volume(recipe: Recipe, model: Model, platform: RunPod) -> Source:
+    if recipe.weights.source != "auto":
+        raise InvalidInput(
+            "on RunPod weights come from the network volume", where="weights.source", fix="leave it out"
+        )
+    path = recipe.weights.path or f"{platform.volume_path}/models/{model.hub_id}"
+    if not f"{normpath(path)}/".startswith(f"{normpath(platform.volume_path)}/"):
+        raise InvalidInput(
+            f"{path[:200]} is not on the network volume, {platform.volume_path}", where="weights.path"
+        )
+    return Source(kind="volume", path=path, model=model.hub_id, revision=model.revision)
 
 
 def _check_mounted(recipe: Recipe, path: str) -> None:

@@ -342,11 +342,12 @@ def _cost(results: Results, best: Point) -> Iterator[Block]:
             "per million of both")  # fmt: skip
     yield Table(head, rows)
     seller = "" if inputs.verified else " It is not the seller's own list."
+    read = f"read on {inputs.date} from {inputs.source}" if inputs.date else f"as {inputs.source} says"
     yield Paragraph(
         f"At {streams(best.summary.load)}, the point of most throughput. Output and input tokens each carry "
         "the whole price of the hosts; the last column divides it evenly. The load is taken to go on all the "
         "time: at half of it, each token costs twice as much. Intervals are those of the throughput alone. "
-        f"Prices for {inputs.region}, read on {inputs.date} from {inputs.source}.{seller}"
+        f"Prices for {inputs.region}, {read}.{seller}"
     )
     items = []
     measured = results.run.deployment.cold_start

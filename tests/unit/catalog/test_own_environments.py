@@ -54,14 +54,17 @@ def test_where_there_is_no_kubernetes(own: Path) -> None:
     mine = _environment("a3mega", name="pods", description="pods of 8 H200", interconnects=["none"])
     mine["host"] |= {"gpu": "H200", "gpu_memory_gib": 139.81, "machine_type": "pod", "interface": "ens1"}
     mine["host"]["nics"] = []
-    mine["platform"] = {"kind": "runpod", "gpu_type_id": "NVIDIA H200"}
+    mine["platform"] = {
+        "kind": "runpod", "gpu_type_id": "NVIDIA H200", "image": "mine/pod:1", "volume_path": "/data"
+    }  # fmt: skip
     _add(own, mine)
     ran = manyhost("render", "pods")
     assert ran.code == 0, ran.err
     assert sorted(tree(own / "build/pods/r1")) == ["launch.json", "plan.json", "topology.svg"]
     launch = json.loads((own / "build/pods/r1/launch.json").read_text())
     (role,) = launch["roles"]
-    assert (launch["gpu_type_id"], launch["image"]) == ("NVIDIA H200", "vllm/vllm-openai:v0.26.0")
+    assert (launch["gpu_type_id"], launch["image"]) == ("NVIDIA H200", "mine/pod:1")
+    assert role["variables"]["MANYHOST_MODEL_PATH"] == "/data/models/deepseek-ai/DeepSeek-R1"
     assert (role["name"], role["groups"], role["hosts"], role["gpus_per_host"]) == ("serve", 1, 2, 8)
     assert role["arguments"][:4] == ["--tensor-parallel-size", "8", "--pipeline-parallel-size", "2"]
     assert role["variables"]["MANYHOST_INTERFACE"] == "ens1"

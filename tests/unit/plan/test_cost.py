@@ -24,6 +24,25 @@ def recipe(*assignments: str) -> Recipe:
 
 
 @pytest.mark.parametrize(
+    ("recipe_name", "setting", "usd", "words"),
+    [
+        (RECIPE, "40.5", 81.0, "81.00 USD/h, as capacity.usd_per_host_hour says"),
+        (RECIPE, "0", 0.0, "free: your own machine"),
+        ("runpod-h200/two-host-mp", "35.92", 71.84, "71.84 USD/h, as capacity.usd_per_host_hour says"),
+        ("runpod-h200/two-host-mp", "null", None, "not listed: manyhost runpod plan asks"),
+    ],
+)
+def test_who_pays_another_price_says_so(
+    recipe_name: str, setting: str, usd: float | None, words: str
+) -> None:
+    found = make_plan(
+        resolve(CATALOG, recipe_name, assignments=[f"capacity.usd_per_host_hour={setting}"]), CATALOG
+    )
+    assert found.cost.usd_per_hour == usd
+    assert dict(table.rows(found))["price"] == words
+
+
+@pytest.mark.parametrize(
     ("mode", "usd", "words"),
     [
         ("on-demand", 185.88, "185.88 USD/h on demand in us-east4 (list of 2026-07-30; spot 46.56, "),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from manyhost.catalog import Catalog, resolve
-from manyhost.catalog.environment import RunPod
 from manyhost.checks import pod_security
 from manyhost.checks.objects import pod_templates
 from manyhost.plan import make_plan
@@ -33,7 +32,7 @@ def test_a_fabric_without_needs_keeps_the_level_of_the_platform() -> None:
 def test_a_place_that_is_no_kubernetes_has_pods_of_its_own() -> None:
     import msgspec
 
-    rented = msgspec.structs.replace(A3MEGA, platform=RunPod(gpu_type_id="NVIDIA H200"))
+    rented = msgspec.structs.replace(A3MEGA, platform=CATALOG.environment("runpod-h200").platform)
     assert allowed(rented, NONE, on=(), mounts=(), exemptions={}) == Allowed(level="baseline", violations={})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from manyhost.catalog import Catalog, resolve
-from manyhost.catalog.environment import Kubernetes, RunPod
+from manyhost.catalog.environment import Kubernetes
 from manyhost.errors import InvalidInput
 from manyhost.plan import Plan
 from manyhost.render import Renderer, build, launch
@@ -93,7 +93,9 @@ class Elsewhere(Renderer):
 
     def plan(self, resolved: Any) -> Plan:
         plan = super().plan(resolved)
-        rented = msgspec.structs.replace(plan.environment, platform=RunPod(gpu_type_id="NVIDIA H200"))
+        rented = msgspec.structs.replace(
+            plan.environment, platform=CATALOG.environment("runpod-h200").platform
+        )
         return msgspec.structs.replace(plan, environment=rented)
 
 

@@ -21,6 +21,7 @@ from manyhost.render.values import quote
 
 from tests.helpers.cli import RECIPE, ROOT, manyhost, tree
 from tests.helpers.helm import helm_binaries
+from tests.helpers.recipes import on_kubernetes
 
 RECIPES = Catalog(ROOT).recipes()
 
@@ -44,7 +45,7 @@ def test_a_render_replaces_all_files_of_an_older_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["helm3", "helm4"])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", on_kubernetes(Catalog(ROOT)))
 def test_the_binary_renders_the_same_objects(
     recipe: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

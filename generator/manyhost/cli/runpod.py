@@ -1,0 +1,282 @@
+"""manyhost runpod."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manyhost.catalog import Catalog
+from manyhost.cli.options import output_option, pick, settings_options
+from manyhost.cli.printer import Printer
+from manyhost.commands import manyhost
+from manyhost.errors import NotReady, WrongUsage
+
+if TYPE_CHECKING:
+    from manyhost.plan import Plan
+    from manyhost.runpod.api import Api
+    from manyhost.runpod.service import Service, State, Wanted
+
+VERBS = ("plan", "up", "status", "logs", "ssh", "renew", "down", "sweep")
+RESULT = {
+    "offer": "of plan: product, hosts, gpus, usd_per_gpu_hour, usd_per_hour, availability, "
+    "data_centers; or null",
+    "requests": "of plan and up --dry-run: path and body of each request, in order",
+    "url": "of up and status: the API; empty as long as RunPod does not publish it",
+    "pods": "of up and status: id, status, rank, address, usd_per_hour, of each",
+    "until": "of up, status and renew: when the lease ends, seconds since the epoch; or null",
+    "usd_per_hour": "of up and status: billed now for the pods",
+    "volume": "of up and status: id, size in GB, data_center, usd_per_month; or null",
+    "billed_usd": "of down: what RunPod has counted so far; it counts late",
+    "command": "of ssh: the command",
+    "found": "of sweep: kind, name, id, until, expired, of all that the owner has",
+    "removed": "of sweep: those of it that were removed, or would be",
+}
+EVENTS = {"step": "something is done on the way", "log": "a line of a pod's log"}
+KEY, API_KEY, URL = "RUNPOD_API_KEY", "VLLM_API_KEY", "MANYHOST_RUNPOD_URL"
+# RunPod's own spend limit, until one asks for more (runpod/docs, pods/pricing.mdx).
+_USD_PER_HOUR = 80.0
+
+
+@click.command(name="runpod")
+@click.argument("verb", type=click.Choice(VERBS))
+@click.argument("recipe", default="runpod-h200", metavar="[RECIPE]")
+@settings_options
+@click.option(
+    "--hours", default=2.0, show_default=True, type=click.FloatRange(0.1, 168), help="Length of the lease."
+)
+@click.option(
+    "--max-usd-per-hour",
+    default=_USD_PER_HOUR,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Most to pay.",
+)
+@click.option("--data-center", default="", metavar="NAME", help="Where; the best stocked one by default.")
+@click.option("--owner", default="", metavar="NAME", help="Whose things they are; you by default.")
+@click.option("--rank", default=0, type=click.IntRange(0), help="Of the pod that logs and ssh are about.")
+@click.option("--unleased", is_flag=True, help="Rent without a lease: nothing ends by itself.")
+@click.option("--dry-run", is_flag=True, help="Show what would be asked for or removed only.")
+@click.option("--volume", "with_volume", is_flag=True, help="With down: remove the network volume too.")
+@click.option("--all", "everything", is_flag=True, help="With sweep: remove what is still leased too.")
+@output_option
+def command(
+    verb: str,
+    recipe: str,
+    model: str,
+    assignments: tuple[str, ...],
+    hours: float,
+    max_usd_per_hour: float,
+    data_center: str,
+    owner: str,
+    rank: int,
+    unleased: bool,
+    dry_run: bool,
+    with_volume: bool,
+    everything: bool,
+    output: Printer,
+) -> None:
+    """Rent hosts at RunPod, serve on them, and give them back.
+
+    plan says what it would cost. up makes a network volume, puts engine and weights on it with a CPU pod,
+    rents the GPUs and waits for an answer. Pods end themselves when the lease is over; renew moves its end.
+    down removes all but the volume, sweep what an owner has left. RUNPOD_API_KEY is your key; VLLM_API_KEY is
+    the one that clients will need, and the secret manyhost_api in RunPod's console holds the same.
+
+    Example: manyhost runpod plan runpod-h200/two-host-mp
+    """
+    from manyhost.runpod.service import Wanted
+
+    api, mine = _api(), owner or _user()
+    if verb == "sweep":
+        _sweep(api, mine, output, everything=everything, dry_run=dry_run)
+        return
+    resolved = pick(Catalog(), recipe, model, assignments)
+    service, plan = _service(api, resolved, mine, output)
+    wanted = Wanted(
+        hours=hours,
+        leased=not unleased,
+        usd_per_hour=max_usd_per_hour,
+        data_center=data_center,
+        url=os.environ.get(URL, ""),
+        hub=os.environ.get("HF_ENDPOINT", ""),
+    )
+    if verb == "plan" or (verb == "up" and dry_run):
+        _plan(api, service, plan, wanted, output)
+    elif verb == "up":
+        _up(service, plan, wanted, output)
+    elif verb == "status":
+        _show(service.state(), output)
+    elif verb == "renew":
+        until = service.renew(hours)
+        output.result(_result(until=until), [f"leased until {_at(until)}"])
+    elif verb == "down":
+        billed = service.down(with_volume=with_volume)
+        kept = f"; the volume stays and costs: {manyhost('runpod', 'down', recipe, '--volume')} removes it"
+        lines = [f"nothing is left{'' if with_volume else kept}", f"billed so far {billed:.2f} USD"]
+        output.result(_result(billed_usd=billed), lines)
+    else:
+        _pod(api, service, verb, rank, output)
+
+
+def _plan(api: Api, service: Service, plan: Plan, wanted: Wanted, output: Printer) -> None:
+    import msgspec
+
+    from manyhost.runpod.launch import without_boot
+    from manyhost.runpod.offer import offer, volume_usd_per_month
+
+    found = offer(api, plan)
+    requests = [
+        {"path": f"/v2/{kind}", "body": msgspec.to_builtins(body)}
+        for kind, body in service.requests(wanted, found)
+    ]
+    for request in requests:
+        if "env" in request["body"]:
+            request["body"]["env"] = without_boot(request["body"]["env"].items())
+    size = requests[0]["body"]["size"]
+    lease = wanted.hours * found.usd_per_hour
+    lines = [
+        f"hosts         {found.hosts} x {plan.gpus_per_host} {plan.environment.host.gpu}, {found.product}",
+        f"price         {found.usd_per_hour:.2f} USD an hour ({found.usd_per_gpu_hour:.2f} a GPU); "
+        f"at most {lease:.2f} for a lease of {wanted.hours:g} h",
+        f"stock         {found.availability}: {', '.join(found.data_centers) or 'nowhere'}",
+        f"volume        {size} GB, {volume_usd_per_month(size):.2f} USD a month",
+    ]
+    lines += [f"POST {one['path']} {msgspec.json.encode(one['body']).decode()}" for one in requests]
+    output.result(_result(offer=found, requests=requests), lines)
+    if found.usd_per_hour > wanted.usd_per_hour:
+        output.warn(
+            f"{found.usd_per_hour:.2f} USD an hour are more than {wanted.usd_per_hour:.2f}: up would refuse",
+            fix="raise --max-usd-per-hour, and RunPod's own spend limit with it",
+        )
+
+
+def _up(service: Service, plan: Plan, wanted: Wanted, output: Printer) -> None:
+    from manyhost.runpod.watch import answers
+
+    key = os.environ.get(API_KEY, "")
+    if not key:
+        raise NotReady(
+            "is not set: without a key anybody could use the model",
+            where=API_KEY,
+            fix=f"export {API_KEY}=..., and keep the same as the secret manyhost_api in RunPod's console",
+        )
+    state = service.up(wanted, lambda url: answers(url, key, plan.model.served_name))
+    _show(state, output)
+
+
+def _show(state: State, output: Printer) -> None:
+    from manyhost.runpod.offer import volume_usd_per_month
+    from manyhost.runpod.watch import rank
+
+    pods = [
+        {
+            "id": pod.id,
+            "status": pod.status,
+            "rank": rank(pod),
+            "address": pod.cluster.ip if pod.cluster else "",
+            "usd_per_hour": pod.cost,
+        }
+        for pod in state.pods
+    ]
+    volume = state.volume and {
+        "id": state.volume.id,
+        "size": state.volume.size,
+        "data_center": state.volume.data_center,
+        "usd_per_month": volume_usd_per_month(state.volume.size),
+    }
+    lines = [f"{pod['rank']:>2}  {pod['status']:<12} {pod['id']}  {pod['address']}" for pod in pods]
+    lines += [
+        f"api           {state.url or 'not published'}",
+        f"lease         {_at(state.until) if state.until else 'none'}",
+        f"billed now    {state.usd_per_hour:.2f} USD an hour",
+        f"volume        {volume['id']}, {volume['size']} GB" if volume else "volume        none",
+    ]
+    output.result(
+        _result(url=state.url, pods=pods, until=state.until, usd_per_hour=state.usd_per_hour, volume=volume),
+        lines,
+    )
+
+
+def _pod(api: Api, service: Service, verb: str, number: int, output: Printer) -> None:
+    from manyhost.runpod.watch import rank
+
+    pod = next((item for item in service.state().pods if rank(item) == number), None)
+    if pod is None:
+        raise NotReady(f"there is no pod of rank {number}", where=service.name)
+    if verb == "ssh":
+        if not pod.ssh or not pod.ssh.direct:
+            raise NotReady(f"pod {pod.id} has no address for ssh yet", where="RunPod")
+        output.result(_result(command=pod.ssh.direct.command), [pod.ssh.direct.command])
+        return
+    for line in api.logs(pod.id, 1000):
+        output.event("log", line.line)
+
+
+def _sweep(api: Api, owner: str, output: Printer, *, everything: bool, dry_run: bool) -> None:
+    from manyhost.runpod.service import sweep
+
+    found, removed = sweep(api, owner, everything=everything, dry_run=dry_run, now=time.time())
+    gone = {item.id for item in removed}
+    word = "would be removed" if dry_run else "removed"
+    lines = [
+        f"{item.kind:<16} {item.name}  {word if item.id in gone else 'stays'}"
+        f"{'' if item.until is None else f', leased until {_at(item.until)}'}"
+        for item in found
+    ]
+    output.result(_result(found=found, removed=removed), lines or [f"{owner} has nothing"])
+
+
+def _api() -> Api:
+    from manyhost.runpod.api import URL as RUNPOD
+    from manyhost.runpod.api import Api
+
+    key = os.environ.get(KEY, "")
+    if not key:
+        raise NotReady("is not set", where=KEY, fix=f"export {KEY}=...")
+    return Api(key, os.environ.get(URL, RUNPOD))
+
+
+def _service(api: Api, resolved: Any, owner: str, output: Printer) -> tuple[Service, Plan]:
+    from manyhost.render import Renderer
+    from manyhost.runpod import names
+    from manyhost.runpod.journal import Journal
+    from manyhost.runpod.launch import platform
+    from manyhost.runpod.service import Service as Made
+
+    catalog = Catalog()
+    plan = Renderer(catalog).render(resolved).plan
+    platform(plan)
+    charts = catalog.chart("llm-multihost").path.parent
+    journal = Journal(_state_folder() / "runpod.jsonl")
+    stem = names.stem(owner, resolved.name)
+    return Made(api, journal, plan, charts, stem, lambda text: output.event("step", text)), plan
+
+
+def _state_folder() -> Path:
+    """Return where a program keeps what must survive (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "manyhost"
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise WrongUsage("nobody knows who you are", where="--owner", fix="give --owner NAME") from None
+
+
+def _result(**known: Any) -> dict[str, Any]:
+    empty: dict[str, Any] = {
+        "offer": None, "requests": [], "url": "", "pods": [], "until": None, "usd_per_hour": 0.0,
+        "volume": None, "billed_usd": 0.0, "command": "", "found": [], "removed": [],
+    }  # fmt: skip
+    return empty | known
+
+
+def _at(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

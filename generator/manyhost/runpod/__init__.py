@@ -1,0 +1,1 @@
+"""RunPod: what is rented there, and how it is always given back."""

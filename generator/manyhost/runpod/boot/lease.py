@@ -1,0 +1,82 @@
+"""Ends the pod, or the cluster that it is in, when its lease is over. Runs in the pod, with Python alone.
+
+The lease is the end of the name, `...-until-20261126T1830Z`: who may rename it may renew it. As long as
+RunPod cannot be asked, what was read last counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+from calendar import timegm
+from typing import Any
+
+URL = os.environ.get("MANYHOST_RUNPOD_URL", "https://api.runpod.io")
+POD = os.environ["RUNPOD_POD_ID"]
+# The user's restricted key, and the one that RunPod gives a pod for itself.
+KEYS = [value for name in ("MANYHOST_LEASE_KEY", "RUNPOD_API_KEY") if (value := os.environ.get(name))]
+EVERY_SECONDS = float(os.environ.get("MANYHOST_LEASE_SECONDS", "30"))
+UNTIL = re.compile(r"-until-([0-9]{8}T[0-9]{4}Z)$")
+
+
+def ask(method: str, path: str) -> dict[str, Any]:
+    """Ask RunPod; with the next key where one is not allowed to."""
+    for number, key in enumerate(KEYS):
+        request = urllib.request.Request(
+            f"{URL}/v2/{path}", method=method, headers={"Authorization": f"Bearer {key}"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                found: dict[str, Any] = json.loads(answer.read() or b"{}")
+                return found
+        except urllib.error.HTTPError as error:
+            if error.code not in (401, 403) or number == len(KEYS) - 1:
+                raise
+    raise OSError("there is no key")
+
+
+def until(name: str) -> float | None:
+    """Return when the lease in a name ends, seconds since the epoch; None when there is none."""
+    found = UNTIL.search(name)
+    return timegm(time.strptime(found[1], "%Y%m%dT%H%MZ")) if found else None
+
+
+def thing() -> tuple[str, str]:
+    """Return the path and the name of what is leased: the cluster if there is one, else the pod."""
+    pod = ask("GET", f"pods/{POD}")
+    if not pod.get("cluster"):
+        return f"pods/{POD}", pod["name"]
+    path = f"clusters/{pod['cluster']['id']}"
+    return path, ask("GET", path)["name"]
+
+
+def main() -> None:
+    """Watch until the end."""
+    end, path, told = float(os.environ["MANYHOST_UNTIL"]), f"pods/{POD}", False
+    while True:
+        try:
+            path, name = thing()
+            end = until(name) or end
+            if not told:
+                print(f"manyhost: lease held until {time.strftime('%FT%TZ', time.gmtime(end))}", flush=True)
+                told = True
+            if time.time() >= end:
+                print("manyhost: the lease is over", flush=True)
+                ask("DELETE", path)
+        except (OSError, ValueError, KeyError) as error:
+            print(f"manyhost: lease: RunPod cannot be asked: {error}", file=sys.stderr, flush=True)
+            if time.time() >= end:
+                try:
+                    ask("DELETE", path)
+                except OSError as again:
+                    print(f"manyhost: lease: {again}", file=sys.stderr, flush=True)
+        time.sleep(EVERY_SECONDS)
+
+
+if __name__ == "__main__":
+    main()
