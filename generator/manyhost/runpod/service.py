@@ -76,19 +76,34 @@ class Service:
         charts: Folder of the charts.
         name: Its stem (names.stem).
         tell: Told each step.
+        sleep: How to wait, seconds.
+        clock: Seconds of a clock that only goes on.
+        now: Seconds since the epoch.
     """
 
     def __init__(
-        self, api: Api, journal: Journal, plan: Plan, charts: Path, name: str, tell: Callable[[str], None]
+        self,
+        api: Api,
+        journal: Journal,
+        plan: Plan,
+        charts: Path,
+        name: str,
+        tell: Callable[[str], None],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        self._api, self._maker, self._plan = api, Maker(journal), plan
+        self._api, self._plan = api, plan
+        self._maker = Maker(journal, sleep=sleep, clock=clock, now=now)
+        self._sleep, self._clock, self._now = sleep, clock, now
         self._charts, self.name, self._tell = charts, name, tell
         self._clustered = launch.hosts(plan) > 1
 
     def requests(self, wanted: Wanted, found: Offer) -> list[tuple[str, Sent]]:
         """Return what `up` would ask for, in its order, with RunPod's names left open."""
         place = self._place(wanted, found, None)
-        terms = self._terms(wanted, "VOLUME", place, time.time())
+        terms = self._terms(wanted, "VOLUME", place, self._now())
         cpu, _ = stager(self._api, place)
         kind = "clusters" if self._clustered else "pods"
         return [
@@ -118,13 +133,20 @@ class Service:
             self._api.volumes,
         )
         self._tell(f"volume {volume.id}: {volume.size} GB in {volume.data_center}")
-        terms = self._terms(wanted, volume.id, volume.data_center, time.time())
+        terms = self._terms(wanted, volume.id, volume.data_center, self._now())
         if not self._serves():
             self._stage(wanted, terms)
-            terms = self._terms(wanted, volume.id, volume.data_center, time.time())
+            terms = self._terms(wanted, volume.id, volume.data_center, self._now())
         self._make(launch.serving(self._plan, terms, self._charts))
         url = watch.serving(
-            self._members, self._api, launch.hosts(self._plan), ask, self._plan.startup_seconds, self._tell
+            self._members,
+            self._api,
+            launch.hosts(self._plan),
+            ask,
+            self._plan.startup_seconds,
+            self._tell,
+            sleep=self._sleep,
+            clock=self._clock,
         )
         self._tell(f"answers at {url}")
         return self.state()
@@ -180,7 +202,7 @@ class Service:
         if not now.thing or now.until is None:
             raise NotReady(f"{self.name} is not leased", where="RunPod")
         kind, identity = now.thing
-        name = names.leased(self.name, time.time() + hours * 3600)
+        name = names.leased(self.name, self._now() + hours * 3600)
         self._api.rename(kind, identity, name)
         return names.parts(name)[1] or 0.0
 
@@ -214,12 +236,12 @@ class Service:
             "pods", stem, lambda: self._api.make_pod(self._staging(wanted, terms, cpu)), self._single_pods
         )
         try:
-            watch.staged(self._api, pod.id, seconds, self._tell)
+            watch.staged(self._api, pod.id, seconds, self._tell, sleep=self._sleep, clock=self._clock)
         finally:
             self._maker.away("pods", stem, lambda one: self._api.remove("pods", one), self._single_pods)
 
     def _staging(self, wanted: Wanted, terms: launch.Terms, cpu: Cpu) -> NewPod:
-        end = time.time() + self._stage_seconds()
+        end = self._now() + self._stage_seconds()
         stem = f"{self.name}-stage"
         mine = msgspec.structs.replace(
             terms,

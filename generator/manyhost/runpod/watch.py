@@ -72,16 +72,32 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     state: str
 
 
-def staged(api: Api, pod: str, seconds: float, tell: Tell) -> None:
+def staged(
+    api: Api,
+    pod: str,
+    seconds: float,
+    tell: Tell,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Wait until a staging pod says that all is on the volume.
+
+    Args:
+        api: RunPod.
+        pod: RunPod's name of it.
+        seconds: That it may take.
+        tell: Told what the pod says.
+        sleep: How to wait, seconds.
+        clock: Seconds of a clock that only goes on.
 
     Raises:
         Failed: It says that it cannot, or has ended.
         RemoteError: It has taken longer than it may.
     """
-    lines, end = Lines(api, pod), time.monotonic() + seconds
+    lines, end = Lines(api, pod), clock() + seconds
     try:
-        while time.monotonic() < end:
+        while clock() < end:
             for line in lines.new():
                 if line.startswith("manyhost: failed:"):
                     raise Failed(line.removeprefix("manyhost: failed: "), where="staging")
@@ -89,7 +105,7 @@ def staged(api: Api, pod: str, seconds: float, tell: Tell) -> None:
                     return
                 tell(line)
             _alive([found for found in api.pods() if found.id == pod], 1, "the staging pod")
-            time.sleep(_EVERY_SECONDS)
+            sleep(_EVERY_SECONDS)
     finally:
         lines.close()
     raise RemoteError(f"weights are not on the volume after {seconds / 60:.0f} min", where="staging")
@@ -102,6 +118,9 @@ def serving(
     ask: Callable[[str], str],
     seconds: float,
     tell: Tell,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> str:
     """Wait until a group answers, and return its URL.
 
@@ -112,16 +131,18 @@ def serving(
         ask: Asks a URL for an answer, and returns what is missing, or nothing.
         seconds: That it may take.
         tell: Told what the pods say.
+        sleep: How to wait, seconds.
+        clock: Seconds of a clock that only goes on.
 
     Raises:
         Failed: A member says that it cannot, or has ended.
         RemoteError: It has taken longer than it may.
     """
     logs: dict[str, Lines] = {}
-    end, state = time.monotonic() + seconds, "no pods yet"
+    end, state = clock() + seconds, "no pods yet"
     seen = 0
     try:
-        while time.monotonic() < end:
+        while clock() < end:
             pods = members()
             _alive(pods, seen, "a member")
             seen = max(seen, len(pods))
@@ -139,7 +160,7 @@ def serving(
                 state = "RunPod has not published the API's port"
             elif not (state := ask(url)):
                 return url
-            time.sleep(_EVERY_SECONDS)
+            sleep(_EVERY_SECONDS)
     finally:
         for lines in logs.values():
             lines.close()
