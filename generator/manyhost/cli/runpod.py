@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +30,9 @@ RESULT = {
     "url": "of up and status: the API; empty as long as RunPod does not publish it",
     "pods": "of up and status: id, status, rank, address, usd_per_hour, of each",
     "until": "of up, status and renew: when the lease ends, seconds since the epoch; or null",
-    "usd_per_hour": "of up and status: billed now for the pods",
+    "usd_per_hour": "of up and status: billed now for all pods, one that stages too",
     "volume": "of up and status: id, size in GB, data_center, usd_per_month; or null",
-    "billed_usd": "of down: what RunPod has counted so far; it counts late",
+    "billed_usd": "of down: what RunPod has counted so far; it counts late; null where it does not say",
     "command": "of ssh: the command",
     "found": "of sweep: kind, name, id, until, expired, of all that the owner has",
     "removed": "of sweep: those of it that were removed, or would be",
@@ -95,7 +97,8 @@ def command(
         _sweep(api, mine, output, everything=everything, dry_run=dry_run)
         return
     resolved = pick(Catalog(), recipe, model, assignments)
-    service, plan = _service(api, resolved, mine, output)
+    again = functools.partial(_again, resolved.name, owner)
+    service, plan = _service(api, resolved, mine, again, output)
     wanted = Wanted(
         hours=hours,
         leased=not unleased,
@@ -107,7 +110,7 @@ def command(
     if verb == "plan" or (verb == "up" and dry_run):
         _plan(api, service, plan, wanted, output)
     elif verb == "up":
-        _up(service, plan, wanted, output)
+        _up(service, plan, wanted, again, output)
     elif verb == "status":
         _show(service.state(), output)
     elif verb == "renew":
@@ -115,8 +118,11 @@ def command(
         output.result(_result(until=until), [f"leased until {_at(until)}"])
     elif verb == "down":
         billed = service.down(with_volume=with_volume)
-        kept = f"; the volume stays and costs: {manyhost('runpod', 'down', recipe, '--volume')} removes it"
-        lines = [f"nothing is left{'' if with_volume else kept}", f"billed so far {billed:.2f} USD"]
+        kept = f"; the volume stays and costs: {again('down', '--volume')} removes it"
+        lines = [
+            f"nothing is left{'' if with_volume else kept}",
+            "RunPod does not say what was billed" if billed is None else f"billed so far {billed:.2f} USD",
+        ]
         output.result(_result(billed_usd=billed), lines)
     else:
         _pod(api, service, verb, rank, output)
@@ -152,9 +158,11 @@ def _plan(api: Api, service: Service, plan: Plan, wanted: Wanted, output: Printe
             f"{found.usd_per_hour:.2f} USD an hour are more than {wanted.usd_per_hour:.2f}: up would refuse",
             fix="raise --max-usd-per-hour, and RunPod's own spend limit with it",
         )
+    if found.availability == "NONE":
+        output.warn(f"no {found.gpus} GPUs are free: up would refuse", fix="try again later")
 
 
-def _up(service: Service, plan: Plan, wanted: Wanted, output: Printer) -> None:
+def _up(service: Service, plan: Plan, wanted: Wanted, again: Callable[..., str], output: Printer) -> None:
     from manyhost.runpod.watch import answers
 
     key = os.environ.get(API_KEY, "")
@@ -164,8 +172,29 @@ def _up(service: Service, plan: Plan, wanted: Wanted, output: Printer) -> None:
             where=API_KEY,
             fix=f"export {API_KEY}=..., and keep the same as the secret manyhost_api in RunPod's console",
         )
-    state = service.up(wanted, lambda url: answers(url, key, plan.model.served_name))
+    try:
+        state = service.up(wanted, lambda url: answers(url, key, plan.model.served_name))
+    except BaseException:  # whatever it was, Ctrl-C too: somebody pays
+        _warn_of_bill(service, again, output, leased=wanted.leased)
+        raise
     _show(state, output)
+
+
+def _warn_of_bill(service: Service, again: Callable[..., str], output: Printer, *, leased: bool) -> None:
+    from manyhost.runpod.offer import volume_usd_per_month
+
+    hourly, volume = service.bill()
+    end = "until the lease is over" if leased else "without an end"
+    if hourly:
+        output.warn(
+            f"{hourly:.2f} USD an hour are billed now, {end}",
+            fix=f"{again('down')} ends it, {again('up')} goes on",
+        )
+    elif volume:
+        output.warn(
+            f"nothing is billed but the volume, {volume_usd_per_month(volume):.2f} USD a month",
+            fix=f"{again('up')} goes on with it, {again('down', '--volume')} removes it",
+        )
 
 
 def _show(state: State, output: Printer) -> None:
@@ -189,6 +218,7 @@ def _show(state: State, output: Printer) -> None:
         "usd_per_month": volume_usd_per_month(state.volume.size),
     }
     lines = [f"{pod['rank']:>2}  {pod['status']:<12} {pod['id']}  {pod['address']}" for pod in pods]
+    lines += [f" -  {pod.status:<12} {pod.id}  stages" for pod in state.staging]
     lines += [
         f"api           {state.url or 'not published'}",
         f"lease         {_at(state.until) if state.until else 'none'}",
@@ -240,7 +270,14 @@ def _api() -> Api:
     return Api(key, os.environ.get(URL, RUNPOD))
 
 
-def _service(api: Api, resolved: Any, owner: str, output: Printer) -> tuple[Service, Plan]:
+def _again(recipe: str, owner: str, verb: str, *words: str) -> str:
+    """Return the command that does something about the same things."""
+    return manyhost("runpod", verb, recipe, *(("--owner", owner) if owner else ()), *words)
+
+
+def _service(
+    api: Api, resolved: Any, owner: str, again: Callable[..., str], output: Printer
+) -> tuple[Service, Plan]:
     from manyhost.render import Renderer
     from manyhost.runpod import names
     from manyhost.runpod.journal import Journal
@@ -253,7 +290,7 @@ def _service(api: Api, resolved: Any, owner: str, output: Printer) -> tuple[Serv
     charts = catalog.chart("llm-multihost").path.parent
     journal = Journal(_state_folder() / "runpod.jsonl")
     stem = names.stem(owner, resolved.name)
-    return Made(api, journal, plan, charts, stem, lambda text: output.event("step", text)), plan
+    return Made(api, journal, plan, charts, stem, again, lambda text: output.event("step", text)), plan
 
 
 def _state_folder() -> Path:

@@ -95,14 +95,6 @@ class Api:
         """Return all pods of the account, those of clusters too."""
         return self._list("/v2/pods?includeClusterPods=true", "pods", Pod)
 
-    def members(self, cluster: str) -> list[Pod]:
-        """Return the pods of a cluster.
-
-        Raises:
-            Gone: There is no such cluster.
-        """
-        return self._list(f"/v2/clusters/{cluster}/pods", "pods", Pod)
-
     def make_volume(self, body: NewVolume) -> Volume:
         """Ask for a volume, once."""
         return self._make("/v2/network-volumes", body, Volume)

@@ -25,7 +25,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         what: `ask` before something is made, `made` when it is known to be there, `none` when it is known
             not to be, `remove` before it is removed, `gone` when it is known to be away.
         kind: Of the thing.
-        name: The one that we gave it; no two things of ours have the same.
+        name: The one that we gave it; no two things of ours of one kind have the same.
         identity: RunPod's name of it; empty while nobody knows.
         time: Seconds since the epoch.
     """
@@ -76,12 +76,12 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-    def open(self) -> dict[str, Entry]:
-        """Return by name what may be there: made, or asked for without knowing what came of it."""
-        found: dict[str, Entry] = {}
+    def open(self) -> dict[tuple[Kind, str], Entry]:
+        """Return by kind and name what may be there: made, or asked for without knowing what came of it."""
+        found: dict[tuple[Kind, str], Entry] = {}
         for entry in self.entries():
             if entry.what in {"none", "gone"}:
-                found.pop(entry.name, None)
+                found.pop((entry.kind, entry.name), None)
             else:
-                found[entry.name] = entry
+                found[entry.kind, entry.name] = entry
         return found

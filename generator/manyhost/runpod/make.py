@@ -64,7 +64,7 @@ class Maker:
             ManyhostError: It was refused, and is not there.
         """
         # Asked for before, and nobody saw what came of it: it may still come.
-        there = self._appears(name, listed) if self._unsure(name) else _named(name, listed())
+        there = self._appears(name, listed) if self._unsure(kind, name) else _named(name, listed())
         if there is None:
             self._note("ask", kind, name)
             try:
@@ -87,7 +87,7 @@ class Maker:
         Raises:
             RemoteError: It is still there, or nobody knows.
         """
-        unsure = self._unsure(name)
+        unsure = self._unsure(kind, name)
         end = self._clock() + _LOOK_SECONDS
         while (found := [item for item in listed() if names.parts(item.name)[0] == name]) or (
             unsure and self._clock() < end
@@ -100,8 +100,8 @@ class Maker:
             self._sleep(_EVERY_SECONDS)
         self._note("gone", kind, name)
 
-    def _unsure(self, name: str) -> bool:
-        known = self._journal.open().get(name)
+    def _unsure(self, kind: Kind, name: str) -> bool:
+        known = self._journal.open().get((kind, name))
         return known is not None and known.what == "ask"
 
     def _appears(self, name: str, listed: Callable[[], Sequence[T]]) -> T | None:

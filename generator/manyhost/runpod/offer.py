@@ -66,6 +66,10 @@ def offer(api: Api, plan: Plan) -> Offer:
 def stager(api: Api, data_center: str) -> tuple[Cpu, float]:
     """Return the cheapest processors that can stage in a data center, and their price, USD an hour.
 
+    Args:
+        api: RunPod.
+        data_center: Where; empty for anywhere.
+
     Raises:
         NotReady: There are none.
     """
@@ -73,10 +77,11 @@ def stager(api: Api, data_center: str) -> tuple[Cpu, float]:
         item
         for item in api.cpus()
         if item.vcpu.min <= _VCPUS <= item.vcpu.max
-        and (not item.data_centers or data_center in _stocked(item))
+        and (not (data_center and item.data_centers) or data_center in _stocked(item))
     ]
     if not able:
-        raise NotReady(f"no CPU pod is to be had in {data_center}", where="RunPod", fix="try again later")
+        where = data_center or "any data center"
+        raise NotReady(f"no CPU pod is to be had in {where}", where="RunPod", fix="try again later")
     best = min(able, key=lambda item: item.price.secure_per_vcpu)
     return Cpu(id=best.id, vcpu_count=_VCPUS), round(best.price.secure_per_vcpu * _VCPUS, 4)
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from manyhost.commands import manyhost
-from manyhost.errors import ManyhostError, NotReady
+from manyhost.errors import ManyhostError, NotReady, first
 from manyhost.plan import Plan
 from manyhost.runpod import launch, names, watch
 from manyhost.runpod.api import Api
 from manyhost.runpod.journal import Journal, Kind
-from manyhost.runpod.make import Maker
-from manyhost.runpod.models import Cluster, Cpu, NewCluster, NewPod, Pod, Sent, Volume
+from manyhost.runpod.make import Maker, Named
+from manyhost.runpod.models import Cluster, Cpu, NewCluster, NewPod, NewVolume, Pod, Sent, Volume
 from manyhost.runpod.offer import Offer, offer, stager
 
 _STAGE_BYTES_PER_SECOND = (
@@ -49,16 +48,18 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: Its stem.
-        pods: Its pods.
+        pods: Those that serve.
+        staging: Those that stage.
         thing: Kind and RunPod's name of what is leased; None when nothing serves.
         until: End of the lease, seconds since the epoch; None without one.
         url: Of the API; empty as long as RunPod does not publish it.
-        usd_per_hour: Billed now for the pods.
+        usd_per_hour: Billed now for all pods.
         volume: Its network volume, if there is one.
     """
 
     name: str
     pods: list[Pod]
+    staging: list[Pod]
     thing: tuple[Kind, str] | None
     until: float | None
     url: str
@@ -75,6 +76,7 @@ class Service:
         plan: Of the recipe.
         charts: Folder of the charts.
         name: Its stem (names.stem).
+        again: Returns a command of this program about it, of a verb and more words.
         tell: Told each step.
         sleep: How to wait, seconds.
         clock: Seconds of a clock that only goes on.
@@ -88,29 +90,29 @@ class Service:
         plan: Plan,
         charts: Path,
         name: str,
+        again: Callable[..., str],
         tell: Callable[[str], None],
         *,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._api, self._plan = api, plan
+        self._api, self._journal, self._plan = api, journal, plan
         self._maker = Maker(journal, sleep=sleep, clock=clock, now=now)
         self._sleep, self._clock, self._now = sleep, clock, now
-        self._charts, self.name, self._tell = charts, name, tell
-        self._clustered = launch.hosts(plan) > 1
+        self._charts, self.name, self._again, self._tell = charts, name, again, tell
+        self._prices: dict[tuple[Kind, str], float] = {}  # USD an hour
 
-    def requests(self, wanted: Wanted, found: Offer) -> list[tuple[str, Sent]]:
-        """Return what `up` would ask for, in its order, with RunPod's names left open."""
-        place = self._place(wanted, found, None)
-        terms = self._terms(wanted, "VOLUME", place, self._now())
-        cpu, _ = stager(self._api, place)
-        kind = "clusters" if self._clustered else "pods"
-        return [
-            ("network-volumes", launch.volume(self._plan, self.name, place)),
-            ("pods", self._staging(wanted, terms, cpu)),
-            (kind, launch.serving(self._plan, terms, self._charts)),
-        ]
+    def requests(self, wanted: Wanted, found: Offer) -> list[tuple[Kind, Sent]]:
+        """Return what `up` would ask for, in its order; what only RunPod can name is in capitals.
+
+        Raises:
+            NotReady: There is nothing to stage with.
+            InvalidInput: The plan cannot be started.
+        """
+        volume, staging, serving = self._bodies(wanted, found, self._volume())
+        kind: Kind = "clusters" if isinstance(serving, NewCluster) else "pods"
+        return [("network-volumes", volume), ("pods", staging), (kind, serving)]
 
     def up(self, wanted: Wanted, ask: Callable[[str], str]) -> State:
         """Make what is missing, weights first, and wait until it answers.
@@ -120,12 +122,11 @@ class Service:
             ask: Asks a URL for an answer, and returns what is missing, or nothing.
 
         Raises:
-            NotReady: It costs too much, or is not to be had.
+            NotReady: It costs too much, is not to be had, or something else runs.
             ManyhostError: A step failed; what was made before it lives until its lease ends or `down`.
         """
-        found = self.check(wanted)
-        old = self._volume()
-        place = self._place(wanted, found, old)
+        found, now = offer(self._api, self._plan), self.state()
+        place = self._check(wanted, found, now)
         volume = self._maker.once(
             "network-volumes",
             self.name,
@@ -133,13 +134,12 @@ class Service:
             self._api.volumes,
         )
         self._tell(f"volume {volume.id}: {volume.size} GB in {volume.data_center}")
-        terms = self._terms(wanted, volume.id, volume.data_center, self._now())
-        if not self._serves():
-            self._stage(wanted, terms)
-            terms = self._terms(wanted, volume.id, volume.data_center, self._now())
-        self._make(launch.serving(self._plan, terms, self._charts))
+        if not now.thing:
+            self._stage(wanted, self._terms(wanted, volume.id, volume.data_center))
+        terms = self._terms(wanted, volume.id, volume.data_center)
+        self._make(launch.serving(self._plan, terms, self._charts), found.usd_per_hour)
         url = watch.serving(
-            self._members,
+            lambda: self.state().pods,
             self._api,
             launch.hosts(self._plan),
             ask,
@@ -151,44 +151,38 @@ class Service:
         self._tell(f"answers at {url}")
         return self.state()
 
-    def check(self, wanted: Wanted) -> Offer:
-        """Return what is on offer.
+    def bill(self) -> tuple[float, int]:
+        """Return what `up` leaves behind where it ends early, as the journal has it: nobody is asked.
 
-        Raises:
-            NotReady: It costs more than it may, or there is none.
+        Returns:
+            What is billed now at most, USD an hour, and the size of the volume, GB; 0 without one.
         """
-        found = offer(self._api, self._plan)
-        if found.usd_per_hour > wanted.usd_per_hour:
-            raise NotReady(
-                f"{found.gpus} GPUs cost {found.usd_per_hour:.2f} USD an hour, more than "
-                f"{wanted.usd_per_hour:.2f}",
-                where="RunPod",
-                fix="raise --max-usd-per-hour, and RunPod's own spend limit with it",
-            )
-        if found.availability == "NONE" and not self._serves():
-            raise NotReady(
-                f"no {found.gpus} GPUs are free ({found.product})", where="RunPod", fix="try again later"
-            )
-        return found
+        there = self._journal.open()
+        hourly = sum(usd for thing, usd in self._prices.items() if thing in there)
+        kept = ("network-volumes", self.name) in there
+        return hourly, launch.volume(self._plan, self.name, "").size if kept else 0
 
     def state(self) -> State:
-        """Return what there is."""
-        pods, thing, until = self._members(), None, None
-        listed: list[tuple[Kind, Cluster | Pod]] = [
-            *(("clusters", item) for item in self._api.clusters()),
-            *(("pods", item) for item in self._api.pods() if not item.cluster),
+        """Return what there is, whatever setting has made it."""
+        clusters = [item for item in self._api.clusters() if _stem(item) == self.name]
+        of_clusters = {item.id for item in clusters}
+        pods = self._api.pods()
+        alone = [pod for pod in pods if not pod.cluster and _stem(pod) == self.name]
+        members = [pod for pod in pods if pod.cluster and pod.cluster.id in of_clusters]
+        staging = [pod for pod in pods if not pod.cluster and _stem(pod) == f"{self.name}-stage"]
+        leased: list[tuple[Kind, Cluster | Pod]] = [
+            *(("clusters", item) for item in clusters),
+            *(("pods", pod) for pod in alone),
         ]
-        for kind, item in listed:
-            stem, end = names.parts(item.name)
-            if stem == self.name:
-                thing, until = (kind, item.id), end
+        serving = sorted([*members, *alone], key=watch.rank)
         return State(
             name=self.name,
-            pods=pods,
-            thing=thing,
-            until=until,
-            url=watch.address(pods),
-            usd_per_hour=round(sum(pod.cost for pod in pods), 2),
+            pods=serving,
+            staging=staging,
+            thing=(leased[0][0], leased[0][1].id) if leased else None,
+            until=names.parts(leased[0][1].name)[1] if leased else None,
+            url=watch.address(serving),
+            usd_per_hour=round(sum(pod.cost for pod in [*serving, *staging]), 2),
             volume=self._volume(),
         )
 
@@ -206,39 +200,101 @@ class Service:
         self._api.rename(kind, identity, name)
         return names.parts(name)[1] or 0.0
 
-    def down(self, *, with_volume: bool) -> float:
+    def down(self, *, with_volume: bool) -> float | None:
         """Remove what serves and what stages, and the volume too if told so, and see that none is left.
 
         Returns:
-            What was billed for what served, USD, as far as RunPod has counted it.
+            What was billed for what served, USD, as far as RunPod has counted it; None if it does not say.
 
         Raises:
             RemoteError: Something is still there, or nobody knows.
         """
         thing = self.state().thing
-        for kind, stem, remove, listed in (
-            ("pods", f"{self.name}-stage", "pods", self._single_pods),
-            ("pods", self.name, "pods", self._single_pods),
-            ("clusters", self.name, "clusters", self._api.clusters),
-            ("network-volumes", self.name, "network-volumes", self._api.volumes),
-        ):
-            if kind == "network-volumes" and not with_volume:
-                continue
-            self._maker.away(kind, stem, lambda one, of=remove: self._api.remove(of, one), listed)  # type: ignore[arg-type,misc]
-        return self._api.billed(*thing) if thing else 0.0
+        self._away("pods", f"{self.name}-stage")
+        self._away("pods", self.name)
+        self._away("clusters", self.name)
+        if with_volume:
+            self._away("network-volumes", self.name)
+        try:
+            return self._api.billed(*thing) if thing else 0.0
+        except ManyhostError:  # all is gone, and that is what was asked for
+            return None
+
+    def _check(self, wanted: Wanted, found: Offer, now: State) -> str:
+        """Return the data center, when nothing that can be known before stands against `up`.
+
+        Raises:
+            NotReady: It costs more than it may, there is none, or something else runs.
+            InvalidInput: The plan cannot be started.
+        """
+        if found.usd_per_hour > wanted.usd_per_hour:
+            raise NotReady(
+                f"{found.gpus} GPUs cost {found.usd_per_hour:.2f} USD an hour, more than "
+                f"{wanted.usd_per_hour:.2f}",
+                where="RunPod",
+                fix="raise --max-usd-per-hour, and RunPod's own spend limit with it",
+            )
+        place = self._place(wanted, found, now.volume)
+        if now.thing:
+            self._same(now.pods, launch.serving(self._plan, self._terms(wanted, "", place), self._charts).env)
+            return place
+        if found.availability == "NONE":
+            raise NotReady(
+                f"no {found.gpus} GPUs are free ({found.product})", where="RunPod", fix="try again later"
+            )
+        if not place:
+            raise NotReady(
+                "RunPod does not say where there are some", where="RunPod", fix="give --data-center"
+            )
+        if found.data_centers and place not in found.data_centers:
+            raise NotReady(
+                f"no {found.gpus} GPUs are free in {place}; some are in {', '.join(found.data_centers)}",
+                where="RunPod",
+                fix="try again later, or with another --data-center",
+            )
+        _, staging, _ = self._bodies(wanted, found, now.volume)
+        self._same(now.staging, staging.env)
+        return place
+
+    def _bodies(
+        self, wanted: Wanted, found: Offer, volume: Volume | None
+    ) -> tuple[NewVolume, NewPod, NewPod | NewCluster]:
+        place = self._place(wanted, found, volume)
+        terms = self._terms(wanted, "VOLUME", place or "DATA_CENTER")
+        cpu, _ = stager(self._api, place)
+        return (
+            launch.volume(self._plan, self.name, terms.data_center),
+            self._staging(wanted, terms, cpu),
+            launch.serving(self._plan, terms, self._charts),
+        )
+
+    def _same(self, pods: list[Pod], env: Mapping[str, str]) -> None:
+        """See that pods run what is wanted.
+
+        Raises:
+            NotReady: They run something else.
+        """
+        boot = "MANYHOST_BOOT"
+        if {pod.env[boot] for pod in pods if boot in pod.env} - {env[boot]}:
+            raise NotReady(
+                f"{self.name} runs something else: another recipe, setting or version of manyhost",
+                where="RunPod",
+                fix=f"end it first: {self._again('down')}",
+            )
 
     def _stage(self, wanted: Wanted, terms: launch.Terms) -> None:
         cpu, usd = stager(self._api, terms.data_center)
         stem = f"{self.name}-stage"
         seconds = self._stage_seconds()
         self._tell(f"staging on a CPU pod, {usd:.2f} USD an hour")
-        pod = self._maker.once(
-            "pods", stem, lambda: self._api.make_pod(self._staging(wanted, terms, cpu)), self._single_pods
-        )
+        self._prices["pods", stem] = usd
         try:
+            pod = self._maker.once(
+                "pods", stem, lambda: self._api.make_pod(self._staging(wanted, terms, cpu)), self._single_pods
+            )
             watch.staged(self._api, pod.id, seconds, self._tell, sleep=self._sleep, clock=self._clock)
         finally:
-            self._maker.away("pods", stem, lambda one: self._api.remove("pods", one), self._single_pods)
+            self._away("pods", stem)
 
     def _staging(self, wanted: Wanted, terms: launch.Terms, cpu: Cpu) -> NewPod:
         end = self._now() + self._stage_seconds()
@@ -253,52 +309,42 @@ class Service:
     def _stage_seconds(self) -> float:
         return self._plan.model.weights_bytes / _STAGE_BYTES_PER_SECOND + _STAGE_EXTRA_SECONDS
 
-    def _make(self, body: NewPod | NewCluster) -> None:
+    def _make(self, body: NewPod | NewCluster, usd_per_hour: float) -> None:
         if isinstance(body, NewCluster):
+            self._prices["clusters", self.name] = usd_per_hour
             self._maker.once("clusters", self.name, lambda: self._api.make_cluster(body), self._api.clusters)
         else:
+            self._prices["pods", self.name] = usd_per_hour
             self._maker.once("pods", self.name, lambda: self._api.make_pod(body), self._single_pods)
-        running = next((pod.env.get("MANYHOST_BOOT") for pod in self._members()), None)
-        if running not in {None, body.env["MANYHOST_BOOT"]}:
-            raise NotReady(
-                f"{self.name} runs something else: another recipe, setting or version of manyhost",
-                where="RunPod",
-                fix=f"end it first: {manyhost('runpod', 'down', self._plan.recipe)}",
-            )
+        self._same(self.state().pods, body.env)  # somebody may have been faster
         self._tell(f"rented: {body.name}")
 
-    def _members(self) -> list[Pod]:
-        if not self._clustered:
-            return [pod for pod in self._single_pods() if names.parts(pod.name)[0] == self.name]
-        found = [item for item in self._api.clusters() if names.parts(item.name)[0] == self.name]
-        return sorted((pod for item in found for pod in self._api.members(item.id)), key=watch.rank)
+    def _away(self, kind: Kind, stem: str) -> None:
+        listed: dict[Kind, Callable[[], Sequence[Named]]] = {
+            "pods": self._single_pods,
+            "clusters": self._api.clusters,
+            "network-volumes": self._api.volumes,
+        }
+        self._maker.away(kind, stem, lambda identity: self._api.remove(kind, identity), listed[kind])
 
     def _single_pods(self) -> list[Pod]:
         return [pod for pod in self._api.pods() if not pod.cluster]
-
-    def _serves(self) -> bool:
-        return self.state().thing is not None
 
     def _volume(self) -> Volume | None:
         return next((item for item in self._api.volumes() if item.name == self.name), None)
 
     def _place(self, wanted: Wanted, found: Offer, volume: Volume | None) -> str:
+        """Return the data center; empty when nobody says one."""
         if volume and wanted.data_center not in {"", volume.data_center}:
             raise NotReady(
                 f"the volume {volume.id} is in {volume.data_center}, and pods must be there",
                 where="--data-center",
-                fix="leave it out, or remove the volume first: "
-                f"{manyhost('runpod', 'down', self._plan.recipe, '--volume')}",
+                fix=f"leave it out, or remove the volume first: {self._again('down', '--volume')}",
             )
-        place = wanted.data_center or (volume.data_center if volume else next(iter(found.data_centers), ""))
-        if not place:
-            raise NotReady(
-                "RunPod does not say where there are some", where="RunPod", fix="give --data-center"
-            )
-        return place
+        return wanted.data_center or (volume.data_center if volume else next(iter(found.data_centers), ""))
 
-    def _terms(self, wanted: Wanted, volume: str, place: str, now: float) -> launch.Terms:
-        end = now + wanted.hours * 3600
+    def _terms(self, wanted: Wanted, volume: str, place: str) -> launch.Terms:
+        end = self._now() + wanted.hours * 3600
         return launch.Terms(
             name=names.leased(self.name, end) if wanted.leased else self.name,
             until=end if wanted.leased else 0.0,
@@ -306,6 +352,10 @@ class Service:
             data_center=place,
             url=wanted.url,
         )
+
+
+def _stem(item: Named) -> str:
+    return names.parts(item.name)[0]
 
 
 class Stray(msgspec.Struct, frozen=True, kw_only=True):
@@ -363,5 +413,5 @@ def sweep(
         except ManyhostError as error:
             wrong.append(error)
     if wrong:
-        raise wrong[0]
+        raise first(wrong)
     return there, doomed

@@ -18,6 +18,7 @@ from manyhost.runpod.models import Pod
 _EVERY_SECONDS = 5.0
 _TAIL = 200
 _SAID = re.compile(r"^manyhost[: ]")
+_HELD = re.compile(r'^manyhost phase=held (?:.*?reason="([^"]*)")?')
 _OVER = {"EXITED", "ERROR", "TERMINATED"}
 Tell = Callable[[str], None]
 
@@ -212,8 +213,8 @@ def address(pods: list[Pod]) -> str:
 def _hear(line: str, number: int, tell: Tell) -> None:
     if line.startswith("manyhost: failed:"):
         raise Failed(line.removeprefix("manyhost: failed: "), where=f"rank {number}")
-    if line.startswith("manyhost phase=held "):  # final until somebody deploys again
-        raise Failed(line.partition("reason=")[2].strip('"'), where=f"rank {number} holds")
+    if held := _HELD.match(line):  # final until somebody deploys again
+        raise Failed(held[1] or "it does not say why", where=f"rank {number} holds")
     if _SAID.match(line):
         tell(f"rank {number}: {line}")
 

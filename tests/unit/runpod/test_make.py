@@ -70,8 +70,8 @@ def up(api: Api, clock: Clock, path: Path, name: str = "mh-1") -> Cluster:
 def down(api: Api, clock: Clock, path: Path) -> None:
     journal = Journal(path)
     maker = Maker(journal, sleep=clock.sleep, clock=clock, now=clock)
-    for name, entry in journal.open().items():
-        maker.away(entry.kind, name, lambda identity: api.remove("clusters", identity), api.clusters)
+    for kind, name in journal.open():
+        maker.away(kind, name, lambda identity: api.remove("clusters", identity), api.clusters)
 
 
 def test_every_request_is_as_described(api: Api) -> None:
@@ -105,7 +105,7 @@ def test_an_answer_that_was_lost(api: Api, cloud: RunPod, clock: Clock, tmp_path
     cloud.faults.append(Fault("POST /v2/clusters", lost=True, late=late))
     made = up(api, clock, tmp_path / "j")
     assert cloud.calls.count("POST /v2/clusters") == 1, "it is looked for and not asked for again"
-    assert Journal(tmp_path / "j").open()["mh-1"].identity == made.id
+    assert Journal(tmp_path / "j").open()["clusters", "mh-1"].identity == made.id
 
 
 def test_what_appears_too_late_is_still_taken_away(
