@@ -288,13 +288,21 @@ class Service:
         seconds = self._stage_seconds()
         self._tell(f"staging on a CPU pod, {usd:.2f} USD an hour")
         self._prices["pods", stem] = usd
+        wrong: list[ManyhostError] = []
         try:
             pod = self._maker.once(
                 "pods", stem, lambda: self._api.make_pod(self._staging(wanted, terms, cpu)), self._single_pods
             )
             watch.staged(self._api, pod.id, seconds, self._tell, sleep=self._sleep, clock=self._clock)
+        except ManyhostError as error:
+            wrong.append(error)
         finally:
-            self._away("pods", stem)
+            try:
+                self._away("pods", stem)
+            except ManyhostError as error:
+                wrong.append(error)
+        if wrong:
+            raise first(wrong)
 
     def _staging(self, wanted: Wanted, terms: launch.Terms, cpu: Cpu) -> NewPod:
         end = self._now() + self._stage_seconds()

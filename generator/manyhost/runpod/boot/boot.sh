@@ -8,6 +8,10 @@ refuse() {
   sleep infinity # RunPod would start a pod that ends again and again; the lease or `down` ends it
 }
 
+if [ -n "${MANYHOST_UNTIL-}" ]; then
+  python3 lease.py &
+fi
+
 # RunPod leaves a reference as it is when there is no such secret.
 for name in MANYHOST_LEASE_KEY VLLM_API_KEY HF_TOKEN; do
   case "${!name-}" in
@@ -20,10 +24,6 @@ for name in MANYHOST_LEASE_KEY VLLM_API_KEY HF_TOKEN; do
     ;;
   esac
 done
-
-if [ -n "${MANYHOST_UNTIL-}" ]; then
-  python3 lease.py &
-fi
 unset MANYHOST_BOOT
 if [ -n "${PUBLIC_KEY-}" ] && command -v sshd >/dev/null; then
   mkdir -p ~/.ssh /run/sshd
