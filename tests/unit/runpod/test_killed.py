@@ -172,10 +172,13 @@ def test_killed_at_any_point(client: Callable[[int], Client], cloud: Account, fi
     for seed in range(first, first + AT_ONCE):
         one = client(seed)
         made = cloud.asked("POST /v2/clusters")
+        if one.chance.random() < 0.5:
+            kind = one.chance.choice(["pods", "clusters"])
+            cloud.faults.append(Fault(f"POST /v2/{kind}", lost=True, late=one.chance.choice([5.0, 25.0])))
         one.lives(lambda made: made.up(WANTED, lambda _: ""), one.chance.randrange(1, POINTS))
         assert len(cloud.rented()) <= 1, "only staging or serving"
-        if one.chance.random() < 0.5:
-            one.lives(one.up_or_down(), one.chance.randrange(1, POINTS))
+        if one.chance.random() < 0.7:
+            one.lives(one.up_or_down(), one.chance.choice([-1, one.chance.randrange(1, POINTS)]))
         assert len([name for name in cloud.rented() if name == one.name]) <= 1
         assert cloud.asked("POST /v2/clusters") - made <= 2
         one.ends()
