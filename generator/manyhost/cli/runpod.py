@@ -232,6 +232,7 @@ def _show(state: State, output: Printer) -> None:
 
 
 def _pod(api: Api, service: Service, verb: str, number: int, output: Printer) -> None:
+    from manyhost.runpod.api import Quiet
     from manyhost.runpod.watch import rank
 
     pod = next((item for item in service.state().pods if rank(item) == number), None)
@@ -242,8 +243,17 @@ def _pod(api: Api, service: Service, verb: str, number: int, output: Printer) ->
             raise NotReady(f"pod {pod.id} has no address for ssh yet", where="RunPod")
         output.result(_result(command=pod.ssh.direct.command), [pod.ssh.direct.command])
         return
-    for line in api.logs(pod.id, 1000):
-        output.event("log", line.line)
+    last, seen = "", set[str]()
+    while True:
+        try:
+            for line in api.logs(pod.id, 1000, last):
+                if not line.id or line.id not in seen:
+                    output.event("log", line.line)
+                last = line.id or last
+                seen.add(line.id)
+        except Quiet:
+            continue
+        return
 
 
 def _sweep(api: Api, owner: str, output: Printer, *, everything: bool, dry_run: bool) -> None:

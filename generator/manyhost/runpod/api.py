@@ -42,6 +42,10 @@ class NoAnswer(RemoteError):
     """Nobody knows whether a request was carried out."""
 
 
+class Quiet(NoAnswer):
+    """A log has said nothing for long; it may go on."""
+
+
 class Gone(RemoteError):
     """What was asked for is not there."""
 
@@ -124,6 +128,7 @@ class Api:
             after: Id of a line: only what follows it is wanted.
 
         Raises:
+            Quiet: It has said nothing for a minute.
             NoAnswer: The stream broke off.
             Gone: There is no such pod.
         """
@@ -142,6 +147,8 @@ class Api:
                 if answer.status != 200:
                     raise _refusal("GET", path, answer.status, answer.read())
                 yield from self._lines(answer, path)
+        except urllib3.exceptions.ReadTimeoutError:
+            raise Quiet("the log says nothing", where=f"RunPod GET {path}") from None
         except urllib3.exceptions.HTTPError as error:
             raise NoAnswer(f"the log broke off: {type(error).__name__}", where=f"RunPod GET {path}") from None
 

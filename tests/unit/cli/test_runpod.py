@@ -271,6 +271,25 @@ def test_logs(cloud: Account) -> None:
     assert (missing.code, missing.err) == (4, f"manyhost: {STEM}: there is no pod of rank 2\n")
 
 
+def test_logs_that_say_nothing_for_long(cloud: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line that comes after the quiet is told, and none is told twice."""
+    cloud.serving = {0: ["one"]}
+    assert runpod("up").code == 0
+    said, over = cloud._log, threading.Event()
+
+    def log(identity: str, query: dict[str, str]) -> Iterator[str]:
+        yield from said(identity, query)
+        if len(cloud.serving[0]) == 1:
+            cloud.serving = {0: ["one", "two"]}
+            over.wait(20)
+
+    monkeypatch.setattr(cloud, "_log", log)
+    monkeypatch.setattr("manyhost.runpod.api._QUIET_SECONDS", 0.3)
+    ran = runpod("logs")
+    over.set()
+    assert (ran.code, ran.out, ran.err) == (0, "one\ntwo\n", "")
+
+
 def test_sweep(cloud: Account, clock: Clock) -> None:
     api = Api(cloud.key, cloud.url)
     old, new = "-until-20200101T0000Z", "-until-20990101T0000Z"
