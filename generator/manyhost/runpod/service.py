@@ -139,7 +139,7 @@ class Service:
         terms = self._terms(wanted, volume.id, volume.data_center)
         self._make(launch.serving(self._plan, terms, self._charts), found.usd_per_hour)
         url = watch.serving(
-            lambda: self.state().pods,
+            lambda: self._serving(self._clusters(), self._api.pods()),
             self._api,
             launch.hosts(self._plan),
             ask,
@@ -164,17 +164,13 @@ class Service:
 
     def state(self) -> State:
         """Return what there is, whatever setting has made it."""
-        clusters = [item for item in self._api.clusters() if _stem(item) == self.name]
-        of_clusters = {item.id for item in clusters}
-        pods = self._api.pods()
-        alone = [pod for pod in pods if not pod.cluster and _stem(pod) == self.name]
-        members = [pod for pod in pods if pod.cluster and pod.cluster.id in of_clusters]
+        clusters, pods = self._clusters(), self._api.pods()
+        serving = self._serving(clusters, pods)
         staging = [pod for pod in pods if not pod.cluster and _stem(pod) == f"{self.name}-stage"]
         leased: list[tuple[Kind, Cluster | Pod]] = [
             *(("clusters", item) for item in clusters),
-            *(("pods", pod) for pod in alone),
+            *(("pods", pod) for pod in serving if not pod.cluster),
         ]
-        serving = sorted([*members, *alone], key=watch.rank)
         return State(
             name=self.name,
             pods=serving,
@@ -324,7 +320,9 @@ class Service:
         else:
             self._prices["pods", self.name] = usd_per_hour
             self._maker.once("pods", self.name, lambda: self._api.make_pod(body), self._single_pods)
-        self._same(self.state().pods, body.env)  # somebody may have been faster
+        self._same(
+            self._serving(self._clusters(), self._api.pods()), body.env
+        )  # somebody may have been faster
         self._tell(f"rented: {body.name}")
 
     def _away(self, kind: Kind, stem: str) -> None:
@@ -334,6 +332,15 @@ class Service:
             "network-volumes": self._api.volumes,
         }
         self._maker.away(kind, stem, lambda identity: self._api.remove(kind, identity), listed[kind])
+
+    def _clusters(self) -> list[Cluster]:
+        return [item for item in self._api.clusters() if _stem(item) == self.name]
+
+    def _serving(self, clusters: list[Cluster], pods: list[Pod]) -> list[Pod]:
+        """Return the members of a cluster, or the pod that serves alone, by rank."""
+        ours = {item.id for item in clusters}
+        found = [pod for pod in pods if (pod.cluster.id in ours if pod.cluster else _stem(pod) == self.name)]
+        return sorted(found, key=watch.rank)
 
     def _single_pods(self) -> list[Pod]:
         return [pod for pod in self._api.pods() if not pod.cluster]

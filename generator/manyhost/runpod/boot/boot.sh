@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # boot.sh serve|stage: what runs in a pod of RunPod, beside the files that came with it.
 # It starts the lease first: whatever fails after it, the pod ends itself.
 set -eu

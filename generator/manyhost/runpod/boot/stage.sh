@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # stage.sh: puts engine and weights on the network volume, each once and proven, and says so.
 set -eu
 if [ ! -f "$MANYHOST_ENGINE_ARCHIVE" ]; then
