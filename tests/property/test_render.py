@@ -19,9 +19,10 @@ from manyhost.render.values import quote
 
 from tests.helpers.cli import ROOT
 from tests.helpers.helm import Object, args, env, expand, find, pod
+from tests.helpers.recipes import on_kubernetes
 
 RENDERER = Renderer(Catalog(ROOT))
-RECIPES = RENDERER.catalog.recipes()
+RECIPES = on_kubernetes(RENDERER.catalog)
 
 # Text that YAML, Jinja, Go templates, shells and Kubernetes could each take for something of their own.
 SPICE = st.sampled_from(

@@ -77,8 +77,9 @@ def _price(plan: Plan) -> str:
     cost, mode = plan.cost, plan.settings.capacity.mode
     if cost.usd_per_hour is None:
         if plan.environment.price is None and not isinstance(plan.environment.platform, Gke):
-            asks = isinstance(plan.environment.platform, RunPod)
-            return f"not listed: {'manyhost runpod plan asks' if asks else 'ask whoever owns the hosts'}"
+            if isinstance(plan.environment.platform, RunPod):
+                return "not listed: RunPod says it to who asks"
+            return "not listed: ask whoever owns the hosts"
         return f"nobody publishes one for {mode} {plan.environment.host.machine_type}: ask for a quote"
     if not cost.usd_per_hour:
         return "free: your own machine"

@@ -25,10 +25,13 @@ from manyhost.commands import Commands
 from manyhost.errors import Failed, InvalidInput, NotReady
 from manyhost.render import Renderer, build
 
+from tests.helpers.recipes import on_kubernetes
+
 RECIPE = "a3mega/deepseek-r1-671b"
+
 CATALOG = Catalog()
 LAUNCHER = Renderer().chart.path / "launcher"
-WITH_GPUS = [name for name in CATALOG.recipes() if CATALOG.environment(name.split("/")[0]).host.gpus]
+WITH_GPUS = [name for name in on_kubernetes(CATALOG) if CATALOG.environment(name.split("/")[0]).host.gpus]
 
 # What PyTorch prints for an exception nobody catches in a rank, and torchrun about it afterwards
 # (docs.pytorch.org, "Torch Distributed Elastic", error propagation).

@@ -29,7 +29,7 @@ def recipe(*assignments: str) -> Recipe:
         (RECIPE, "40.5", 81.0, "81.00 USD/h, as capacity.usd_per_host_hour says"),
         (RECIPE, "0", 0.0, "free: your own machine"),
         ("runpod-h200/two-host-mp", "35.92", 71.84, "71.84 USD/h, as capacity.usd_per_host_hour says"),
-        ("runpod-h200/two-host-mp", "null", None, "not listed: manyhost runpod plan asks"),
+        ("runpod-h200/two-host-mp", "null", None, "not listed: RunPod says it to who asks"),
     ],
 )
 def test_who_pays_another_price_says_so(
@@ -39,7 +39,7 @@ def test_who_pays_another_price_says_so(
         resolve(CATALOG, recipe_name, assignments=[f"capacity.usd_per_host_hour={setting}"]), CATALOG
     )
     assert found.cost.usd_per_hour == usd
-    assert dict(table.rows(found))["price"] == words
+    assert dict(table.rows(found))["price"].startswith(words)
 
 
 @pytest.mark.parametrize(
