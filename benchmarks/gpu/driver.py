@@ -3,13 +3,15 @@
 Each line of the queue is one server, a JSON object:
 
     {"variant": "seats-512", "values": "../../recipes/a3mega/deepseek-r1-671b/values.yaml",
-     "serverArgs": {"max-num-seqs": 512}, "env": {"NAME": "value"},
+     "serverArgs": {"max-num-seqs": 512}, "env": {"NAME": "value"}, "model": "FOLDER",
      "steps": [{"prompts": 512, "input": 1000, "output": 256, "limit": 0, "repetitions": 3}],
-     "lose": "kill"}
+     "ask": ["--seed", "1"], "lose": "kill"}
 
 `values` is a rendered recipe (or a file of its shape); `serverArgs` and `env` change it, null takes
-a flag away. `limit` caps the client's requests in flight, 0 is none. `lose` (kill or cut) takes the
-second host away at the end. The queue may grow while the driver runs; {"end": true} ends it.
+a flag away. `model` is another folder than --model. `limit` caps the client's requests in flight, 0
+is none. `ask` are options of answers/ask.py, for a model of answers/model.py, whose weights are not
+dummy ("load-format": "auto"). `lose` (kill or cut) takes the second host away at the end. The queue
+may grow while the driver runs; {"end": true} ends it.
 Results go to FOLDER/results.jsonl, one line a reading, logs beside it.
 """
 
@@ -31,9 +33,10 @@ from typing import Any
 
 import load
 import yaml
-from rig import RIG_ENVIRONMENT, Rig, engine_flags, gpu_query
+from rig import PORT, RIG_ENVIRONMENT, Rig, engine_flags, gpu_query
 
 HERE = Path(__file__).resolve().parent
+ASK = HERE / "answers" / "ask.py"
 FIRST_SEED = 1001
 WARM_UP = {"prompts": 128, "input": 1000, "output": 32}
 STEP_LIMIT_SECONDS = 240.0
@@ -99,7 +102,7 @@ class Driver:
     def settle(self, job: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
         """The engine's flags and environment: the recipe's, changed by the job."""
         values = yaml.safe_load((HERE / job["values"]).read_text())
-        arguments = {**values["vllm"]["serverArgs"], **job.get("serverArgs", {})}
+        arguments = {"load-format": "dummy"} | values["vllm"]["serverArgs"] | job.get("serverArgs", {})
         arguments = {name: value for name, value in arguments.items() if value is not None}
         named = [*values["vllm"].get("env", [])]
         named += (values.get("network") or {}).get("ncclSettings", [])
@@ -111,12 +114,13 @@ class Driver:
         for job in jobs:
             for step, seed in repetitions(job.get("steps", [])):
                 load.prepare(self.model, step, seed)
-        load.prepare(self.model, WARM_UP, 7)
+                load.prepare(self.model, WARM_UP, 7)
 
     def run(self, job: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
         """One server from start to end."""
         flags, environment = self.settle(job)
         name = job["variant"]
+        self.rig.model = Path(job.get("model", self.model))
         self.servers += 1
         self.context = {"variant": name}
         preparing = threading.Thread(target=self.prepare, args=(jobs,))
@@ -137,8 +141,11 @@ class Driver:
                 memory=gpu_query("memory.used"),
             )
             preparing.join()
-            load.run_bench(self.model, WARM_UP, 7, STEP_LIMIT_SECONDS)
-            self.write("answers", **asyncio.run(load.greedy_answers(self.model)))
+            if "ask" in job:
+                self.ask(job["ask"])
+            if "steps" in job:
+                load.run_bench(self.model, WARM_UP, 7, STEP_LIMIT_SECONDS)
+                self.write("answers", **asyncio.run(load.greedy_answers(self.model)))
             for step, seed in repetitions(job.get("steps", [])):
                 self.measure(step, seed)
                 if (self.work / "skip").exists():
@@ -148,14 +155,32 @@ class Driver:
                 self.write("loss", **asyncio.run(load.host_loss(self.rig, job["lose"])))
         except Exception as error:
             why = "".join(traceback.format_exception_only(error)).strip()
-            tail = [path.read_text(errors="replace")[-1500:] for path in self.rig.log]
-            self.write("failure", why=why, flags=flags, environment=environment, logs=tail)
+            logs = [path.read_text(errors="replace") for path in self.rig.log]
+            errors = [line for text in logs for line in text.splitlines() if " ERROR " in line]
+            self.write(
+                "failure",
+                why=why,
+                flags=flags,
+                environment=environment,
+                errors=errors[:30],
+                logs=[text[-1500:] for text in logs],
+            )
         preparing.join()
         self.rig.stop()
         text = "".join(path.read_text(errors="replace") for path in self.rig.log)
         links = sorted(set(re.findall(r"via (?:NET/\S+|P2P\S*|SHM\S*)", text)))
         spilled = len(re.findall("out of memory", text, re.IGNORECASE))
         self.write("end", out_of_memory=spilled, links=links)
+
+    def ask(self, options: list[str]) -> None:
+        """Questions that have one right answer; counts, and what was wrong."""
+        command = [sys.executable, str(ASK), "--url", f"127.0.0.1:{PORT}", *options]
+        command += ["--model", str(self.rig.model)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.stdout:
+            raise RuntimeError(done.stderr[-1000:])
+        words = ["python", f"benchmarks/gpu/answers/{ASK.name}", *options, "--model", self.rig.model.name]
+        self.write("right_answers", command=shlex.join(words), **json.loads(done.stdout))
 
     def measure(self, step: dict[str, int], seed: int) -> None:
         """One repetition, with the processor time that each process took."""
@@ -188,15 +213,16 @@ def repetitions(steps: list[dict[str, int]]) -> Any:
             seed += 1
 
 
-def plug_in_dummy_weights(folder: Path) -> None:
-    """Makes the folder through which every vLLM process finds dummy_weights.py."""
+def plug_in(folder: Path) -> None:
+    """Makes the folder in which every vLLM process finds dummy_weights.py and answers/harm.py."""
     entry = folder / "manyhost_dummy_weights-1.dist-info"
     entry.mkdir(parents=True, exist_ok=True)
     metadata = "Metadata-Version: 2.1\nName: manyhost-dummy-weights\nVersion: 1\n"
     (entry / "METADATA").write_text(metadata)
     text = "[vllm.general_plugins]\nmanyhost_dummy_weights = dummy_weights:register\n"
     (entry / "entry_points.txt").write_text(text)
-    (folder / "dummy_weights.py").write_text((HERE / "dummy_weights.py").read_text())
+    for source in (HERE / "dummy_weights.py", HERE / "answers" / "harm.py"):
+        (folder / source.name).write_text(source.read_text())
 
 
 def main() -> None:
@@ -209,7 +235,7 @@ def main() -> None:
     parser.add_argument("--launch", type=Path, default=charts)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    plug_in_dummy_weights(options.work / "plugin")
+    plug_in(options.work / "plugin")
     driver = Driver(options)
     subprocess.run(["nvidia-smi"], check=True, stdout=subprocess.DEVNULL)
     driver.machine()

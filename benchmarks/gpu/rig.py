@@ -19,6 +19,8 @@ import hosts
 PORT = 8000
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 START_LIMIT_SECONDS = 300.0
+# The GPU of each host. Two drivers on one machine need two GPUs each and a network each (unshare -n).
+DEVICES = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
 
 # What this machine needs whatever the recipe says. The first three leave TCP as the only way
 # between the GPUs, as between two hosts. NVLink multicast stays off: on shared machines it can
@@ -57,8 +59,9 @@ def engine_flags(server_args: dict[str, Any]) -> list[str]:
 
 
 def gpu_query(fields: str) -> list[str]:
-    """One line a GPU from nvidia-smi, such as `memory.used` in MiB."""
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    """One line a GPU of this rig from nvidia-smi, such as `memory.used` in MiB."""
+    which = f"--id={','.join(DEVICES)}"
+    command = ["nvidia-smi", which, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     return done.stdout.strip().splitlines()
 
@@ -70,7 +73,7 @@ class Rig:
         self.work = work
         self.launch = launch
         self.engine = engine
-        self.model = model
+        self.model = model  # a folder; the server's name for it too
         self.processes: list[subprocess.Popen[bytes]] = []
         self.log = [work / "none"] * 2
 
@@ -100,7 +103,7 @@ class Rig:
         }
         # A cache folder a host: compiled code names the device index of the rank that made it.
         own = {
-            "CUDA_VISIBLE_DEVICES": str(rank),
+            "CUDA_VISIBLE_DEVICES": DEVICES[rank],
             "NCCL_HOSTID": f"host{rank}",
             "VLLM_CACHE_ROOT": str(self.work / f"cache{rank}"),
         }
@@ -113,7 +116,6 @@ class Rig:
         """Starts both hosts; the worker first, because it makes the link."""
         # Two stages over two hosts as in the recipe, with one GPU where it has eight.
         fixed = ["--tensor-parallel-size", "1", "--pipeline-parallel-size", "2"]
-        fixed += ["--load-format", "dummy"]
         self.log = [self.work / f"{name}.host{rank}.log" for rank in range(2)]
         self.processes = []
         for rank in (1, 0):
