@@ -50,6 +50,7 @@ NAVIGATION = {
         "docs/reference/hardening",
         "docs/reference/launcher",
         "docs/reference/gpu-comparison",
+        "docs/reference/gpu-answers",
         "charts/*/README",
     ],
     "Decisions": ["docs/adr/README"],

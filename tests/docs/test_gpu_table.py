@@ -1,18 +1,21 @@
-"""The GPU comparison page is what its generator makes of the raw results."""
+"""The pages of GPU results are what their generators make of the raw results."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_page_is_up_to_date():
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu" / "table.py"), "--check"]
+@pytest.mark.parametrize("script", ["table.py", "answers/page.py"])
+def test_page_is_up_to_date(script):
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_raw_results_name_no_machine_paths():
-    for path in (ROOT / "benchmarks" / "gpu" / "results").glob("*.jsonl"):
+    for path in (ROOT / "benchmarks" / "gpu" / "results").rglob("*.jsonl"):
         assert "/tmp/" not in path.read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from manyhost.catalog import Catalog
 from manyhost.catalog.environment import Gke
 
@@ -13,17 +14,21 @@ from tests.helpers.helm import ROOT
 ROWS = table(ROOT / "README.md", "What has run, and where")
 
 
-def test_the_gpus_are_those_of_the_raw_results() -> None:
-    (ran,) = (row for row in ROWS if "two NVIDIA" in row[0])
-    files = sorted((ROOT / "benchmarks/gpu/results").glob("*.jsonl"))
+@pytest.mark.parametrize(("folder", "gpu"), [("results", "NVIDIA H200"), ("results/answers", "NVIDIA H100")])
+def test_the_gpus_are_those_of_the_raw_results(folder: str, gpu: str) -> None:
+    (ran,) = (row for row in ROWS if row[0].startswith(f"two {gpu} "))
+    files = sorted((ROOT / "benchmarks/gpu" / folder).glob("*.jsonl"))
     for path in files:
         machine = json.loads(path.read_text().partition("\n")[0])
-        names = [gpu.partition(",")[0] for gpu in machine["gpus"]]
-        assert names == ["NVIDIA H200"] * 2
-        assert ran[0].startswith(f"two {names[0]} ")
+        names = [name.partition(",")[0].removesuffix(" 80GB HBM3") for name in machine["gpus"]]
+        assert names == [gpu] * 2
         assert f"vLLM {machine['vllm']}," in ran[1]
         assert path.name[:10] in ran[1]
     assert files
+
+
+def test_the_comparison_says_that_its_model_is_a_part() -> None:
+    (ran,) = (row for row in ROWS if "gpu-comparison" in row[1])
     assert "9 of its 61 layers" in ran[1]
     assert "9 of its 61 layers" in (ROOT / "docs/reference/gpu-comparison.md").read_text()
 
