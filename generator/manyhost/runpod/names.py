@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from calendar import timegm
+from hashlib import sha256
 
 PREFIX = "manyhost"
 _UNTIL = re.compile(r"^(?P<stem>.+)-until-(?P<end>[0-9]{8}T[0-9]{4}Z)$")
@@ -20,7 +21,7 @@ def stem(owner: str, release: str) -> str:
 
     Two dashes are in no owner's name: what `ann` has is not what `ann-b` has.
     """
-    return f"{PREFIX}--{_plain(owner)}--{_plain(release)}"
+    return f"{PREFIX}--{_owned(owner)}--{_plain(release)}"
 
 
 def leased(name: str, until: float) -> str:
@@ -43,8 +44,14 @@ def parts(name: str) -> tuple[str, float | None]:
 
 def ours(name: str, owner: str = "") -> bool:
     """Say whether a name is one of manyhost's, or of one owner's."""
-    return name.startswith(f"{PREFIX}--{_plain(owner)}--" if owner else f"{PREFIX}--")
+    return name.startswith(f"{PREFIX}--{_owned(owner)}--" if owner else f"{PREFIX}--")
+
+
+def _owned(owner: str) -> str:
+    """Return an owner as it stands in names; two who would look alike differ by a hash (`ann.b`, `ann b`)."""
+    plain = _plain(owner)
+    return plain if plain == owner else f"{plain}-{sha256(owner.encode()).hexdigest()[:6]}".lstrip("-")
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "nobody"
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -133,11 +133,13 @@ def test_settings_that_mean_nothing_there_are_refused(key: str) -> None:
 
 
 def test_names_carry_owner_release_and_lease() -> None:
-    stem = names.stem("Ann B.", "runpod-h200/two-host-mp")
+    stem = names.stem("ann-b", "runpod-h200/two-host-mp")
     assert stem == "manyhost--ann-b--runpod-h200-two-host-mp"
     name = names.leased(stem, UNTIL)
     assert names.parts(name) == (stem, -(-UNTIL // 60) * 60)
     assert names.parts(stem) == (stem, None)
     assert names.ours(name)
-    assert names.ours(name, "Ann B.")
-    assert not names.ours(name, "ann")
+    assert names.ours(name, "ann-b")
+    for other in ("ann", "ann.b", "Ann-B", "安"):
+        assert not names.ours(name, other)
+    assert len({names.stem(owner, "r") for owner in ("ann-b", "ann.b", "Ann B", "安", "娜")}) == 5
