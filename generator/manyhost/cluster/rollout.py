@@ -179,8 +179,9 @@ class Wait:
         for host in look.hosts:
             before = self._known.get(host.pod)
             self._known[host.pod] = host
-            if before and before.uid and host.uid and before.uid != host.uid:
-                anew.setdefault(host.place, before)
+            # A group lives as long as its leader: while that goes, a worker may come for it, and go with it.
+            if host.host == 0 and before and before.uid and host.uid and before.uid != host.uid:
+                anew[host.place] = before
             if before is None or (before.phase, before.detail, before.uid) != (
                 host.phase,
                 host.detail,

@@ -224,6 +224,32 @@ def test_a_group_that_was_made_anew_three_times_carries_its_cause(monkeypatch: p
         Wait(cast("Connection", found), PLACE, timeout=60, report=lambda _: None).run()
 
 
+def test_a_group_whose_worker_comes_twice_was_made_anew_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a leader goes, a worker may come for it, and go with it: a group lives as long as its leader."""
+    found = api(prefill_ready=False)
+    found.objects["leaderworkersets"] = [group_set("r", "serve", 0)]
+    found.objects["leaderworkersets"][0]["spec"]["leaderWorkerTemplate"]["size"] = 2
+    lives = iter([("old", "b"), ("new", "b"), ("new", "c"), ("new", "c")])
+    events: list[Event] = []
+
+    def members(leader: str, worker: str, *, ready: bool) -> None:
+        other = pod("r-0-1", "serve", worker, ready=ready)
+        other["metadata"]["labels"][f"{LWS}/worker-index"] = "1"
+        found.objects["pods"] = [pod("r-0", "serve", leader, ready=ready), other]
+
+    def next_look(_: float) -> None:
+        leader, worker = next(lives, ("new", "c"))
+        ready = (leader, worker) == ("new", "c")
+        members(leader, worker, ready=ready)
+        found.objects["leaderworkersets"][0]["status"]["readyReplicas"] = int(ready)
+
+    members("old", "a", ready=False)
+    monkeypatch.setattr(rollout.time, "sleep", next_look)
+    monkeypatch.setattr(rollout, "_RECREATIONS", 2)
+    Wait(cast("Connection", found), PLACE, timeout=60, report=events.append).run()
+    assert [event.group for event in events if event.event == "recreated"] == [0]
+
+
 def test_a_release_is_complete_with_its_router() -> None:
     """Its pods are no hosts of groups; each of them must run the newest template and take requests."""
     found = api(prefill_ready=True)
