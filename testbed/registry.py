@@ -114,9 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/v2/":
             self._answer(200)
         elif kept is None:
-            self._answer(
-                404, body=b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}'
-            )
+            self._answer(404, body=_UNKNOWN)
         else:
             file, kind = kept
             self.send_response(200)

@@ -233,7 +233,7 @@ def _show(state: State, output: Printer) -> None:
 
 def _pod(api: Api, service: Service, verb: str, number: int, output: Printer) -> None:
     from manyhost.runpod.api import Quiet
-    from manyhost.runpod.watch import rank
+    from manyhost.runpod.watch import Log, rank
 
     pod = next((item for item in service.state().pods if rank(item) == number), None)
     if pod is None:
@@ -243,14 +243,11 @@ def _pod(api: Api, service: Service, verb: str, number: int, output: Printer) ->
             raise NotReady(f"pod {pod.id} has no address for ssh yet", where="RunPod")
         output.result(_result(command=pod.ssh.direct.command), [pod.ssh.direct.command])
         return
-    last, seen = "", set[str]()
+    log = Log(api, pod.id, 1000)
     while True:
         try:
-            for line in api.logs(pod.id, 1000, last):
-                if not line.id or line.id not in seen:
-                    output.event("log", line.line)
-                last = line.id or last
-                seen.add(line.id)
+            for line in log.lines():
+                output.event("log", line)
         except Quiet:
             continue
         return

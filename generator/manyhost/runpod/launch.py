@@ -23,6 +23,7 @@ from manyhost.commands import manyhost
 from manyhost.errors import Failed, InvalidInput
 from manyhost.plan import Plan
 from manyhost.render.launch import arguments, variables
+from manyhost.runpod import names
 from manyhost.runpod.models import (
     Compute,
     Cpu,
@@ -232,7 +233,7 @@ def _serving_files(plan: Plan, terms: Terms, charts: Path) -> dict[str, bytes]:
     (role,) = plan.roles
     settings = variables(plan) | {
         "MANYHOST_ENGINE_ARCHIVE": engine_archive(plan),
-        "MANYHOST_GROUP": terms.name.partition("-until-")[0],
+        "MANYHOST_GROUP": names.parts(terms.name)[0],
         "MANYHOST_CONTROL_KEY_FILE": "/dev/shm/manyhost-control-key",  # noqa: S108  boot.sh makes it
     }
     if role.hosts == 1:  # an ordinary pod has none of a cluster's interfaces

@@ -58,12 +58,10 @@ class Compute(Sent, frozen=True):
     pod_count: int
 
 
-class NewCluster(Sent, frozen=True):
-    """An Instant Cluster. It takes public images only: there is no field for a registry's credentials."""
+class Container(Sent, frozen=True, kw_only=True):
+    """What a pod runs, and each one of a cluster alike."""
 
     name: str
-    type: Literal["APPLICATION", "TRAINING", "SLURM", "RAY"]
-    compute: Compute
     image: str
     args: str = ""
     disk: int | None = None
@@ -72,6 +70,13 @@ class NewCluster(Sent, frozen=True):
     mounts: Mounts | None = None
     data_center_ids: list[str] = []
     start_ssh: bool = False
+
+
+class NewCluster(Container, frozen=True, kw_only=True):
+    """An Instant Cluster. It takes public images only: there is no field for a registry's credentials."""
+
+    type: Literal["APPLICATION", "TRAINING", "SLURM", "RAY"]
+    compute: Compute
 
 
 class Gpu(Sent, frozen=True):
@@ -93,21 +98,12 @@ class Cpu(Sent, frozen=True):
     vcpu_count: int
 
 
-class NewPod(Sent, frozen=True):
+class NewPod(Container, frozen=True, kw_only=True):
     """A pod: either `gpu` or `cpu`."""
 
-    name: str
-    image: str
     cloud: Literal["SECURE", "COMMUNITY"]
     gpu: Gpu | None = None
     cpu: Cpu | None = None
-    args: str = ""
-    disk: int | None = None
-    env: dict[str, str] = {}
-    ports: list[str] = []
-    mounts: Mounts | None = None
-    data_center_ids: list[str] = []
-    start_ssh: bool = False
 
 
 class Rename(Sent, frozen=True):

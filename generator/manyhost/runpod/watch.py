@@ -8,8 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import msgspec
-
 from manyhost.errors import Failed, NotReady, RemoteError
 from manyhost.runpod.api import Api, Gone, NoAnswer
 from manyhost.runpod.launch import PORT
@@ -23,6 +21,30 @@ _OVER = {"EXITED", "ERROR", "TERMINATED"}
 Tell = Callable[[str], None]
 
 
+class Log:
+    """A pod's log, each line once; after a break it goes on where it was.
+
+    Args:
+        api: RunPod.
+        pod: RunPod's name of it.
+        tail: How many of the lines that are there.
+    """
+
+    def __init__(self, api: Api, pod: str, tail: int) -> None:
+        self._api, self._pod, self._tail = api, pod, tail
+        self._last, self._seen = "", set[str]()
+
+    def lines(self) -> Iterator[str]:
+        """Yield what has not been there yet, until the stream ends; it breaks off as Api.logs does."""
+        for line in self._api.logs(self._pod, self._tail, self._last):
+            if line.id:
+                known, self._last = line.id in self._seen, line.id
+                self._seen.add(line.id)
+                if known:
+                    continue
+            yield line.line
+
+
 class Lines:
     """What a pod says, read beside what else is done; a stream that breaks off is taken up where it was.
 
@@ -33,7 +55,7 @@ class Lines:
 
     def __init__(self, api: Api, pod: str) -> None:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._api, self._pod, self._end = api, pod, threading.Event()
+        self._log, self._end = Log(api, pod, _TAIL), threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
 
     def new(self) -> Iterator[str]:
@@ -46,31 +68,15 @@ class Lines:
         self._end.set()
 
     def _read(self) -> None:
-        last, seen = "", set[str]()
         while not self._end.is_set():
             try:
-                for line in self._api.logs(self._pod, _TAIL, last):
-                    if not line.id or line.id not in seen:
-                        self._lines.put(line.line)
-                    last = line.id or last
-                    seen.add(line.id)
+                for line in self._log.lines():
+                    self._lines.put(line)
                     if self._end.is_set():
                         return
             except (Gone, NoAnswer, RemoteError, NotReady):
                 pass
             self._end.wait(_EVERY_SECONDS)
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """How the API answers.
-
-    Attributes:
-        url: Where it is; empty as long as RunPod has not said.
-        state: What is missing; empty when it answers.
-    """
-
-    url: str
-    state: str
 
 
 def staged(
