@@ -15,6 +15,7 @@ import shlex
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -139,19 +140,8 @@ def stage_pod(plan: Plan, terms: Terms, charts: Path, cpu: Cpu, hub: str = "") -
         "requirements.txt": requirements.read_bytes(),
     }
     files |= {path.relative_to(worker).as_posix(): path.read_bytes() for path in sorted(worker.rglob("*.py"))}
-    return NewPod(
-        name=terms.name,
-        image=rented.image,
-        cloud="SECURE",
-        cpu=cpu,
-        args=_start("stage"),
-        disk=_DISK_GB,
-        env=_environment(files, terms, HF_TOKEN=HUB_SECRET),
-        ports=["22/tcp"],
-        mounts=_mounts(rented, terms),
-        data_center_ids=[terms.data_center],
-        start_ssh=True,
-    )
+    env = _environment(files, terms, HF_TOKEN=HUB_SECRET)
+    return NewPod(cloud="SECURE", cpu=cpu, **_container(rented, terms, "stage", env, "22/tcp"))
 
 
 def serving(plan: Plan, terms: Terms, charts: Path) -> NewPod | NewCluster:
@@ -166,35 +156,28 @@ def serving(plan: Plan, terms: Terms, charts: Path) -> NewPod | NewCluster:
     gpus = plan.gpus_per_host or 1  # no pod of a cluster is without one; an engine for CPUs leaves it idle
     files = _serving_files(plan, terms, charts)
     env = _environment(files, terms, VLLM_API_KEY=API_SECRET)
-    ports = [f"{PORT}/tcp", "22/tcp"]
+    shared = _container(rented, terms, "serve", env, f"{PORT}/tcp", "22/tcp")
     if count == 1:
-        return NewPod(
-            name=terms.name,
-            image=rented.image,
-            cloud="SECURE",
-            gpu=Gpu(id=rented.gpu_type_id, count=gpus, min_cuda_version=_cuda(plan)),
-            args=_start("serve"),
-            disk=_DISK_GB,
-            env=env,
-            ports=ports,
-            mounts=_mounts(rented, terms),
-            data_center_ids=[terms.data_center],
-            start_ssh=True,
-        )
-    return NewCluster(
-        name=terms.name,
-        # RunPod's RAY would start Ray its own way; the launcher starts it with a token and a barrier.
-        type="APPLICATION",
-        compute=Compute(gpu_type_id=rented.gpu_type_id, gpu_count_per_pod=gpus, pod_count=count),
-        image=rented.image,
-        args=_start("serve"),
-        disk=_DISK_GB,
-        env=env,
-        ports=ports,
-        mounts=_mounts(rented, terms),
-        data_center_ids=[terms.data_center],
-        start_ssh=True,
-    )
+        gpu = Gpu(id=rented.gpu_type_id, count=gpus, min_cuda_version=_cuda(plan))
+        return NewPod(cloud="SECURE", gpu=gpu, **shared)
+    shape = Compute(gpu_type_id=rented.gpu_type_id, gpu_count_per_pod=gpus, pod_count=count)
+    # RunPod's RAY would start Ray its own way; the launcher starts it with a token and a barrier.
+    return NewCluster(type="APPLICATION", compute=shape, **shared)
+
+
+def _container(rented: RunPod, terms: Terms, what: str, env: dict[str, str], *ports: str) -> dict[str, Any]:
+    """Return what every pod is asked for with, whatever it is for."""
+    return {
+        "name": terms.name,
+        "image": rented.image,
+        "args": _start(what),
+        "disk": _DISK_GB,
+        "env": env,
+        "ports": list(ports),
+        "mounts": Mounts(network=[NetworkMount(volume_id=terms.volume, path=rented.volume_path)]),
+        "data_center_ids": [terms.data_center],
+        "start_ssh": True,
+    }
 
 
 def _cuda(plan: Plan) -> str:
@@ -272,10 +255,6 @@ def _environment(files: Mapping[str, bytes], terms: Terms, **secrets: str) -> di
 def _start(what: str) -> str:
     unpack = 'mkdir -p /opt/manyhost && printf %s "$MANYHOST_BOOT" | base64 -d | tar -xzf - -C /opt/manyhost'
     return f"bash -c '{unpack} && exec bash /opt/manyhost/boot.sh {what}'"
-
-
-def _mounts(rented: RunPod, terms: Terms) -> Mounts:
-    return Mounts(network=[NetworkMount(volume_id=terms.volume, path=rented.volume_path)])
 
 
 def without_boot(env: Iterable[tuple[str, str]]) -> dict[str, str]:
