@@ -14,6 +14,7 @@ import yaml12
 from manyhost.catalog import chart, yaml_reader
 from manyhost.catalog.capacity import CapacityFacts
 from manyhost.catalog.chart import Chart
+from manyhost.catalog.dynamo import Dynamo
 from manyhost.catalog.engine import Engine
 from manyhost.catalog.environment import Environment, contradiction
 from manyhost.catalog.interconnect import GpuDirectTcp, Interconnect, Rdma, Sockets
@@ -36,6 +37,7 @@ EXEMPTIONS = "values/exemptions.yaml"
 CAPACITY = "values/capacity.yaml"
 QUESTIONS = "values/questions.yaml"
 STORAGE = "values/storage.yaml"
+DYNAMO = "values/dynamo.yaml"
 _HERE = Path()  # relative, so that errors name files as their owner does
 _PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
 HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
@@ -204,6 +206,10 @@ class Catalog:
     def storage(self) -> Storage:
         """Return what it costs to keep weights in a bucket."""
         return self._facts(STORAGE, Storage)
+
+    def dynamo(self) -> Dynamo:
+        """Return the releases of NVIDIA Dynamo and the engines that they serve with."""
+        return self._facts(DYNAMO, Dynamo)
 
     def _facts(self, name: str, kind: type[T]) -> T:
         """Return a file of values/ that holds one thing, read once."""

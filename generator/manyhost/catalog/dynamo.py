@@ -1,0 +1,55 @@
+"""Releases of NVIDIA Dynamo and the engines that they serve with (values/dynamo.yaml)."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from manyhost.catalog.struct import Struct
+
+Release = Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+
+
+class Pair(Struct, frozen=True):
+    """One release of Dynamo and what it was built with.
+
+    Attributes:
+        dynamo: Version of ai-dynamo and ai-dynamo-runtime.
+        vllm: The one version of vLLM that it serves with, as values/engines/vllm names it.
+        nixl: Version of the library that hands KV caches over; the newest allowed where a range is.
+        ray: Oldest version that is allowed; empty where none is asked for.
+    """
+
+    dynamo: Release
+    vllm: Annotated[str, Meta(pattern=r"^v[0-9]+\.[0-9]+\.[0-9]+$")]
+    nixl: Release
+    ray: Annotated[str, Meta(pattern=r"^([0-9]+\.[0-9]+\.[0-9]+)?$")] = ""
+
+
+class Dynamo(Struct, frozen=True):
+    """What is known about Dynamo.
+
+    Attributes:
+        pairs: Its releases, the newest first.
+        planner: The newest release whose planner starts from PyPI alone.
+    """
+
+    pairs: Annotated[list[Pair], Meta(min_length=1)]
+    planner: Release
+
+    def pair(self, version: str) -> Pair | None:
+        """Return the release that serves with vLLM at a version such as v0.31.0; None where there is none."""
+        return next((pair for pair in self.pairs if pair.vllm == version), None)
+
+    def nearest(self, version: str) -> Pair:
+        """Return the release whose vLLM is the fewest versions away; of two, the newer one."""
+        wanted = _parts(version)
+
+        def apart(pair: Pair) -> list[int]:
+            return [abs(a - b) for a, b in zip(_parts(pair.vllm), wanted, strict=True)]
+
+        return min(self.pairs, key=apart)
+
+
+def _parts(version: str) -> list[int]:
+    """Return the three numbers of a version such as v0.31.0 or v0.26.0-cpu."""
+    return [int(part) for part in version.removeprefix("v").partition("-")[0].split(".")]
