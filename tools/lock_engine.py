@@ -1,17 +1,20 @@
 """Locks the engine's environment on RunPod: python -m tools.lock_engine VERSION, e.g. v0.26.0.
 
-vLLM, Ray and what stages weights, for Python 3.12 on x86_64, each pinned to the one wheel that is
-installed there: the list travels to the pod in a variable, and all hashes of all platforms would not fit.
+vLLM, Ray, NVIDIA Dynamo where one can stand before that vLLM, and what stages weights, for Python 3.12 on
+x86_64, each pinned to the one wheel that is installed there: the list travels to the pod in a variable, and
+all hashes of all platforms would not fit.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from manyhost.catalog import Catalog
 from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 
@@ -24,6 +27,8 @@ PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(39, 4, -1)] + [
     "manylinux2014_x86_64",
     "linux_x86_64",
 ]
+# PyPI has only a source package of it that loads another index's; Dynamo needs it to plan, and not to serve.
+_STUB = "aisimulate"
 TAGS = [*cpython_tags(PYTHON, platforms=PLATFORMS), *compatible_tags(PYTHON, "cp312", PLATFORMS)]
 
 
@@ -31,6 +36,12 @@ def ray(version: str) -> str:
     """Return the Ray that the image of the same version gets."""
     lines = (EXTRAS / f"{version}.txt").read_text(encoding="utf-8").splitlines()
     return next(line.split()[0] for line in lines if line.startswith("ray=="))
+
+
+def dynamo(version: str) -> list[str]:
+    """Return what the Dynamo that can stand beside this engine requires; nothing where none can."""
+    pair = Catalog().dynamo().pair(version)
+    return [f"ai-dynamo=={pair.dynamo}", f"nixl[cu13]=={pair.nixl}"] if pair and pair.sidecar else []
 
 
 def wheel(package: dict[str, Any]) -> str:
@@ -62,13 +73,26 @@ def main() -> None:
         "--format",
         "pylock.toml",
     ]
-    done = subprocess.run(
-        [Path(sys.executable).with_name("uv"), "pip", "compile", "-q", *words, "-"],
-        input=f"vllm=={version.removeprefix('v')}\n{ray(version)}\ngoogle-crc32c\n",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    wanted = [f"vllm=={version.removeprefix('v')}", ray(version), "google-crc32c", *dynamo(version)]
+    with tempfile.TemporaryDirectory() as folder:
+        without = Path(folder, "overrides.txt")
+        without.write_text(f"{_STUB}; sys_platform == 'never'\n")
+        done = subprocess.run(
+            [
+                Path(sys.executable).with_name("uv"),
+                "pip",
+                "compile",
+                "-q",
+                *words,
+                "--overrides",
+                without,
+                "-",
+            ],
+            input="\n".join(wanted),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode:
         raise SystemExit(done.stderr)
     packages = tomllib.loads(done.stdout)["packages"]

@@ -17,12 +17,14 @@ class Pair(Struct, frozen=True):
         vllm: The one version of vLLM that it serves with, as values/engines/vllm names it.
         nixl: Version of the library that hands KV caches over; the newest allowed where a range is.
         ray: Oldest version that is allowed; empty where none is asked for.
+        sidecar: Whether its worker can stand beside an engine that somebody else starts.
     """
 
     dynamo: Release
     vllm: Annotated[str, Meta(pattern=r"^v[0-9]+\.[0-9]+\.[0-9]+$")]
     nixl: Release
     ray: Annotated[str, Meta(pattern=r"^([0-9]+\.[0-9]+\.[0-9]+)?$")] = ""
+    sidecar: bool = False
 
 
 class Dynamo(Struct, frozen=True):
@@ -37,8 +39,11 @@ class Dynamo(Struct, frozen=True):
     planner: Release
 
     def pair(self, version: str) -> Pair | None:
-        """Return the release that serves with vLLM at a version such as v0.31.0; None where there is none."""
-        return next((pair for pair in self.pairs if pair.vllm == version), None)
+        """Return the release that serves with vLLM at a version such as v0.31.0; None where there is none.
+
+        A build for CPUs (v0.31.0-cpu) is of the same version.
+        """
+        return next((pair for pair in self.pairs if _parts(pair.vllm) == _parts(version)), None)
 
     def nearest(self, version: str) -> Pair:
         """Return the release whose vLLM is the fewest versions away; of two, the newer one."""

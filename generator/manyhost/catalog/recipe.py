@@ -304,10 +304,10 @@ class Recipe(Workload, frozen=True):
     ] = 0
     roles: Roles = Roles()
     routing: Annotated[
-        Literal["service", "inferencepool"],
+        Literal["service", "inferencepool", "dynamo"],
         Meta(
             description="How clients reach the groups: the Service alone, or a Gateway with an InferencePool "
-            "and an HTTPRoute too."
+            "and an HTTPRoute too; on RunPod the engine itself, or NVIDIA Dynamo before one or more."
         ),
     ] = "service"
     gateway: Gateway = Gateway()

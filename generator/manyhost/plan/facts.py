@@ -6,6 +6,7 @@ import msgspec
 
 from manyhost.catalog import Catalog, Engine, Environment, Interconnect, Model, Recipe, Resolved
 from manyhost.catalog.capacity import Mode
+from manyhost.catalog.dynamo import Dynamo
 from manyhost.catalog.interconnect import GpuDirectTcp
 from manyhost.errors import InvalidInput, nearest
 
@@ -18,6 +19,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         interconnect: How GPUs of different hosts talk; the release to use stands first.
         model: What is served.
         engine: What serves it.
+        dynamo: Releases of NVIDIA Dynamo, which can stand before it.
         recipes: A recipe for each engine version, empty where there is none.
         regions: Regions of Google Cloud.
         exemptions: Hardening that no release has, with the reasons.
@@ -29,6 +31,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     interconnect: Interconnect
     model: Model
     engine: Engine
+    dynamo: Dynamo
     recipes: dict[str, str]
     regions: list[str]
     exemptions: dict[str, str]
@@ -66,6 +69,7 @@ def join(resolved: Resolved, catalog: Catalog) -> Facts:
         interconnect=_released(catalog.interconnect(fabric), resolved),
         model=catalog.model(recipe.model),
         engine=catalog.engine(recipe.engine.version),
+        dynamo=catalog.dynamo(),
         recipes=catalog.engine_recipes(),
         regions=catalog.regions(),
         exemptions=catalog.exemptions(),

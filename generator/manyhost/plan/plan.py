@@ -144,11 +144,12 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
         lambda: _check_lengths(recipe, facts.model),
         lambda: networks.networks(recipe, host),
         lambda: weights.source(recipe, facts.model, facts.environment),
-        lambda: routing.check(recipe, facts.environment),
+        lambda: routing.check(recipe, facts),
     )
     names = networks.networks(recipe, host)
     source = weights.source(recipe, facts.model, facts.environment)
     found = roles.roles(recipe, facts)
+    routing.check_roles(found, facts)
     moved = roles.handover(recipe, facts, found)
     phases = startup.cold_start(facts.model, facts.engine, source.kind)
     in_pod = source.kind == "hub" and not recipe.ssd_host_path

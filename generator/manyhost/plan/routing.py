@@ -2,25 +2,85 @@
 
 from __future__ import annotations
 
-from manyhost.catalog import Environment, Recipe
+import msgspec
+
+from manyhost.catalog import Recipe
 from manyhost.catalog.environment import RunPod
 from manyhost.errors import InvalidInput, first
+from manyhost.plan.facts import Facts
+from manyhost.plan.roles import Role, apart
 
 
-def check(recipe: Recipe, environment: Environment) -> None:
-    """Refuse a Gateway of which not enough is said, or where there is none.
+def check(recipe: Recipe, facts: Facts) -> None:
+    """Refuse a Gateway of which not enough is said, and what the platform or the engine has not.
 
     Raises:
-        InvalidInput: Its name or that of the endpoint picker is missing, or the platform is no Kubernetes.
+        InvalidInput: The name of the Gateway or of the endpoint picker is missing, the platform is no
+            Kubernetes and has no Gateway or is one and needs no Dynamo, or no release of Dynamo serves with
+            the engine.
     """
-    if recipe.routing == "service":
-        return
-    if isinstance(environment.platform, RunPod):
+    if recipe.routing == "dynamo":
+        _check_dynamo(facts)
+    elif isinstance(facts.environment.platform, RunPod):
+        _check_alone(recipe, facts)
+    elif recipe.routing == "inferencepool":
+        _check_gateway(recipe)
+
+
+def check_roles(found: tuple[Role, ...], facts: Facts) -> None:
+    """Refuse several groups of several hosts where hosts know only the first host's address.
+
+    Raises:
+        InvalidInput: There are such groups on RunPod.
+    """
+    groups = sum(role.groups for role in found)
+    if (
+        isinstance(facts.environment.platform, RunPod)
+        and groups > 1
+        and max(role.hosts for role in found) > 1
+    ):
         raise InvalidInput(
-            f"environment {environment.name} is no Kubernetes: it has no Gateways",
+            f"{groups} groups of {max(role.hosts for role in found)} hosts cannot be started on RunPod: "
+            "hosts of a cluster know the address of its first host only",
+            where="parallelism",
+            fix=f"let each group fit into one host of {facts.environment.host.gpus} GPUs, or have one group",
+        )
+
+
+def _check_dynamo(facts: Facts) -> None:
+    if not isinstance(facts.environment.platform, RunPod):
+        raise InvalidInput(
+            f"environment {facts.environment.name} has a router of its own",
             where="routing",
             fix="set it to service",
         )
+    pair = facts.dynamo.pair(facts.engine.version)
+    if not pair or not pair.sidecar:
+        able = msgspec.structs.replace(facts.dynamo, pairs=[one for one in facts.dynamo.pairs if one.sidecar])
+        near = able.nearest(facts.engine.version)
+        raise InvalidInput(
+            f"no release of Dynamo can stand before vLLM {facts.engine.version}",
+            where="engine.version",
+            fix=f"set it to {near.vllm}, which is that of Dynamo {near.dynamo}, or routing to service",
+        )
+
+
+def _check_alone(recipe: Recipe, facts: Facts) -> None:
+    if recipe.routing == "inferencepool":
+        raise InvalidInput(
+            f"environment {facts.environment.name} is no Kubernetes: it has no Gateways",
+            where="routing",
+            fix="set it to service",
+        )
+    if recipe.groups > 1 or apart(recipe):
+        raise InvalidInput(
+            "several groups need something before them, and RunPod has nothing",
+            where="routing",
+            fix="set it to dynamo, or have one group (groups, roles.prefill.groups)",
+        )
+
+
+def _check_gateway(recipe: Recipe) -> None:
     missing = {
         "gateway.name": (recipe.gateway.name, "Gateway of the cluster"),
         "gateway.picker.name": (

@@ -138,13 +138,6 @@ class Renderer:
                 where=f"{plan.origin('chart')}: chart",
                 fix="remove it",
             )
-        if plan.handover:
-            raise InvalidInput(
-                f"environment {plan.environment.name} is no Kubernetes: only the chart has the router that "
-                "prefill and decode need",
-                where=f"{plan.origin('roles.prefill.groups')}: roles.prefill.groups",
-                fix="set it to 0",
-            )
         return Rendered(
             plan=plan,
             chart=self.chart,

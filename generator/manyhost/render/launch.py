@@ -12,6 +12,7 @@ import msgspec
 from manyhost.catalog.environment import RunPod
 from manyhost.catalog.interconnect import Plugin
 from manyhost.plan import Plan, Role
+from manyhost.render import dynamo
 
 _PORT, _MASTER_PORT, _RAY_PORT = 8000, 29501, 6379
 
@@ -48,9 +49,11 @@ def arguments(plan: Plan, role: Role) -> list[str]:
     if sizes.data > 1:
         words += ["--data-parallel-size", str(sizes.data)]
     words += ["--served-model-name", plan.model.served_name]
-    for name in sorted(role.arguments):
-        words += _flag(name, role.arguments[name])
-    return words
+    behind = plan.settings.routing == "dynamo"
+    given = dynamo.kept(role.arguments) if behind else role.arguments
+    for name in sorted(given):
+        words += _flag(name, given[name])
+    return words + dynamo.flags(plan, role) if behind else words
 
 
 def _flag(name: str, value: Any) -> list[str]:
@@ -93,5 +96,7 @@ def variables(plan: Plan) -> dict[str, str]:
             found["LD_LIBRARY_PATH"] = fabric.libraries
     if plan.weights.path:
         found["HF_HUB_OFFLINE"] = "1"
+    if recipe.routing == "dynamo":
+        found |= dynamo.variables(plan)
     found |= {f"MANYHOST_SET_{name}": value for name, value in recipe.network.nccl.items()}
     return found | recipe.variables

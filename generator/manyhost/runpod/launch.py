@@ -22,7 +22,7 @@ import msgspec
 from manyhost.catalog.environment import RunPod
 from manyhost.commands import manyhost
 from manyhost.errors import Failed, InvalidInput
-from manyhost.plan import Plan
+from manyhost.plan import Plan, roles
 from manyhost.render.launch import arguments, variables
 from manyhost.runpod import names
 from manyhost.runpod.models import (
@@ -82,14 +82,8 @@ def platform(plan: Plan) -> RunPod:
 
 
 def hosts(plan: Plan) -> int:
-    """Return how many hosts the plan's one group has.
-
-    Raises:
-        InvalidInput: It has other groups, which nothing here can start.
-    """
-    if len(plan.roles) > 1 or plan.roles[0].groups > 1:
-        raise InvalidInput("only one group can be started on RunPod", where="roles")
-    return plan.roles[0].hosts
+    """Return how many hosts the plan has."""
+    return roles.hosts(plan.roles)
 
 
 def volume(plan: Plan, name: str, data_center: str) -> NewVolume:
@@ -213,13 +207,12 @@ def archive(files: Mapping[str, bytes]) -> str:
 
 
 def _serving_files(plan: Plan, terms: Terms, charts: Path) -> dict[str, bytes]:
-    (role,) = plan.roles
     settings = variables(plan) | {
         "MANYHOST_ENGINE_ARCHIVE": engine_archive(plan),
         "MANYHOST_GROUP": names.parts(terms.name)[0],
         "MANYHOST_CONTROL_KEY_FILE": "/dev/shm/manyhost-control-key",  # noqa: S108  boot.sh makes it
     }
-    if role.hosts == 1:  # an ordinary pod has none of a cluster's interfaces
+    if hosts(plan) == 1:  # an ordinary pod has none of a cluster's interfaces
         settings = {name: value for name, value in settings.items() if name not in _OF_CLUSTERS}
     launcher = charts / "llm-multihost" / "launcher"
     files = _own("boot.sh", "lease.py") | {
@@ -227,7 +220,15 @@ def _serving_files(plan: Plan, terms: Terms, charts: Path) -> dict[str, bytes]:
         for pattern in _LAUNCHER
         for path in sorted(launcher.glob(pattern))
     }
-    files["arguments"] = b"".join(word.encode() + b"\0" for word in arguments(plan, role))
+    if plan.settings.routing == "dynamo":
+        own = _own("dynamo_hosts.py", "dynamo_door.py")
+        files |= {f"manyhost/runpod/boot/{name}": code for name, code in own.items()}
+    several = sum(role.groups for role in plan.roles) > 1
+    for role in plan.roles:
+        words = arguments(plan, role)
+        files[f"arguments.{role.name}" if several else "arguments"] = b"".join(
+            word.encode() + b"\0" for word in words
+        )
     # Members of two launches never work together.
     made_from = hashlib.sha256(b"".join(files[name] for name in sorted(files)) + _settings(settings))
     files["settings.env"] = _settings(settings | {"MANYHOST_GENERATION": made_from.hexdigest()[:12]})

@@ -25,6 +25,14 @@ for name in MANYHOST_LEASE_KEY VLLM_API_KEY HF_TOKEN; do
     ;;
   esac
 done
+dynamo() { # primary|announce: kept up beside the launcher
+  while :; do
+    code=0
+    python3 -B -m manyhost.runpod.boot.dynamo_hosts "$1" || code=$?
+    say "dynamo_hosts $1 ended with exit $code and is started again"
+    sleep 2
+  done
+}
 unset MANYHOST_BOOT
 if [ -n "${PUBLIC_KEY-}" ] && command -v sshd >/dev/null; then
   mkdir -p ~/.ssh /run/sshd
@@ -52,7 +60,26 @@ serve)
   (umask 077 && python3 -c 'import hashlib, os
 print(hashlib.sha256(("manyhost control key " + os.environ["VLLM_API_KEY"]).encode()).hexdigest())' \
     >"$MANYHOST_CONTROL_KEY_FILE")
-  mapfile -d '' arguments <arguments
+  role=""
+  if [ -n "${MANYHOST_ENGINES-}" ]; then # NVIDIA Dynamo is before them
+    read -ra engines <<<"$MANYHOST_ENGINES"
+    if ((${#engines[@]} > 1)); then # one on each host
+      role=${engines[MANYHOST_RANK]}
+      export VLLM_NIXL_SIDE_CHANNEL_HOST=$NODE_ADDR
+    fi
+    if ((MANYHOST_RANK == 0)); then
+      dynamo primary &
+    elif [ -n "$role" ]; then
+      dynamo announce &
+    fi
+    if [ -n "$role" ]; then
+      MANYHOST_RANK=0 MANYHOST_SIZE=1 MANYHOST_LEADER=
+    fi
+  fi
+  mapfile -d '' arguments <"arguments${role:+.$role}"
+  if [ -n "${MANYHOST_ENGINES-}" ] && ((MANYHOST_RANK == 0)); then # no other rank has a frontend
+    arguments+=(--grpc-port "$MANYHOST_GRPC_PORT")
+  fi
   trap 'kill -TERM "$launcher" 2>/dev/null || true' TERM
   while :; do
     bash launcher/launch.sh "${arguments[@]}" &
