@@ -1,4 +1,4 @@
-"""Runs a queue of measurements on a machine with two GPUs: python driver.py --work FOLDER ...
+"""Runs a queue of measurements on a machine with two GPUs, or one: python driver.py --work FOLDER ...
 
 Each line of the queue is one server, a JSON object:
 
@@ -8,11 +8,15 @@ Each line of the queue is one server, a JSON object:
      "ask": ["--seed", "1"], "lose": "kill"}
 
 `values` is a rendered recipe (or a file of its shape); `serverArgs` and `env` change it, null takes
-a flag away. `model` is another folder than --model. `limit` caps the client's requests in flight, 0
+a flag away. `model` is another folder than --model, and `config` the config.json of a model that is
+written first (slice/derive.py makes such lines, with the `plan` that they come from). `hosts` is 2
+unless it says 1; `executor` is mp unless it says ray. `limit` caps the client's requests in flight, 0
 is none. `ask` are options of answers/ask.py, for a model of answers/model.py, whose weights are not
-dummy ("load-format": "auto"). `lose` (kill or cut) takes the second host away at the end. The queue
-may grow while the driver runs; {"end": true} ends it.
-Results go to FOLDER/results.jsonl, one line a reading, logs beside it.
+dummy ("load-format": "auto"). `lose` (kill or cut) takes the second host away at the end. `gpu_gib`
+leaves a job out on a smaller GPU. The queue may grow while the driver runs; {"end": true} ends it.
+
+Results go to FOLDER/results.jsonl, one line a reading, logs beside it. A reading that is there when
+the driver starts, or in the file of an earlier machine (--known), is not taken again.
 """
 
 from __future__ import annotations
@@ -27,11 +31,14 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import load
+import model
+import readings
 import yaml
 from rig import PORT, RIG_ENVIRONMENT, Rig, engine_flags, gpu_query
 
@@ -40,6 +47,7 @@ ASK = HERE / "answers" / "ask.py"
 FIRST_SEED = 1001
 WARM_UP = {"prompts": 128, "input": 1000, "output": 32}
 STEP_LIMIT_SECONDS = 240.0
+ONCE = {"ask": "right_answers", "lose": "loss"}  # the reading that a job's key gives once
 TOLD = re.compile(
     r"(GPU KV cache size: [\d,]+ tokens|Model loading took [\d.]+ GiB|torch.compile took [\d.]+ s|"
     r"Directly load AOT compilation|Graph capturing finished in \d+ secs, took [\d.]+ GiB|"
@@ -54,17 +62,20 @@ class Driver:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.work: Path = options.work
-        self.model = str(options.model)
+        self.model: Path = options.model or options.work / "m9"
         self.launch: Path = options.launch.resolve()
         self.engine = shlex.split(options.engine)
-        self.rig = Rig(self.work, self.launch, self.engine, options.model)
+        self.rig = Rig(self.work, self.launch, self.engine, self.model)
         self.context: dict[str, Any] = {}
         self.servers = 0
+        self.results = self.work / "results.jsonl"
+        earlier = [*options.known, *filter(Path.exists, [self.results])]
+        self.known = [record for path in earlier for record in readings.load(path)]
 
     def write(self, kind: str, **facts: Any) -> None:
         """Appends one reading and shows it."""
         line = load.dumps({"kind": kind, "at": round(time.time(), 1), **self.context, **facts})
-        with (self.work / "results.jsonl").open("a") as out:
+        with self.results.open("a") as out:
             out.write(line + "\n")
         print(line[:600], flush=True)
 
@@ -101,7 +112,9 @@ class Driver:
 
     def settle(self, job: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
         """The engine's flags and environment: the recipe's, changed by the job."""
-        values = yaml.safe_load((HERE / job["values"]).read_text())
+        values: dict[str, Any] = {"vllm": {"serverArgs": {}}}
+        if "values" in job:
+            values = yaml.safe_load((HERE / job["values"]).read_text())
         arguments = {"load-format": "dummy"} | values["vllm"]["serverArgs"] | job.get("serverArgs", {})
         arguments = {name: value for name, value in arguments.items() if value is not None}
         named = [*values["vllm"].get("env", [])]
@@ -109,18 +122,50 @@ class Driver:
         environment = {pair["name"]: str(pair["value"]) for pair in named}
         return engine_flags(arguments), {**environment, **job.get("env", {})}
 
+    def model_of(self, job: dict[str, Any]) -> str:
+        """The job's model folder; one that driver and job describe is written when it is not there."""
+        if "model" in job:
+            return str(job["model"])
+        config = job.get("config", model.CONFIG)
+        # One folder a model, not a job: compiled code is kept for the folder it was made for.
+        mark = zlib.crc32(json.dumps(config, sort_keys=True).encode())
+        folder = self.work / "models" / f"slice-{mark:08x}" if "config" in job else self.model
+        if not folder.exists():
+            model.write(folder, config)
+        return str(folder)
+
+    def left(self, job: dict[str, Any]) -> list[tuple[dict[str, int], int]]:
+        """The job's repetitions that no earlier run of this queue has taken."""
+        taken = [(r["step"], r["seed"]) for r in self.known if readings.is_of(r, "bench", job["variant"])]
+        return [pair for pair in repetitions(job.get("steps", [])) if pair not in taken]
+
+    def why_not(self, job: dict[str, Any]) -> str:
+        """Why there is nothing to do for a job here, or nothing."""
+        wanted = job.get("gpu_gib", 0)
+        memory = min(int(mib) for mib in gpu_query("memory.total")) / 1024
+        if memory < wanted:
+            return f"needs a GPU of {wanted} GiB"
+        kinds = {"start", *(kind for key, kind in ONCE.items() if key in job)}
+        taken = {record["kind"] for record in self.known if record.get("variant") == job["variant"]}
+        return "all its readings are there" if kinds <= taken and not self.left(job) else ""
+
     def prepare(self, jobs: list[dict[str, Any]]) -> None:
         """Makes the prompts of all known jobs while the first server starts."""
         for job in jobs:
-            for step, seed in repetitions(job.get("steps", [])):
-                load.prepare(self.model, step, seed)
-                load.prepare(self.model, WARM_UP, 7)
+            for step, seed in self.left(job):
+                load.prepare(self.model_of(job), step, seed)
+                load.prepare(self.model_of(job), WARM_UP, 7)
 
     def run(self, job: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
         """One server from start to end."""
-        flags, environment = self.settle(job)
         name = job["variant"]
-        self.rig.model = Path(job.get("model", self.model))
+        if why := self.why_not(job):
+            print(f"{name}: {why}", flush=True)
+            return
+        flags, environment = self.settle(job)
+        self.rig.model = Path(self.model_of(job))
+        self.rig.hosts, self.rig.executor = job.get("hosts", 2), job.get("executor", "mp")
+        folder = str(self.rig.model)
         self.servers += 1
         self.context = {"variant": name}
         preparing = threading.Thread(target=self.prepare, args=(jobs,))
@@ -131,8 +176,13 @@ class Driver:
             times = self.rig.wait_until_serving()
             facts = sorted({f for path in self.rig.log for f in TOLD.findall(path.read_text())})
             kept = any("AOT" in fact for fact in facts)
+            ranks = [readings.rank(path.read_text(errors="replace")) for path in self.rig.log]
             self.write(
                 "start",
+                hosts=self.rig.hosts,
+                executor=self.rig.executor,
+                plan=job.get("plan"),
+                ranks=ranks,
                 seconds=times,
                 kept_caches=kept,
                 flags=flags,
@@ -144,9 +194,9 @@ class Driver:
             if "ask" in job:
                 self.ask(job["ask"])
             if "steps" in job:
-                load.run_bench(self.model, WARM_UP, 7, STEP_LIMIT_SECONDS)
-                self.write("answers", **asyncio.run(load.greedy_answers(self.model)))
-            for step, seed in repetitions(job.get("steps", [])):
+                load.run_bench(folder, WARM_UP, 7, STEP_LIMIT_SECONDS)
+                self.write("answers", **asyncio.run(load.greedy_answers(folder)))
+            for step, seed in self.left(job):
                 self.measure(step, seed)
                 if (self.work / "skip").exists():
                     (self.work / "skip").unlink()
@@ -184,10 +234,12 @@ class Driver:
 
     def measure(self, step: dict[str, int], seed: int) -> None:
         """One repetition, with the processor time that each process took."""
+        folder = str(self.rig.model)
         before, own = load.server_load(self.rig), time.process_time()
-        words = load.bench_arguments(Path(self.model).name, step, seed)
+        words = load.bench_arguments(self.rig.model.name, step, seed)
         command = ["vllm", "bench", "serve", *words]
-        result = load.run_bench(self.model, step, seed, STEP_LIMIT_SECONDS)
+        with load.Watch() as watch:
+            result = load.run_bench(folder, step, seed, STEP_LIMIT_SECONDS)
         after, own = load.server_load(self.rig), time.process_time() - own
         seconds = result["duration"]
         busy = {name: (used - before.get(name, 0.0)) / seconds for name, used in after.items()}
@@ -198,6 +250,7 @@ class Driver:
             command=shlex.join(command),
             result=result,
             memory=gpu_query("memory.used"),
+            engine=watch.seen(),
             client_cpu=round(own / seconds, 2),
             cpu={name: round(used, 2) for name, used in busy.items() if used > 0.05},
         )
@@ -229,7 +282,10 @@ def main() -> None:
     """Reads the command line and works the queue off."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="queue, logs, caches, results")
-    parser.add_argument("--model", type=Path, required=True, help="folder made by model.py")
+    parser.add_argument(
+        "--model", type=Path, help="folder made by model.py; else m9 in the work folder, written"
+    )
+    parser.add_argument("--known", type=Path, nargs="*", default=[], help="results of earlier machines")
     parser.add_argument("--engine", default="vllm", help="command prefix of the engine")
     charts = HERE.parents[1] / "charts" / "llm-multihost" / "launcher" / "launch.sh"
     parser.add_argument("--launch", type=Path, default=charts)

@@ -9,15 +9,19 @@ import functools
 import io
 import json
 import random
+import re
+import threading
 import time
+import urllib.request
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import uvloop
-from rig import PORT, Rig
+from rig import PORT, Rig, gpu_query
 
 URL = f"http://127.0.0.1:{PORT}"
-VOCABULARY = range(3, 128000)
+WATCH_SECONDS = 1.0
 
 
 @functools.cache
@@ -29,7 +33,7 @@ def bench_module() -> Any:
     make = bench.get_samples
 
     def get_samples(args: Any, tokenizer: Any) -> list[Any]:
-        key = (args.seed, args.num_prompts, args.random_input_len, args.random_output_len)
+        key = (args.model, args.seed, args.num_prompts, args.random_input_len, args.random_output_len)
         if key not in made:
             random.seed(args.seed)
             made[key] = make(args, tokenizer)
@@ -38,6 +42,11 @@ def bench_module() -> Any:
     bench.get_samples = get_samples
     bench.get_tokenizer = functools.cache(bench.get_tokenizer)
     return bench
+
+
+def vocabulary(model: str) -> range:
+    """The tokens of a model folder that stand for themselves."""
+    return range(3, min(128000, json.loads((Path(model) / "config.json").read_text())["vocab_size"]))
 
 
 def bench_arguments(model: str, step: dict[str, int], seed: int) -> list[str]:
@@ -91,7 +100,7 @@ async def greedy_answers(model: str, count: int = 8, tokens: int = 16) -> dict[s
         in rounding is enough for another token.
     """
     chooser = random.Random(0)
-    prompts = [[chooser.choice(VOCABULARY) for _ in range(200)] for _ in range(count)]
+    prompts = [[chooser.choice(vocabulary(model)) for _ in range(200)] for _ in range(count)]
     answers, gaps = [], []
     async with aiohttp.ClientSession() as session:
         for prompt in prompts:
@@ -103,6 +112,53 @@ async def greedy_answers(model: str, count: int = 8, tokens: int = 16) -> dict[s
             best = [sorted(top.values()) for top in choice["logprobs"]["top_logprobs"]]
             gaps.append([round(values[-1] - values[-2], 3) for values in best])
     return {"answers": answers, "gaps": gaps}
+
+
+class Watch:
+    """What the engine says of itself while a repetition runs, read once a second."""
+
+    def __enter__(self) -> Watch:
+        self.over = threading.Event()
+        self.before = engine_counters()
+        self.most = {"running": 0.0, "kv_usage": 0.0}
+        self.memory = [0] * len(gpu_query("memory.used"))
+        self.thread = threading.Thread(target=self.look)
+        self.thread.start()
+        return self
+
+    def look(self) -> None:
+        """Keeps the highest of every reading."""
+        while not self.over.wait(WATCH_SECONDS):
+            with contextlib.suppress(OSError):
+                now = engine_counters()
+                self.most = {name: max(most, now[name]) for name, most in self.most.items()}
+            used = map(int, gpu_query("memory.used"))
+            self.memory = [max(pair) for pair in zip(self.memory, used, strict=True)]
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def seen(self) -> dict[str, Any]:
+        """Preemptions over the repetition; the most requests in a batch, share of the KV cache and
+        memory of each GPU in MiB that were seen."""
+        counted = engine_counters()["preemptions"] - self.before["preemptions"]
+        return {"preemptions": counted, **self.most, "memory": self.memory}
+
+
+def engine_counters() -> dict[str, float]:
+    """The engine's own gauges and counters, https://docs.vllm.ai/en/v0.26.0/usage/metrics/."""
+    with urllib.request.urlopen(f"{URL}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+
+    def total(metric: str) -> float:
+        return sum(map(float, re.findall(rf"^vllm:{metric}(?:{{.*}})? (\S+)$", text, re.MULTILINE)))
+
+    return {
+        "preemptions": total("num_preemptions_total"),
+        "running": total("num_requests_running"),
+        "kv_usage": total("kv_cache_usage_perc"),
+    }
 
 
 class Streams:
@@ -119,7 +175,7 @@ class Streams:
     async def run(self, session: aiohttp.ClientSession, seed: int) -> None:
         """One stream, to its end."""
         chooser = random.Random(seed)
-        prompt = [chooser.choice(VOCABULARY) for _ in range(500)]
+        prompt = [chooser.choice(vocabulary(self.model)) for _ in range(500)]
         body = {"model": self.model, "prompt": prompt, "max_tokens": 8000, "stream": True}
         self.open += 1
         how = "still open"

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 VOCABULARY = 129280
 # The ids that the real tokenizer gives them; the reasoning parser looks them up at start.
 SPECIAL = {0: "<bos>", 1: "<eos>", 2: "<unk>", 128798: "<think>", 128799: "</think>"}
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "architectures": ["DeepseekV3ForCausalLM"],
     "model_type": "deepseek_v3",
     "attention_bias": False,
@@ -74,7 +75,7 @@ CONFIG = {
 }
 
 
-def tokenizer() -> dict[str, object]:
+def tokenizer(vocabulary: int) -> dict[str, object]:
     """The tokenizers library's own format: words separated by blanks, one a token id."""
     return {
         "version": "1.0",
@@ -87,22 +88,22 @@ def tokenizer() -> dict[str, object]:
         "decoder": None,
         "model": {
             "type": "WordLevel",
-            "vocab": {SPECIAL.get(i, f"w{i}"): i for i in range(VOCABULARY)},
+            "vocab": {SPECIAL.get(i, f"w{i}"): i for i in range(vocabulary)},
             "unk_token": SPECIAL[2],
         },
     }
 
 
-def main() -> None:
-    """Writes the folder named on the command line."""
-    folder = Path(sys.argv[1])
+def write(folder: Path, config: dict[str, Any]) -> None:
+    """Writes a model folder for a config.json, with a tokenizer of its vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 163840}
+    length = config["max_position_embeddings"]
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length}
     names |= {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
     names |= {"chat_template": "{% for m in messages %}{{ m['content'] }} {% endfor %}"}
     files = {
-        "config.json": CONFIG,
-        "tokenizer.json": tokenizer(),
+        "config.json": config,
+        "tokenizer.json": tokenizer(config["vocab_size"]),
         "tokenizer_config.json": names,
         "generation_config.json": {"bos_token_id": 0, "eos_token_id": 1},
     }
@@ -111,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write(Path(sys.argv[1]), CONFIG)

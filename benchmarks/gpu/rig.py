@@ -1,4 +1,4 @@
-"""Two hosts of one GPU each on one machine, started through the chart's own launch script."""
+"""Two hosts of one GPU each on one machine, or one, started through the chart's own launch script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import hosts
 PORT = 8000
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 START_LIMIT_SECONDS = 300.0
-# The GPU of each host. Two drivers on one machine need two GPUs each and a network each (unshare -n).
+# The GPU of each host; a machine of one GPU says CUDA_VISIBLE_DEVICES=0. Two drivers on one machine need two
+# GPUs each and a network each (unshare -n).
 DEVICES = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
 
 # What this machine needs whatever the recipe says. The first three leave TCP as the only way
@@ -29,8 +30,6 @@ RIG_ENVIRONMENT = {
     "NCCL_P2P_DISABLE": "1",
     "NCCL_SHM_DISABLE": "1",
     "NCCL_IB_DISABLE": "1",
-    "NCCL_SOCKET_IFNAME": hosts.LINK,
-    "GLOO_SOCKET_IFNAME": hosts.LINK,
     "NCCL_DEBUG": "INFO",
     "NCCL_NVLS_ENABLE": "0",
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
@@ -67,28 +66,31 @@ def gpu_query(fields: str) -> list[str]:
 
 
 class Rig:
-    """One server over two hosts: rank 0 in this network, rank 1 in a network of its own."""
+    """One server over two hosts, rank 0 in this network and rank 1 in one of its own; or on one host."""
 
     def __init__(self, work: Path, launch: Path, engine: list[str], model: Path) -> None:
         self.work = work
         self.launch = launch
         self.engine = engine
         self.model = model  # a folder; the server's name for it too
+        self.hosts = 2  # pipeline stages, one on each
+        self.executor = "mp"
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.log = [work / "none"] * 2
+        self.log: list[Path] = []
 
     def environment(self, rank: int, recipe: dict[str, str]) -> dict[str, str]:
         """The launcher's contract for one member, over this machine's needs."""
+        link = hosts.LINK if self.hosts > 1 else "lo"
         contract = {
             "MANYHOST_ENGINE": "\n".join(self.engine),
-            "MANYHOST_EXECUTOR": "mp",
+            "MANYHOST_EXECUTOR": self.executor,
             "MANYHOST_MODEL": str(self.model),
             "MANYHOST_MODEL_PATH": str(self.model),
             "MANYHOST_GPUS_PER_HOST": "1",
             "MANYHOST_PORT": str(PORT),
             "MANYHOST_MASTER_PORT": "29501",
             "MANYHOST_RAY_PORT": "6379",
-            "MANYHOST_INTERFACE": hosts.LINK,
+            "MANYHOST_INTERFACE": link,
             "MANYHOST_PROFILE": "",
             "MANYHOST_PEER_WAIT_SECONDS": "60",
             "MANYHOST_STARTUP_SECONDS": str(int(START_LIMIT_SECONDS)),
@@ -96,15 +98,17 @@ class Rig:
             "MANYHOST_DRAIN_SECONDS": "10",
             "MANYHOST_START_ATTEMPTS": "1",
             "MANYHOST_STATE_DIR": str(self.work / f"state{rank}"),
-            "MANYHOST_ADDRESS": ADDRESSES[rank],
-            "MANYHOST_LEADER": ADDRESSES[0],
-            "MANYHOST_SIZE": "2",
+            "MANYHOST_ADDRESS": ADDRESSES[rank] if self.hosts > 1 else "127.0.0.1",
+            "MANYHOST_LEADER": ADDRESSES[0] if self.hosts > 1 else "127.0.0.1",
+            "MANYHOST_SIZE": str(self.hosts),
             "MANYHOST_RANK": str(rank),
         }
         # A cache folder a host: compiled code names the device index of the rank that made it.
         own = {
             "CUDA_VISIBLE_DEVICES": DEVICES[rank],
             "NCCL_HOSTID": f"host{rank}",
+            "NCCL_SOCKET_IFNAME": link,
+            "GLOO_SOCKET_IFNAME": link,
             "VLLM_CACHE_ROOT": str(self.work / f"cache{rank}"),
         }
         # Where vLLM finds the plugin that fills the dummy weights.
@@ -113,12 +117,12 @@ class Rig:
         return {**os.environ, **RIG_ENVIRONMENT, **recipe, **contract, **own}
 
     def start(self, name: str, flags: list[str], recipe: dict[str, str]) -> None:
-        """Starts both hosts; the worker first, because it makes the link."""
-        # Two stages over two hosts as in the recipe, with one GPU where it has eight.
-        fixed = ["--tensor-parallel-size", "1", "--pipeline-parallel-size", "2"]
-        self.log = [self.work / f"{name}.host{rank}.log" for rank in range(2)]
+        """Starts the hosts; the worker first, because it makes the link."""
+        # One stage a host as in the recipe, with one GPU where it has eight.
+        fixed = ["--tensor-parallel-size", "1", "--pipeline-parallel-size", str(self.hosts)]
+        self.log = [self.work / f"{name}.host{rank}.log" for rank in range(self.hosts)]
         self.processes = []
-        for rank in (1, 0):
+        for rank in reversed(range(self.hosts)):
             peer = [ADDRESSES[0]] if rank else []
             command = [sys.executable, hosts.__file__, f"host{rank}", ADDRESSES[rank], *peer, "--"]
             command += ["bash", str(self.launch), *fixed, *flags]
@@ -186,7 +190,7 @@ class Rig:
             text = self.log[0].read_text(errors="replace")
             if "phase=serving member=leader" in text:
                 return {**times, "serving": round(passed, 1)}
-            if "phase=held" in text or self.ended(0) or self.ended(1):
+            if "phase=held" in text or any(map(self.ended, range(self.hosts))):
                 raise RuntimeError("a member ended or gave up")
             time.sleep(0.2)
         raise RuntimeError("not serving in time")
@@ -199,7 +203,7 @@ class Rig:
             hosts.cut()
 
     def stop(self) -> None:
-        """Ends both hosts and waits until their GPU memory is free."""
+        """Ends the hosts and waits until their GPU memory is free."""
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -6,11 +6,12 @@ nothing is written; exit status 1 says that the page differs from what would be.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
+
+from readings import load
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "reference" / "gpu-comparison.md"
@@ -31,11 +32,6 @@ A *burst* sends all prompts at once; *n in flight* caps the client and leaves th
 they are. Every prompt has 1000 tokens and gets 256. Ratios are between medians; the reference is
 the published flags with the same kind of load (for capped loads the burst of 1024).
 """
-
-
-def load(path: Path) -> list[Record]:
-    """All readings of one machine."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def of_kind(records: list[Record], kind: str) -> list[Record]:
