@@ -1,0 +1,179 @@
+"""The rank slice of benchmarks/gpu is the planned rank, and its figures are what the engine's log says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from manyhost.catalog import Catalog, resolve
+from manyhost.catalog.recipe import Parallelism
+from manyhost.plan import Plan, make_plan
+from manyhost.plan.memory import stage_weights_bytes
+
+from tests.helpers.cli import ROOT
+
+GPU = ROOT / "benchmarks" / "gpu"
+CATALOG = Catalog(ROOT)
+WITH_GPUS = [name for name in CATALOG.recipes() if not name.startswith("local/")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _beside() -> Iterator[None]:
+    """The folder's scripts import each other as programs do."""
+    folders = [str(GPU / "slice"), str(GPU)]
+    sys.path[:0] = folders
+    yield
+    for folder in folders:
+        sys.path.remove(folder)
+
+
+def planned(recipe: str, *assignments: str) -> Plan:
+    return make_plan(resolve(CATALOG, recipe, assignments=assignments), CATALOG)
+
+
+def job(recipe: str, *assignments: str, kv_tokens: int = 0, loads: str = "") -> dict[str, Any]:
+    from derive import job
+
+    plan = planned(recipe, *assignments)
+    return job(plan, plan.main, recipe, kv_tokens, loads)
+
+
+def test_the_default_recipe_is_cut_as_its_last_stage_is() -> None:
+    made = job("a3mega/deepseek-r1-671b", kv_tokens=729_600)
+    config = made["config"]
+    widths = ("hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads")
+    assert [config[name] for name in widths] == [7168, 2304, 256, 16]
+    assert (config["num_hidden_layers"], config["first_k_dense_replace"]) == (30, 0)
+    assert (config["n_routed_experts"], config["vocab_size"]) == (256, 16160)
+    assert made["serverArgs"]["max-num-seqs"] == 256
+    assert made["serverArgs"]["num-gpu-blocks-override"] == 22_800  # of 16 tokens: half of the group's
+    assert made["env"]["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+
+
+@pytest.mark.parametrize("recipe", WITH_GPUS)
+def test_a_slice_weighs_what_the_plan_says_of_the_rank(recipe: str) -> None:
+    from derive import limiting_stage, weights
+
+    plan = planned(recipe)
+    role, config = plan.main, job(recipe)["config"]
+    rank, beyond = weights(plan, role, limiting_stage(role))
+    a = plan.model.architecture
+    cut: dict[str, Any] = {"layers": config["num_hidden_layers"], "heads": config["num_attention_heads"]}
+    cut |= {"vocabulary": config["vocab_size"], "hidden": config["hidden_size"]}
+    if hasattr(a, "dense_layers"):
+        cut["dense_layers"] = config["first_k_dense_replace"]
+    if hasattr(a, "kv_heads"):
+        cut["kv_heads"] = config["num_key_value_heads"]
+    if hasattr(a, "intermediate"):
+        cut["intermediate"] = config["intermediate_size"]
+    if hasattr(a, "moe_intermediate"):
+        cut["moe_intermediate"] = config["moe_intermediate_size"]
+    alone = stage_weights_bytes(
+        msgspec.structs.replace(plan.model, architecture=msgspec.structs.replace(a, **cut)),
+        plan.engine,
+        Parallelism(tensor=1, pipeline=1),
+        first_layer=0,
+        layers=cut["layers"],
+        is_last=True,
+    )
+    assert alone == pytest.approx(rank + beyond, rel=1e-6)
+
+
+def test_what_one_rank_cannot_show_is_refused() -> None:
+    from derive import NoSlice
+
+    for recipe, assignments in (
+        ("local/tiny-r1", []),
+        ("a3ultra/qwen3-235b-a22b", ["arguments.enable-expert-parallel=true"]),
+        ("a3ultra/deepseek-r1-671b", ["parallelism.tensor=4", "parallelism.data=2"]),
+    ):
+        with pytest.raises(NoSlice):
+            job(recipe, *assignments)
+
+
+def test_loads_in_words() -> None:
+    from derive import NoSlice, steps
+
+    assert steps("384x1000/1000@192*2,8x50/16") == [
+        {"prompts": 384, "input": 1000, "output": 1000, "limit": 192, "repetitions": 2},
+        {"prompts": 8, "input": 50, "output": 16, "limit": 0, "repetitions": 1},
+    ]
+    with pytest.raises(NoSlice, match="384x1000"):
+        steps("384x1000")
+
+
+def test_figures_of_a_log() -> None:
+    # Excerpts of logs of 2026-11-26: two stages of a 9-layer model on two H100, vLLM 0.26.0.
+    from readings import rank
+
+    here = Path(__file__).parent
+    v1 = rank((here / "vllm_v1_runner.log").read_text())
+    assert (v1["weights_gib"], v1["peak_activation_gib"], v1["non_torch_gib"]) == (45.35, 6.52, 0.07)
+    assert (v1["graphs_gib"], v1["graphs_estimated_gib"], v1["kv_gib"]) == (5.16, 4.18, 11.18)
+    assert (v1["usable_gib"], v1["kv_tokens"], v1["kv_tokens_that_fit"]) == (67.3, 535_488, 130_274 * 16)
+    assert (v1["compile_seconds"], v1["capture_seconds"], v1["init_seconds"]) == (18.39, 9, 39.98)
+    v2 = rank((here / "vllm_v2_runner.log").read_text())
+    assert (v2["weights_gib"], v2["graphs_gib"], v2["kv_gib"]) == (44.78, 12.48, 17.18)
+    assert "graphs_estimated_gib" not in v2
+
+
+def test_a_round_is_queues_of_whole_lines(tmp_path: Path) -> None:
+    command = ["bash", str(GPU / "slice" / "round.sh"), str(tmp_path)]
+    subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}, check=True)
+    for name in ("one-h100", "one-h200", "two-hosts"):
+        jobs = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        assert jobs.pop() == {"end": True}
+        assert len({each["variant"] for each in jobs}) == len(jobs)
+        assert all(each["steps"] and each["serverArgs"] for each in jobs)
+        for each in jobs:
+            assert "values" not in each or (GPU / each["values"]).is_file()
+
+
+def readings_of(variant: str, hosts: int, limit: int, rate: float) -> list[dict[str, Any]]:
+    """A server's readings as the driver writes them, of one repetition."""
+    from readings import rank
+
+    log = (Path(__file__).parent / "vllm_v1_runner.log").read_text()
+    step = {"prompts": 2 * limit, "input": 1000, "output": 1000, "limit": limit}
+    numbers = {"output_throughput": rate, "median_itl_ms": 30.0, "mean_tpot_ms": 31.0, "p99_itl_ms": 150.0}
+    start = {
+        "hosts": hosts,
+        "executor": "mp",
+        "plan": job("a3mega/deepseek-r1-671b")["plan"] if hosts == 1 else None,
+        "ranks": [rank(log)] * hosts,
+        "seconds": {"health": 100.0, "serving": 101.0},
+        "kept_caches": False,
+        "flags": ["--max-num-seqs", "256"],
+        "environment": {},
+        "memory": ["70000"] * hosts,
+    }
+    bench = {
+        "step": step,
+        "command": "vllm bench serve",
+        "result": {**numbers, "failed": 0},
+        "engine": {"preemptions": 7.0, "running": limit, "kv_usage": 0.93, "memory": [71000] * hosts},
+    }
+    return [{"kind": "start", "variant": variant, **start}, {"kind": "bench", "variant": variant, **bench}]
+
+
+def test_the_page_has_ranks_and_pairs_each_in_their_own_table() -> None:
+    from page import page
+
+    machine = {"kind": "machine", "gpus": ["GPU, 81559, 580"], "vllm": "0.26.0", "torch": "2", "nccl": "2"}
+    text = page(
+        {
+            "a": [machine, *readings_of("rank", 1, 192, 6000.0)],
+            "b": [machine, *readings_of("published", 2, 128, 2000.0), *readings_of("ours", 2, 384, 5000.0)],
+        }
+    )
+    rows = [line for line in text.splitlines() if line.startswith("| rank |")]
+    assert "30 of stage 2, 1/8 | 41.22 | 45.35 | 6.52 | 0.07 | 5.16 (4.18) | 11.18 | 2,084,384" in rows[0]
+    assert "192 (group: 384) | 384 x 1000/1000 | 6000 | 30.0 | 31.0 | 62.0 | 150 | 7 | 93 % | 0" in rows[1]
+    (ours,) = [line for line in text.splitlines() if line.startswith("| ours | b | mp | 535,488")]
+    assert "| 384 | 768 x 1000/1000 | 2.50 | 5000 |" in ours
