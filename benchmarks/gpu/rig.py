@@ -121,6 +121,8 @@ class Rig:
         # One stage a host as in the recipe, with one GPU where it has eight.
         fixed = ["--tensor-parallel-size", "1", "--pipeline-parallel-size", str(self.hosts)]
         self.log = [self.work / f"{name}.host{rank}.log" for rank in range(self.hosts)]
+        for path in self.log:
+            path.touch()  # read also after a start that failed before its member
         self.processes = []
         for rank in reversed(range(self.hosts)):
             peer = [ADDRESSES[0]] if rank else []

@@ -126,7 +126,7 @@ def test_figures_of_a_log() -> None:
 def test_a_round_is_queues_of_whole_lines(tmp_path: Path) -> None:
     command = ["bash", str(GPU / "slice" / "round.sh"), str(tmp_path)]
     subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}, check=True)
-    for name in ("one-h100", "one-h200", "two-hosts"):
+    for name in ("v1", "v2", "h200", "two-hosts", "ray"):
         jobs = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         assert jobs.pop() == {"end": True}
         assert len({each["variant"] for each in jobs}) == len(jobs)
