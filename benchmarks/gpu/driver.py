@@ -26,6 +26,7 @@ import asyncio
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -295,8 +296,12 @@ def main() -> None:
     driver = Driver(options)
     subprocess.run(["nvidia-smi"], check=True, stdout=subprocess.DEVNULL)
     driver.machine()
-    for job, jobs in driver.jobs():
-        driver.run(job, jobs)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
+    try:
+        for job, jobs in driver.jobs():
+            driver.run(job, jobs)
+    finally:
+        driver.rig.stop()
 
 
 if __name__ == "__main__":
