@@ -75,6 +75,11 @@ def start(rented: Account, tmp_path: Path, *words: str) -> tuple[str, list[str]]
     return up["url"], [pod["id"] for pod in up["pods"]]
 
 
+def arrived(rented: Account, pod: str) -> int:
+    """Bytes that came to a pod over its cluster's network."""
+    return int(rented.pods.run(pod, "cat", "/sys/class/net/ens1/statistics/rx_bytes"))
+
+
 def said(rented: Account, pod: str) -> str:
     return "\n".join(line for _, line in rented.pods.hosts[pod].lines)
 
@@ -121,11 +126,18 @@ def test_prefill_and_decode_apart(rented: Account, tmp_path: Path) -> None:
     message = ask(url, QUESTION)["choices"][0]["message"]
     assert message["content"]
     assert message["reasoning"]
-    tokens = ask(url, "And " + QUESTION)["usage"]["prompt_tokens"]
+    first = tokens = ask(url, "And " + QUESTION)["usage"]["prompt_tokens"]
     assert tokens > 64
 
     def moved() -> bool:
         return value(metrics(url, "/1"), "vllm:external_prefix_cache_hits_total") >= tokens
+
+    received = arrived(rented, decode)
+    question = "Now and again: " + QUESTION * 3
+    tokens += ask(url, question)["usage"]["prompt_tokens"]
+    # MLA: 512 + 64 elements of two bytes in each of four layers.
+    cache = (tokens - first) // 16 * 16 * 4 * 576 * 2
+    assert cache < arrived(rented, decode) - received < 2 * cache, "the KV cache of its prompt"
 
     until("the decode engine has counted the prompts that came to it", moved, 30)
     assert value(metrics(url, "/0"), "vllm:request_success_total") >= 2, "the prefill engine read them"
@@ -134,7 +146,7 @@ def test_prefill_and_decode_apart(rented: Account, tmp_path: Path) -> None:
 
     rented.pods.run(decode, "pkill", "-KILL", "-f", "vllm serve")  # an engine that ends is started again
     until("the engine is missed", lambda: status(url) != 200, 30)
-    until("the engine is taken in again", lambda: status(url) == 200, 120)
+    until("the engine is taken in again", lambda: status(url) == 200, 300)
 
     rented.pods.kill(decode)
     lost = time.monotonic()

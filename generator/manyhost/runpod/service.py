@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -320,10 +321,24 @@ class Service:
         else:
             self._prices["pods", self.name] = usd_per_hour
             self._maker.once("pods", self.name, lambda: self._api.make_pod(body), self._single_pods)
+        self._earliest("clusters" if isinstance(body, NewCluster) else "pods", self.name)
         self._same(
             self._serving(self._clusters(), self._api.pods()), body.env
         )  # somebody may have been faster
         self._tell(f"rented: {body.name}")
+
+    def _earliest(self, kind: Literal["clusters", "pods"], stem: str) -> None:
+        """Give back all but the earliest: two who asked at once, from two machines, have rented both.
+
+        Whoever is later sees the other one, and both agree on which is the later.
+        """
+        items: Sequence[Cluster | Pod] = self._clusters() if kind == "clusters" else self._single_pods()
+        there = sorted(
+            (item for item in items if _stem(item) == stem), key=lambda item: (item.created_at, item.id)
+        )
+        for later in there[1:]:
+            self._api.remove(kind, later.id)
+            self._tell(f"{later.name} was rented twice, at the same time: the later one is given back")
 
     def _away(self, kind: Kind, stem: str) -> None:
         listed: dict[Kind, Callable[[], Sequence[Named]]] = {

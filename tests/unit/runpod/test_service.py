@@ -10,7 +10,7 @@ import pytest
 from manyhost.errors import Failed, InvalidInput, ManyhostError, NotReady, RemoteError
 from manyhost.runpod import names
 from manyhost.runpod.api import Api, NotPlaced
-from manyhost.runpod.models import NewVolume
+from manyhost.runpod.models import Cluster, NewCluster, NewVolume
 from manyhost.runpod.offer import offer
 from manyhost.runpod.service import Service, Wanted, strays, sweep
 
@@ -111,6 +111,26 @@ def test_twice_is_once(ours: Service, cloud: Account, clock: Clock) -> None:
     assert (again.thing, again.until) == (state.thing, state.until)
     posts = [cloud.asked(f"POST /v2/{kind}") for kind in ("network-volumes", "pods", "clusters")]
     assert posts == [1, 1, 1]
+
+
+def test_two_at_once_from_two_machines_rent_one(
+    api: Api, cloud: Account, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither sees the other's cluster before it asks for its own: the later one is given back."""
+    here, there = (service(api, clock, tmp_path / name) for name in ("here", "there"))
+    here.up(msgspec.structs.replace(WANTED, hours=1), answered)
+    here.down(with_volume=False)
+    make = api.make_cluster
+
+    def slow(body: NewCluster) -> Cluster:
+        monkeypatch.setattr(api, "make_cluster", make)
+        there.up(WANTED, answered)  # all of it, between a look and a request
+        return make(body)
+
+    monkeypatch.setattr(api, "make_cluster", slow)
+    state = here.up(WANTED, answered)
+    assert cloud.rented() == [STEM]
+    assert state.thing == there.state().thing
 
 
 @pytest.mark.parametrize("settings", [("context=64000",), ("parallelism.pipeline=1",)])
