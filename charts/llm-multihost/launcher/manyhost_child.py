@@ -23,6 +23,9 @@ GENERIC = re.compile(
 )
 NAMED = re.compile(r"(?:\berror: )?((?:\b\w*(?:Error|Exception)\b[(:]|(?<=\berror: )).*)")
 OWN_POLLS = re.compile(rb'^.*127\.0\.0\.1:\d+ - "GET /(?:health|metrics) HTTP/1\.1" 200.*\n', re.M)
+CALM = re.compile(
+    r"\b(?:DEBUG|INFO|WARNING) \S+ \S+ \["
+)  # the same, of what may name an error and ends nothing
 LOGGED = re.compile(r"\bERROR \S+ \S+ \[[^]]*\] (.*)")  # vLLM's log format
 
 
@@ -31,7 +34,7 @@ def error_line(lines: list[str]) -> str:
     for kind in (NAMED, LOGGED):
         for line in reversed(lines):
             match = kind.search(line)
-            if match and not GENERIC.search(line):
+            if match and not GENERIC.search(line) and not CALM.search(line):
                 return match.group(1).strip()
     wordy = (line.strip() for line in reversed(lines) if re.search("[a-z]{3}", line))
     return next(wordy, "no output")
