@@ -226,3 +226,24 @@ def test_only_members_are_taken_in(tmp_path: Path) -> None:
             await runner.cleanup()
 
     asyncio.run(run())
+
+
+def test_an_engine_that_is_slow_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def health(_: web.Request) -> web.Response:
+        await asyncio.sleep(2.5)
+        return web.Response()
+
+    async def run() -> None:
+        async with aiohttp.ClientSession() as session:
+            found = dynamo_hosts.Primary(["serve"], "127.0.0.1", "a token", tmp_path, session)
+            app = web.Application()
+            app.add_routes([web.get("/health", health)])
+            runner = web.AppRunner(app)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            monkeypatch.setattr(dynamo_hosts, "ENGINE_HTTP", runner.addresses[0][1])
+            assert await found.healthy(found.engines[0])
+            await runner.cleanup()
+            assert not await found.healthy(found.engines[0]), "nothing listens there"
+
+    asyncio.run(run())

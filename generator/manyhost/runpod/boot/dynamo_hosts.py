@@ -27,7 +27,10 @@ from aiohttp import web
 from manyhost.runpod.boot import dynamo_door
 
 ENGINE_HTTP, ENGINE_GRPC, MEMBERS = 8001, 8002, 8003
-_EVERY, _TIMEOUT, _MISSES = 0.5, 1.5, 3  # seconds, seconds, looks in a row
+_EVERY, _CONNECT, _MISSES = 0.5, 1.5, 3  # seconds, seconds, looks in a row
+_ANSWER = (
+    15.0  # seconds: an engine that is slow is not gone, and whether it is stuck is the launcher's to say
+)
 _PARSERS = (("MANYHOST_REASONING_PARSER", "--dyn-reasoning-parser"),
             ("MANYHOST_TOOL_CALL_PARSER", "--dyn-tool-call-parser"))  # fmt: skip
 # All of it on one host (ai-dynamo/dynamo, docs: discovery backend `file`, event plane `zmq`).
@@ -105,7 +108,7 @@ class Primary:
     async def watch(self, engine: Engine) -> None:
         """Have a sidecar for an engine for as long as it is healthy."""
         while True:
-            healthy = bool(engine.address) and await self._healthy(engine)
+            healthy = bool(engine.address) and await self.healthy(engine)
             engine.misses = 0 if healthy else engine.misses + 1
             if engine.sidecar and engine.sidecar.returncode is not None:
                 say(f"the sidecar of rank {engine.rank} ended with {engine.sidecar.returncode}")
@@ -133,8 +136,9 @@ class Primary:
             engine.address = request.remote or ""
         return web.Response()
 
-    async def _healthy(self, engine: Engine) -> bool:
-        limit = aiohttp.ClientTimeout(total=_TIMEOUT)
+    async def healthy(self, engine: Engine) -> bool:
+        """Ask an engine once."""
+        limit = aiohttp.ClientTimeout(total=_ANSWER, sock_connect=_CONNECT)
         with contextlib.suppress(OSError, asyncio.TimeoutError, aiohttp.ClientError):
             async with self._session.get(f"{engine.url()}/health", timeout=limit) as answer:
                 return answer.status == 200
@@ -160,10 +164,12 @@ async def primary() -> None:
     folder = pathlib.Path("/dev/shm/manyhost-dynamo")  # noqa: S108  the pod's own
     folder.mkdir(mode=0o700, exist_ok=True)
     address = os.environ.get("NODE_ADDR") or "127.0.0.1"
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), auto_decompress=False
-    ) as session:
-        found = Primary(os.environ["MANYHOST_ENGINES"].split(), address, token(), folder, session)
+    fresh = aiohttp.TCPConnector(force_close=True)  # a host that is gone does not take a new connection
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False) as session,
+        aiohttp.ClientSession(connector=fresh) as looks,
+    ):
+        found = Primary(os.environ["MANYHOST_ENGINES"].split(), address, token(), folder, looks)
         engines = [dynamo_door.Place(one.rank, one.role, one.url) for one in found.engines]
         door = dynamo_door.Door(session, os.environ["VLLM_API_KEY"], engines)
         await dynamo_door.listen(door.application(), "0.0.0.0", dynamo_door.PUBLIC)  # noqa: S104  the public port
@@ -180,7 +186,7 @@ def announce() -> None:
     while True:
         request = urllib.request.Request(url, method="PUT", headers={"Authorization": f"Bearer {token()}"})
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(request, timeout=_TIMEOUT).close()
+            urllib.request.urlopen(request, timeout=_CONNECT).close()
         time.sleep(_EVERY)
 
 
