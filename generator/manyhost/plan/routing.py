@@ -20,7 +20,7 @@ def check(recipe: Recipe, facts: Facts) -> None:
             the engine.
     """
     if recipe.routing == "dynamo":
-        _check_dynamo(facts)
+        _check_dynamo(recipe, facts)
     elif isinstance(facts.environment.platform, RunPod):
         _check_alone(recipe, facts)
     elif recipe.routing == "inferencepool":
@@ -47,12 +47,16 @@ def check_roles(found: tuple[Role, ...], facts: Facts) -> None:
         )
 
 
-def _check_dynamo(facts: Facts) -> None:
+def _check_dynamo(recipe: Recipe, facts: Facts) -> None:
     if not isinstance(facts.environment.platform, RunPod):
         raise InvalidInput(
             f"environment {facts.environment.name} has a router of its own",
             where="routing",
             fix="set it to service",
+        )
+    if recipe.engine.executor != "mp":
+        raise InvalidInput(
+            "nobody has run Dynamo before an engine over Ray", where="engine.executor", fix="set it to mp"
         )
     pair = facts.dynamo.pair(facts.engine.version)
     if not pair or not pair.sidecar:
