@@ -27,7 +27,7 @@ from aiohttp import web
 from manyhost.runpod.boot import dynamo_door
 
 ENGINE_HTTP, ENGINE_GRPC, MEMBERS = 8001, 8002, 8003
-_EVERY, _CONNECT, _MISSES = 0.5, 1.5, 3  # seconds, seconds, looks in a row
+_EVERY, _CONNECT, _MISSES = 0.5, 1.5, 2  # seconds, seconds, looks in a row
 _ANSWER = (
     15.0  # seconds: an engine that is slow is not gone, and whether it is stuck is the launcher's to say
 )
