@@ -31,7 +31,14 @@ from manyhost.report.markdown import markdown
 from manyhost.report.read import read
 from manyhost.report.sections import report
 
-from tools import benchmark_schema, chart_readme, extract_kubernetes_schemas, gke_guide, goldens
+from tools import (
+    benchmark_schema,
+    chart_readme,
+    extract_kubernetes_schemas,
+    gke_guide,
+    goldens,
+    memory_points,
+)
 from tools.dashboards import dashboards
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -290,6 +297,11 @@ def hardening_reference() -> dict[Path, bytes]:
     return {ROOT / "docs/reference/hardening.md": ("\n".join(lines) + "\n").encode()}
 
 
+def memory_reference() -> dict[Path, bytes]:
+    """Return docs/reference/memory.md: the plan of memory beside what was measured."""
+    return {ROOT / "docs/reference/memory.md": memory_points.page().encode()}
+
+
 def cli_reference() -> dict[Path, bytes]:
     """Return docs/reference/cli.md: the help page of every command."""
     parts = ["# Commands\n\nGenerated from the commands' own help; `make generate` writes it.\n"]
@@ -460,6 +472,7 @@ GENERATORS = (
     settings_reference,
     environments_reference,
     hardening_reference,
+    memory_reference,
     cli_reference,
     exit_codes,
     doctor_checks,

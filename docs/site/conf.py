@@ -51,6 +51,7 @@ NAVIGATION = {
         "docs/reference/launcher",
         "docs/reference/gpu-comparison",
         "docs/reference/gpu-answers",
+        "docs/reference/memory",
         "charts/*/README",
     ],
     "Decisions": ["docs/adr/README"],

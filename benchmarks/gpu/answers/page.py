@@ -152,9 +152,9 @@ def speed(machines: Machines) -> str:
     return (
         "## Speed with the KV cache of the real machine\n\n"
         "The 9-layer model of the [GPU comparison](gpu-comparison.md), 320 prompts of 1000 tokens at once,\n"
-        "1000 tokens each, in 535,488 KV tokens: what `manyhost render a3mega` plans for sixteen 80 GB GPUs\n"
-        "(the rig alone would have many times as many). A single number: one repetition, no spread.\n\n"
-        + table(head, rows)
+        "1000 tokens each, in 535,488 KV tokens: what was planned for sixteen 80 GB GPUs before their\n"
+        "memory was measured ([about 770,000](memory.md) now; the rig alone would have many times as\n"
+        "many). A single number: one repetition, no spread.\n\n" + table(head, rows)
     )
 
 

@@ -67,9 +67,8 @@ def limiting_stage(role: Role) -> int:
     """
     if role.memory is None:
         raise NoSlice("its hosts have no GPUs")
-    memory, layers = role.memory, role.pipeline_layers
-    free = [memory.usable_gib - weights - memory.overhead_gib for weights in memory.weights_gib]
-    return min(range(len(layers)), key=lambda stage: free[stage] / layers[stage])
+    tokens = role.memory.kv_tokens_by_stage
+    return tokens.index(min(tokens))
 
 
 def check(role: Role) -> None:

@@ -27,6 +27,80 @@ class ImageLock(Struct, frozen=True):
     nccl: Annotated[str, Meta(pattern=r"^([0-9]+\.[0-9]+\.[0-9]+)?$")] = ""
 
 
+class Linear(Struct, frozen=True):
+    """GiB on one GPU: a constant, and what each layer and each attention head of the rank adds."""
+
+    gib: Amount = 0
+    gib_per_layer: Amount = 0
+    gib_per_head: Amount = 0
+
+
+class Communication(Struct, frozen=True):
+    """Buffers on a GPU that talks to others, in GiB.
+
+    Attributes:
+        gib_per_tensor_peer: For each other GPU of a tensor parallel group: NCCL's and the all-reduce's.
+        other_gib: Of pipeline stages and data parallel ranks.
+    """
+
+    gib_per_tensor_peer: Amount = 0
+    other_gib: Amount = 0
+
+
+class Activations(Struct, frozen=True):
+    """What the largest step needs while the engine measures itself; the larger of its two peaks counts.
+
+    Attributes:
+        gib: In any case.
+        bytes_per_hidden: Of each batched token, for each element of the hidden state.
+        bytes_per_head: Of each batched token, for each attention head of the rank.
+        gathered_bytes_per_hidden: Of each token of another data parallel rank, gathered for the experts.
+        context_tokens: Tokens of earlier chunks whose latent entries are unpacked at once; 0 if none.
+        attention_bytes_per_head: Of each batched token, for each head, beside those.
+    """
+
+    gib: Amount = 0
+    bytes_per_hidden: Amount = 0
+    bytes_per_head: Amount = 0
+    gathered_bytes_per_hidden: Amount = 0
+    context_tokens: Count = 0
+    attention_bytes_per_head: Amount = 0
+
+
+class Runner(Struct, frozen=True):
+    """What a model runner takes beside weights, activations and KV cache.
+
+    Attributes:
+        graphs: CUDA graphs as far as the engine leaves them room in its share of the memory.
+        outside: What it takes under load beside its share; None where nobody has measured it.
+    """
+
+    graphs: Linear = Linear()
+    outside: Linear | None = None
+
+
+class GpuMemory(Struct, frozen=True):
+    """GPU memory of an engine beside weights and KV cache: values/memory-points.yaml has what was measured.
+
+    Attributes:
+        batched_tokens: max-num-batched-tokens where nobody sets it.
+        whole_prompt_context: Longest context at which it is the context itself: prompts are not cut.
+        non_torch_gib: CUDA's context and libraries.
+        communication: Buffers between GPUs.
+        activations: Of the largest step.
+        runner: The model runner that it takes by itself.
+        runners: All that it has, by name; VLLM_USE_V2_MODEL_RUNNER chooses.
+    """
+
+    batched_tokens: Count
+    non_torch_gib: Amount
+    communication: Communication
+    activations: Activations
+    runner: str
+    runners: Annotated[dict[str, Runner], Meta(min_length=1)]
+    whole_prompt_context: Count = 0
+
+
 class Engine(Struct, frozen=True):
     """vLLM at one version: image, executors, memory behaviour, and the file with its flags.
 
@@ -45,9 +119,10 @@ class Engine(Struct, frozen=True):
         image_gib: Size of the image as it is pulled.
         kv_entry_alignment_bytes: Padding of one token's KV entry in a layer (MLA).
         kv_block_tokens: Tokens of one KV block.
+        kv_block_tokens_fp8: The same for a latent (MLA) cache in FP8; 0 where it makes no difference.
         kv_dtypes: Data types of the KV cache that it can serve on GPUs.
         mla_absorbed: Which absorbed MLA matrices it keeps beside the weights.
-        overhead_gib: Activations, CUDA graphs and NCCL on one GPU.
+        memory: GPU memory beside weights and KV cache; None for what does not run on GPUs.
         default_arguments: Flags that every recipe of this version wants.
         default_utilization: Its own share of GPU memory.
         compile_seconds: Between the loaded weights and the first answer.
@@ -69,10 +144,11 @@ class Engine(Struct, frozen=True):
     kv_block_tokens: Positive
     kv_dtypes: list[str]
     mla_absorbed: Literal["v0", "v1"]
-    overhead_gib: Amount
     default_arguments: dict[str, Any]
     default_utilization: Amount
     compile_seconds: Positive
+    memory: GpuMemory | None = None
+    kv_block_tokens_fp8: Count = 0
     bench_serve: bool = True
 
 

@@ -61,8 +61,13 @@ def offload_gib(arguments: Mapping[str, Any]) -> float:
     return value if isinstance(value, (int, float)) else 0
 
 
-def kv_dtype(arguments: Mapping[str, Any], engine: Engine, key: str) -> str:
+def kv_dtype(arguments: Mapping[str, Any], engine: Engine, where: str) -> str:
     """Return the data type of the KV cache.
+
+    Args:
+        arguments: Flags by name without dashes.
+        engine: What it can serve.
+        where: The key of the flag in the recipe.
 
     Raises:
         InvalidInput: When this version cannot serve it.
@@ -71,7 +76,7 @@ def kv_dtype(arguments: Mapping[str, Any], engine: Engine, key: str) -> str:
     if found not in engine.kv_dtypes:
         raise InvalidInput(
             f"vLLM {engine.version} cannot serve this model with it",
-            where=f"{key}.kv-cache-dtype",
+            where=where,
             fix=f"use one of: {', '.join(engine.kv_dtypes)}",
         )
     return found

@@ -15,6 +15,8 @@ from manyhost.catalog.environment import Host
 from manyhost.catalog.model import GqaDense, GqaMoe, MlaMoe, Model
 from manyhost.catalog.recipe import Parallelism
 from manyhost.errors import InvalidInput
+from manyhost.plan.memory_flags import MemoryFlags, experts
+from manyhost.plan.overhead import Overhead, ceiling, overhead
 from manyhost.plan.sizing import FP8_BLOCK
 
 GIB = 2**30
@@ -23,25 +25,43 @@ _KV_BYTES = {"auto": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory of the fullest GPU of a group, in GiB, and what fits.
+    """Memory of the GPU of a group that holds the fewest tokens, in GiB, and what fits.
 
     Attributes:
         usable_gib: What the engine may use.
         weights_gib: By pipeline stage.
-        overhead_gib: Activations, CUDA graphs, NCCL.
-        kv_gib: What is left for the KV cache on the GPU that holds the fewest tokens.
+        overhead_gib: Activations, CUDA graphs, NCCL and CUDA, as far as they count to its share.
+        overhead: The same in its parts, and what is taken beside its share.
+        kv_gib: What is left for the KV cache on that GPU.
         kv_bytes_per_token: On that GPU.
-        kv_tokens: Tokens that fit into the KV cache of the group.
+        kv_tokens: Tokens that fit into the KV cache of one data parallel rank.
+        kv_tokens_by_stage: Tokens that would fit if each pipeline stage decided.
         concurrency: Requests of full context that fit.
+        utilization: The engine's share of the memory.
+        utilization_ceiling: The highest share that leaves room beside it; None where nobody has measured it.
     """
 
     usable_gib: float
     weights_gib: tuple[float, ...]
     overhead_gib: float
+    overhead: Overhead
     kv_gib: float
     kv_bytes_per_token: int
     kv_tokens: int
+    kv_tokens_by_stage: tuple[int, ...]
     concurrency: float
+    utilization: float
+    utilization_ceiling: float | None
+
+
+class _Stage(msgspec.Struct, frozen=True):
+    """A pipeline stage: weights and KV cache on one of its GPUs, in GiB, and tokens in that cache."""
+
+    weights: float
+    overhead: Overhead
+    pool: float
+    token_bytes: int
+    tokens: int
 
 
 def fit(
@@ -54,6 +74,7 @@ def fit(
     context: int,
     utilization: float,
     kv_dtype: str,
+    flags: MemoryFlags = MemoryFlags(),  # noqa: B008  frozen
 ) -> Memory | None:
     """Return what fits into the GPUs of one group; None on hosts without GPUs.
 
@@ -66,65 +87,122 @@ def fit(
         context: Longest request in tokens.
         utilization: Share of the memory that the engine may use; 0 is the engine's own.
         kv_dtype: Data type of the KV cache, as vLLM calls it.
+        flags: What else changes the memory.
 
     Raises:
-        InvalidInput: When not even one request of full context fits.
+        InvalidInput: When not even one request of full context fits, or the KV cache of a flag.
     """
-    if not host.gpus:
+    if not host.gpus or engine.memory is None:
         return None
-    per_layer = kv_bytes_per_token_layer(model, engine, kv_dtype, parallelism.tensor)
     usable = host.gpu_memory_gib * (utilization or engine.default_utilization)
-    weights: list[float] = []
-    pools: list[float] = []
-    tokens: list[int] = []
+    entry = kv_bytes_per_token_layer(model, engine, kv_dtype, parallelism.tensor)
+    block = flags.block_tokens or kv_block_tokens(model, engine, kv_dtype)
+    stages = []
     for stage, count in enumerate(layers):
-        stage_bytes = stage_weights_bytes(
+        last = stage == len(layers) - 1
+        held = count + flags.prediction_layers * last
+        weights = stage_weights_bytes(
             model,
             engine,
             parallelism,
             first_layer=sum(layers[:stage]),
             layers=count,
-            is_last=stage == len(layers) - 1,
+            is_last=last,
+            flags=flags,
         )
-        weights.append(stage_bytes / GIB)
-        pools.append(usable - weights[-1] - engine.overhead_gib)
-        tokens.append(kv_tokens(pools[-1] * GIB, count, per_layer, engine.kv_block_tokens))
-    fullest = tokens.index(min(tokens))
-    if tokens[fullest] < context:
+        gib = max(0.0, weights / GIB - flags.offload_gib)
+        beside = overhead(model, engine.memory, parallelism, layers=held, context=context, flags=flags)
+        pool = flags.kv_bytes / GIB or usable - gib - beside.inside_gib
+        tokens = kv_tokens(pool * GIB, held, entry, block) * flags.context_parallel
+        stages.append(_Stage(gib, beside, pool, entry * held, tokens))
+    fullest = min(stages, key=lambda stage: stage.tokens)
+    if flags.kv_bytes:
+        usable = _with_pool(stages, flags.kv_bytes / GIB, host)
+    tokens = _in_blocks(fullest, block, flags) if flags.blocks else fullest.tokens
+    beside = fullest.overhead
+    if tokens < context:
         raise InvalidInput(
-            f"does not fit: a GPU offers {usable:.1f} GiB, {weights[fullest]:.1f} are weights and about "
-            f"{engine.overhead_gib:.1f} activations and graphs, which leaves {tokens[fullest]:,} KV tokens "
+            f"does not fit: a GPU offers {usable:.1f} GiB, {fullest.weights:.1f} are weights and about "
+            f"{beside.inside_gib:.1f} activations and graphs, which leaves {tokens:,} KV tokens "
             f"for a context of {context:,}",
             where="parallelism",
             fix="more GPUs per group (parallelism), a shorter context, or higher utilization",
         )
+    outside = beside.outside_gib
     return Memory(
         usable_gib=round(usable, 2),
-        weights_gib=tuple(round(gib, 2) for gib in weights),
-        overhead_gib=engine.overhead_gib,
-        kv_gib=round(pools[fullest], 2),
-        kv_bytes_per_token=per_layer * max(layers),
-        kv_tokens=tokens[fullest],
-        concurrency=round(tokens[fullest] / context, 1),
+        weights_gib=tuple(round(stage.weights, 2) for stage in stages),
+        overhead_gib=round(beside.inside_gib, 2),
+        overhead=_rounded(beside),
+        kv_gib=round(fullest.pool, 2),
+        kv_bytes_per_token=fullest.token_bytes,
+        kv_tokens=tokens,
+        kv_tokens_by_stage=tuple(stage.tokens for stage in stages),
+        concurrency=round(tokens / context, 1),
+        utilization=round(usable / host.gpu_memory_gib, 3),
+        utilization_ceiling=None if outside is None else ceiling(host.gpu_memory_gib, outside),
+    )
+
+
+def _with_pool(stages: list[_Stage], pool_gib: float, host: Host) -> float:
+    """Return what the engine uses with a KV cache of a given size: it does not look at its share then."""
+    most = max(stage.weights + stage.overhead.inside_gib for stage in stages)
+    if most + pool_gib > host.gpu_memory_gib:
+        raise InvalidInput(
+            f"{pool_gib:.1f} GiB do not fit beside {most:.1f} GiB of weights, activations and graphs "
+            f"into the {host.gpu_memory_gib:.1f} GiB of a GPU",
+            where="arguments.kv-cache-memory-bytes",
+            fix="leave it out: what is left is the KV cache",
+        )
+    return most + pool_gib
+
+
+def _in_blocks(fullest: _Stage, block: int, flags: MemoryFlags) -> int:
+    """Return the tokens in a number of blocks of one's own, which the engine takes without looking."""
+    tokens = flags.blocks * block * flags.context_parallel
+    if tokens > fullest.tokens:
+        raise InvalidInput(
+            f"{flags.blocks:,} blocks are {tokens:,} KV tokens; {fullest.tokens:,} fit",
+            where="arguments.num-gpu-blocks-override",
+            fix="leave it out: all that fit are taken",
+        )
+    return tokens
+
+
+def _rounded(found: Overhead) -> Overhead:
+    return msgspec.convert(
+        {
+            name: value if value is None else round(value, 2)
+            for name, value in msgspec.structs.asdict(found).items()
+        },
+        Overhead,
     )
 
 
 def stage_weights_bytes(
-    model: Model, engine: Engine, parallelism: Parallelism, *, first_layer: int, layers: int, is_last: bool
+    model: Model,
+    engine: Engine,
+    parallelism: Parallelism,
+    *,
+    first_layer: int,
+    layers: int,
+    is_last: bool,
+    flags: MemoryFlags = MemoryFlags(),  # noqa: B008  frozen
 ) -> int:
     """Return the weight bytes on one GPU of a pipeline stage.
 
     Args:
-        model: The model; its multi-token-prediction layers are not loaded for plain serving.
+        model: The model; its multi-token-prediction layers are loaded for speculative decoding only.
         engine: Decides which absorbed MLA matrices are kept beside the weights.
         parallelism: Heads, dense layers and the vocabulary are cut by tensor parallelism, routed experts over
             the data parallel ranks too (vllm/model_executor/layers/fused_moe/config.py).
         first_layer: Index of the stage's first layer.
         layers: Number of layers of the stage.
-        is_last: Whether the stage holds the output head.
+        is_last: Whether the stage holds the output head, and the prediction layers.
+        flags: Whether experts stay whole, and how many prediction layers are loaded.
     """
     a, tensor = model.architecture, parallelism.tensor
-    experts = tensor * parallelism.data
+    held = experts(model, flags, parallelism)
     match a:
         case MlaMoe():
             dense = max(0, min(a.dense_layers - first_layer, layers))
@@ -132,14 +210,15 @@ def stage_weights_bytes(
             total += dense * _mlp(a.intermediate, a.hidden, model.weight_format) / tensor
             expert = _mlp(a.moe_intermediate, a.hidden, model.weight_format)
             gate = _BF16_BYTES * a.routed_experts * a.hidden + 4 * a.routed_experts
-            sparse = gate + a.shared_experts * expert / tensor + a.routed_experts * expert / experts
+            sparse = gate + a.shared_experts * expert / tensor + held * expert
             total += (layers - dense) * sparse
+            if is_last and flags.prediction_layers:
+                attention = _mla_bytes(a, model.weight_format, tensor) + _absorbed_bytes(a, engine, tensor)
+                total += flags.prediction_layers * (attention + sparse + _prediction_bytes(a, tensor))
         case GqaMoe():
             expert = _mlp(a.moe_intermediate, a.hidden, model.weight_format)
             gate = _BF16_BYTES * a.routed_experts * a.hidden
-            total = layers * (
-                _gqa_bytes(a, model.weight_format, tensor) + gate + a.routed_experts * expert / experts
-            )
+            total = layers * (_gqa_bytes(a, model.weight_format, tensor) + gate + held * expert)
         case GqaDense():
             total = layers * (
                 _gqa_bytes(a, model.weight_format, tensor)
@@ -163,6 +242,13 @@ def kv_bytes_per_token_layer(model: Model, engine: Engine, kv_dtype: str, tensor
         align = engine.kv_entry_alignment_bytes
         return math.ceil((a.kv_lora_rank + a.qk_rope_head_dim) * width / align) * align
     return 2 * max(1, a.kv_heads // tensor) * a.head_dim * width
+
+
+def kv_block_tokens(model: Model, engine: Engine, kv_dtype: str) -> int:
+    """Return the tokens of one KV block, which the engine's attention kernel decides."""
+    latent = isinstance(model.architecture, MlaMoe)
+    own = engine.kv_block_tokens_fp8 if latent and _KV_BYTES[kv_dtype] == 1 else 0
+    return own or engine.kv_block_tokens
 
 
 def kv_tokens(pool_bytes: float, layers: int, bytes_per_token_layer: int, block_tokens: int) -> int:
@@ -205,6 +291,16 @@ def _absorbed_bytes(a: MlaMoe, engine: Engine, tensor: int) -> float:
     if engine.mla_absorbed == "v0":  # W_Q_UK and W_UV_O in FP8 (vllm 0.7, attention/backends/mla/utils.py)
         return heads * a.kv_lora_rank * (a.q_lora_rank + a.hidden)
     return _BF16_BYTES * heads * a.kv_lora_rank * (a.qk_nope_head_dim + a.v_head_dim)
+
+
+def _prediction_bytes(a: MlaMoe, tensor: int) -> float:
+    """Return what a prediction layer has beside a layer of the model, on one GPU.
+
+    Three norms, the projection of two hidden states to one, and its own embedding and head
+    (vllm/model_executor/models/deepseek_mtp.py).
+    """
+    projection = _BF16_BYTES * 2 * a.hidden * a.hidden
+    return projection + 3 * _BF16_BYTES * a.hidden + 2 * _BF16_BYTES * a.vocabulary * a.hidden / tensor
 
 
 def _gqa_bytes(a: GqaMoe | GqaDense, form: str, tensor: int) -> float:

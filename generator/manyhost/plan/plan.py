@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -25,6 +25,7 @@ from manyhost.plan import (
     weights,
 )
 from manyhost.plan.facts import Facts, join
+from manyhost.plan.memory import Memory
 from manyhost.plan.roles import Handover, Role
 
 
@@ -234,12 +235,8 @@ def _warnings(recipe: Recipe, facts: Facts, found: tuple[Role, ...], moved: Hand
             )
     for role in found:
         name = "" if role.name == "serve" else f"{role.name}: "
-        seats = arguments.seats(role.arguments)
-        if role.memory and role.memory.concurrency < seats:
-            warnings.append(
-                f"{name}KV cache holds {role.memory.kv_tokens:,} tokens: {role.memory.concurrency:.1f} "
-                f"requests of full context; max-num-seqs {seats} relies on shorter ones"
-            )
+        if role.memory:
+            warnings += [f"{name}{text}" for text in _memory_warnings(role, role.memory)]
         if role.parallelism.tensor > gpus > 0 and not facts.interconnect.spans_hosts:
             warnings.append(
                 f"{name}tensor {role.parallelism.tensor} spans hosts: every layer waits for the network; "
@@ -262,6 +259,22 @@ def _warnings(recipe: Recipe, facts: Facts, found: tuple[Role, ...], moved: Hand
         priced = ", ".join(price.usd_per_host_hour)
         warnings.append(f"no price is known for {where[:80]}{unknown}; there is one for {priced}")
     return warnings
+
+
+def _memory_warnings(role: Role, fits: Memory) -> Iterator[str]:
+    seats, tokens = arguments.seats(role.arguments), role.traffic
+    if seats > role.seats:
+        yield (
+            f"max-num-seqs {seats} is more than {fits.kv_tokens:,} KV tokens serve at "
+            f"{tokens.input_tokens:,} + {tokens.output_tokens:,} tokens a request: some would be computed "
+            f"twice; {role.seats} fit"
+        )
+    highest, beside = fits.utilization_ceiling, fits.overhead.outside_gib
+    if highest is not None and fits.utilization > highest:
+        yield (
+            f"utilization {fits.utilization:g}: about {beside:.1f} GiB of each GPU are taken beside it under "
+            f"load; {highest:g} leaves room for them"
+        )
 
 
 def _origin(resolved: Resolved, key: str) -> str:

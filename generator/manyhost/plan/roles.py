@@ -8,9 +8,9 @@ import msgspec
 
 from manyhost.catalog.engine import Engine
 from manyhost.catalog.interconnect import Interconnect
-from manyhost.catalog.recipe import Parallelism, PrefillRole, Recipe, RoleTuning
+from manyhost.catalog.recipe import Parallelism, PrefillRole, Recipe, RoleTuning, Traffic
 from manyhost.errors import InvalidInput
-from manyhost.plan import arguments, memory, sizing
+from manyhost.plan import arguments, memory, memory_flags, seats, sizing
 from manyhost.plan.facts import Facts
 
 RoleName = Literal["serve", "prefill", "decode"]
@@ -35,6 +35,9 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
         pipeline_layers: Layers of each pipeline stage.
         arguments: Engine flags by name without dashes, in order.
         memory: What fits into its GPUs; None on hosts without GPUs.
+        traffic: What stays in its KV cache of the recipe's typical request.
+        seats: Requests at once that the KV cache serves at this traffic, of one data parallel rank as
+            max-num-seqs; 0 on hosts without GPUs.
     """
 
     name: RoleName
@@ -44,6 +47,8 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_layers: tuple[int, ...]
     arguments: dict[str, Any]
     memory: memory.Memory | None
+    traffic: Traffic
+    seats: int
 
     @property
     def ranks(self) -> int:
@@ -159,18 +164,18 @@ def _role(
     sizing.check_model_fits_ranks(sizes, model, given)
     hosts = sizing.hosts_per_group(sizes, host)
     sizing.check_host_memory(given, host)
-    layers = sizing.pipeline_layers(model.architecture.layers, sizes.pipeline)
-    dtype = arguments.kv_dtype(
-        given, facts.engine, key if "kv-cache-dtype" in tuning.arguments else "arguments"
-    )
-    return Role(
-        name=name,
-        groups=groups,
-        hosts=hosts,
-        parallelism=sizes,
-        pipeline_layers=layers,
-        arguments=given,
-        memory=memory.fit(
+    even = sizing.pipeline_layers(model.architecture.layers, sizes.pipeline)
+    layers = memory_flags.partition(recipe.variables, model, sizes) or even
+
+    def place(flag: str) -> str:
+        return f"{key if flag in tuning.arguments else 'arguments'}.{flag}"
+
+    dtype = arguments.kv_dtype(given, facts.engine, place("kv-cache-dtype"))
+    flags = memory_flags.MemoryFlags()
+    if host.gpus:
+        flags = memory_flags.read(given, recipe.variables, model, facts.engine, sizes, place)
+    try:
+        fits = memory.fit(
             model,
             facts.engine,
             host,
@@ -179,7 +184,27 @@ def _role(
             context=recipe.context,
             utilization=recipe.utilization,
             kv_dtype=dtype,
-        ),
+            flags=flags,
+        )
+    except InvalidInput as error:
+        where = error.where
+        if where.startswith("arguments."):
+            where = place(where.removeprefix("arguments."))
+        raise InvalidInput(error.message, where=where, fix=error.fix) from None
+    # A prefill group hands a request on with its first token.
+    traffic = recipe.traffic
+    if name == "prefill":
+        traffic = msgspec.structs.replace(traffic, output_tokens=1)
+    return Role(
+        name=name,
+        groups=groups,
+        hosts=hosts,
+        parallelism=sizes,
+        pipeline_layers=layers,
+        arguments=given,
+        memory=fits,
+        traffic=traffic,
+        seats=seats.seats(fits.kv_tokens, traffic) if fits else 0,
     )
 
 
@@ -193,9 +218,12 @@ def handover(recipe: Recipe, facts: Facts, found: tuple[Role, ...]) -> Handover 
     decode = found[-1]
     if decode.name != "decode":
         return None
-    block = facts.engine.kv_block_tokens
+    dtype = arguments.kv_dtype(decode.arguments, facts.engine, "arguments.kv-cache-dtype")
+    own = decode.arguments.get("block-size")
+    block = (
+        own if isinstance(own, int) and own > 0 else memory.kv_block_tokens(facts.model, facts.engine, dtype)
+    )
     tokens = -(-recipe.traffic.input_tokens // block) * block
-    dtype = arguments.kv_dtype(decode.arguments, facts.engine, "arguments")
     tensor = decode.parallelism.tensor
     per_layer = memory.kv_bytes_per_token_layer(facts.model, facts.engine, dtype, tensor)
     moved = tokens * per_layer * facts.model.architecture.layers * tensor

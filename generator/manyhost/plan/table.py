@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from manyhost.catalog.environment import Gke, RunPod
+from manyhost.plan import arguments
 from manyhost.plan.plan import Plan
 
 
@@ -40,9 +41,17 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
                 (
                     "memory",
                     f"{of}per GPU {m.usable_gib:.1f} GiB usable: weights {max(m.weights_gib):.1f}, "
-                    f"activations and graphs ~{m.overhead_gib:.1f}, "
+                    f"activations, graphs and NCCL ~{m.overhead_gib:.1f}, "
                     f"KV {m.kv_gib:.1f} = {m.kv_tokens:,} tokens "
                     f"({m.concurrency:g} requests of {recipe.context:,})",
+                )
+            )
+            given = arguments.seats(role.arguments)
+            result.append(
+                (
+                    "seats",
+                    f"{of}max-num-seqs {given or 'is up to the engine'}; the KV cache serves {role.seats} of "
+                    f"{role.traffic.input_tokens:,} + {role.traffic.output_tokens:,} tokens",
                 )
             )
     if plan.handover:

@@ -51,7 +51,7 @@ def test_the_default_recipe_is_cut_as_its_last_stage_is() -> None:
     assert [config[name] for name in widths] == [7168, 2304, 256, 16]
     assert (config["num_hidden_layers"], config["first_k_dense_replace"]) == (30, 0)
     assert (config["n_routed_experts"], config["vocab_size"]) == (256, 16160)
-    assert made["serverArgs"]["max-num-seqs"] == 256
+    assert made["serverArgs"]["max-num-seqs"] == 192
     assert made["serverArgs"]["num-gpu-blocks-override"] == 22_800  # of 16 tokens: half of the group's
     assert made["env"]["VLLM_USE_V2_MODEL_RUNNER"] == "0"
 

@@ -189,7 +189,7 @@ def test_explain_lists_sources_strongest_first(monkeypatch: pytest.MonkeyPatch) 
 def test_explain_a_key_that_nobody_set_and_a_whole_block() -> None:
     assert "default" in manyhost("explain", "site.region", "a3mega").out
     out = manyhost("explain", "arguments", "a3mega").out
-    assert "arguments.max-num-seqs = 512" in out
+    assert "arguments.max-num-seqs = 384" in out
     assert "arguments.reasoning-parser" in out
 
 

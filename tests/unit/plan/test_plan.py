@@ -49,12 +49,15 @@ def test_the_default_recipe_in_numbers() -> None:
     assert (role.name, role.pipeline_layers) == ("serve", (31, 30))
     assert p.settings.engine.executor == "mp"
     assert role.memory is not None
-    assert role.memory.usable_gib == pytest.approx(79.10 * 0.85, abs=0.01)
+    assert role.memory.usable_gib == pytest.approx(79.10 * 0.88, abs=0.01)
     whole = memory.stage_weights_bytes(
         p.model, p.engine, role.parallelism, first_layer=0, layers=61, is_last=True
     )
     assert sum(role.memory.weights_gib) == pytest.approx(whole / memory.GIB, abs=0.01)
-    assert role.memory.kv_bytes_per_token == 1152 * 31
+    # The last stage has more weights and so decides, with its 30 layers.
+    assert role.memory.kv_bytes_per_token == 1152 * 30
+    assert role.memory.kv_tokens == role.memory.kv_tokens_by_stage[1] < role.memory.kv_tokens_by_stage[0]
+    assert (role.arguments["max-num-seqs"], role.seats) == (384, 400)
     assert role.memory.concurrency == pytest.approx(role.memory.kv_tokens / 32768, abs=0.1)
     assert (p.cost.usd_per_hour, p.cost.region) == (185.88, "us-east4")
 
@@ -125,8 +128,8 @@ def test_sources_of_the_weights(
         (("network.subnetworks=[a, b]",), "has 9 networks (default, vpc1"),
         (("network.subnetworks=[a, a, c, d, e, f, g, h, i]",), "a network is named twice"),
         (("context=200000",), "200000 tokens is more than the model's 163840"),
-        (("parallelism.pipeline=1",), "does not fit: a GPU offers 67.2 GiB"),
-        (("utilization=0.6",), "higher utilization"),
+        (("parallelism.pipeline=1",), "does not fit: a GPU offers 69.6 GiB"),
+        (("utilization=0.57",), "higher utilization"),
         (("arguments.kv-cache-dtype=int8",), "use one of: auto, fp8, fp8_e4m3"),
         (("arguments.max-num-seqs=0",), "must be a whole number from 1"),
         (("arguments.max-num-seqs=true",), "must be a whole number from 1"),
@@ -198,7 +201,19 @@ def test_arguments_have_a_fixed_order_and_derived_ones_come_first() -> None:
 def test_warnings() -> None:
     warnings = plan("parallelism.tensor=16", "parallelism.pipeline=1").warnings
     assert any("tensor 16 spans hosts" in text for text in warnings)
-    assert any("max-num-seqs 512 relies on shorter ones" in text for text in plan().warnings)
+    assert plan().warnings == ()
+    (seats,) = plan("arguments.max-num-seqs=512").warnings
+    assert seats == (
+        "max-num-seqs 512 is more than 773,792 KV tokens serve at 1,000 + 1,000 tokens a request: "
+        "some would be computed twice; 400 fit"
+    )
+    assert plan("arguments.max-num-seqs=512", "traffic.output_tokens=200").warnings == ()
+    (share,) = plan("utilization=0.95").warnings
+    assert share.startswith(
+        "utilization 0.95: about 2.4 GiB of each GPU are taken beside it under load; 0.92 "
+    )
+    (own,) = plan("arguments.kv-cache-memory-bytes=30G").warnings
+    assert own.startswith("utilization 0.944: ")
     assert plan("arguments.max-num-seqs=4").warnings == ()
 
 
@@ -249,12 +264,12 @@ def test_prefill_and_decode_apart_in_numbers() -> None:
     assert p.cost.usd_per_hour == pytest.approx(6 * 92.94)
     assert [role.memory for role in p.roles] == [plan(*OVER_TCP).main.memory] * 2
     assert p.handover is not None
-    assert p.handover.tokens == 1024
-    assert p.handover.bytes == 1024 * 61 * 1152 * 16
+    assert p.handover.tokens == 1008  # blocks of 16
+    assert p.handover.bytes == 1008 * 61 * 1152 * 16
     assert p.handover.seconds == pytest.approx(p.handover.bytes / 2 / 0.59e9, abs=0.001)
     rows = dict(table.rows(p))
     assert rows["hosts"].startswith("1 prefill + 2 decode groups of 2 ")
-    assert rows["handover"].startswith("1,151.3 MB of KV cache a request of 1,000 prompt tokens, ")
+    assert rows["handover"].startswith("1,133.3 MB of KV cache a request of 1,000 prompt tokens, ")
     late = plan(PREFILL, *OVER_TCP, "traffic.input_tokens=30000")
     assert any("more than the 10000 ms to the first token" in text for text in late.warnings)
     # 11 blocks: what the engine itself counted for 176 tokens

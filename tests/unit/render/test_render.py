@@ -94,7 +94,7 @@ def test_no_secret_reaches_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_million_stays_a_whole_number() -> None:
-    rendered = build(RECIPE, assignments=["arguments.max-num-batched-tokens=1000000"])
+    rendered = build(RECIPE, assignments=["arguments.seed=1000000"])
     assert '"1000000"' in rendered.manifests_text or "\n          - 1000000" in rendered.manifests_text
     assert "1e+06" not in rendered.manifests_text
 
