@@ -155,3 +155,26 @@ def test_prefill_and_decode_apart(rented: Account, tmp_path: Path) -> None:
     print(f"lost after {seconds:.1f} s")
     until("its loss is said", lambda: "is lost" in said(rented, prefill), 10)
     assert seconds < 10
+
+
+def test_two_whole_engines(rented: Account, tmp_path: Path) -> None:
+    """Dynamo gives both something to do, and one that is lost is not asked any more."""
+    url, (first, other) = start(
+        rented, tmp_path, "--set", "groups=2", "--set", "parallelism.pipeline=1",
+        "--set", "network.interconnect=runpod",
+    )  # fmt: skip
+
+    def answered(rank: int) -> float:
+        return value(metrics(url, f"/{rank}"), "vllm:request_success_total")
+
+    until("the second engine is taken in", lambda: "rank 1 (serve)" in said(rented, first), 120)
+    for number in range(12):
+        ask(url, f"{number} and once more: {QUESTION}")
+    assert answered(0) > 0
+    assert answered(1) > 0
+    rented.pods.kill(other)
+    lost = time.monotonic()
+    until("its loss is said", lambda: "is lost" in said(rented, first), 30)
+    assert time.monotonic() - lost < 10
+    for number in range(3):
+        ask(url, f"{number} after it: {QUESTION}")

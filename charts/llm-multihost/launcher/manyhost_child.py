@@ -26,11 +26,13 @@ OWN_POLLS = re.compile(rb'^.*127\.0\.0\.1:\d+ - "GET /(?:health|metrics) HTTP/1\
 CALM = re.compile(
     r"\b(?:DEBUG|INFO|WARNING) \S+ \S+ \["
 )  # the same, of what may name an error and ends nothing
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 LOGGED = re.compile(r"\bERROR \S+ \S+ \[[^]]*\] (.*)")  # vLLM's log format
 
 
 def error_line(lines: list[str]) -> str:
     """The line that says best why an engine ended: its last error that is not a mere echo."""
+    lines = [COLOURS.sub("", line) for line in lines]
     for kind in (NAMED, LOGGED):
         for line in reversed(lines):
             match = kind.search(line)
