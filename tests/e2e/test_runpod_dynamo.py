@@ -24,10 +24,7 @@ __all__ = ["rented"]
 pytestmark = [pytest.mark.engine, pytest.mark.dynamo, pytest.mark.timeout(900)]
 
 # 1.6.1 pairs with vLLM 0.31.0; what stands in for that here is the next version's CPU build.
-PAIRS = {
-    "pairs": [{"dynamo": "1.6.1", "vllm": "v0.32.0", "nixl": "1.4.1", "sidecar": True}],
-    "planner": "1.3.1",
-}
+PAIR = {"dynamo": "1.6.1", "vllm": "v0.32.0", "nixl": "1.4.1", "sidecar": True}
 QUESTION = "Who are you, and what is it that you do all day long? " * 4
 DYNAMO = ("--set", "routing=dynamo", "--set", "variables.VLLM_RUST_FRONTEND_PATH=/opt/dynamo/vllm-rs")
 APART = ("--set", "roles.prefill.groups=1", "--set", "parallelism.pipeline=1",
@@ -69,7 +66,8 @@ def value(text: str, name: str) -> float:
 
 
 def start(rented: Account, tmp_path: Path, *words: str) -> tuple[str, list[str]]:
-    (tmp_path / "here/values/dynamo.yaml").write_text(yaml.safe_dump(PAIRS))
+    facts = tmp_path / "here/values/dynamo.yaml"
+    facts.write_text(yaml.safe_dump(yaml.safe_load(facts.read_text()) | {"pairs": [PAIR]}))
     lay_engine(rented)
     up = rented.ask("up", "--hours", "1", *DYNAMO, *words)
     return up["url"], [pod["id"] for pod in up["pods"]]
