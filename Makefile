@@ -193,6 +193,14 @@ bench-runners: $(VENV)/.dev ## Measure the same load with each load generator (1
 bench-weights: $(VENV)/.dev gcs ## Measure staging against plain copies by the same clients (17 GB of disk)
 	$(BIN)/python benchmarks/weights.py
 
+.PHONY: bench-plan
+bench-plan: $(VENV)/.dev ## Compare what the planner says with what was published and measured
+	$(BIN)/python -m benchmarks.plan.bench
+
+.PHONY: fit-plan
+fit-plan: $(VENV)/.dev ## Fit the planner's performance model anew, and compare
+	$(BIN)/python -m benchmarks.plan.bench --fit
+
 .PHONY: bench-router
 bench-router: $(VENV)/.dev ## Measure the router before prefill and decode groups against engines alone
 	$(BIN)/python benchmarks/router.py

@@ -61,6 +61,7 @@ NAVIGATION = {
         "SECURITY",
         "testbed/README",
         "benchmarks/README",
+        "How right the planner is <benchmarks/plan/README>",
         "How the GPU comparison ran <benchmarks/gpu/README>",
     ],
 }

@@ -26,6 +26,7 @@ from manyhost.catalog.written import WRITTEN
 from manyhost.errors import InvalidInput, nearest
 
 if TYPE_CHECKING:
+    from manyhost.catalog.performance import Anchor, PerformanceFacts
     from manyhost.catalog.scenario import Benchmark, Questions, Scenario
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ CAPACITY = "values/capacity.yaml"
 QUESTIONS = "values/questions.yaml"
 STORAGE = "values/storage.yaml"
 DYNAMO = "values/dynamo.yaml"
+PERFORMANCE = "values/performance.yaml"
 _HERE = Path()  # relative, so that errors name files as their owner does
 _PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
 HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
@@ -210,6 +212,18 @@ class Catalog:
     def dynamo(self) -> Dynamo:
         """Return the releases of NVIDIA Dynamo and the engines that they serve with."""
         return self._facts(DYNAMO, Dynamo)
+
+    def performance(self) -> PerformanceFacts:
+        """Return the numbers of the performance model."""
+        from manyhost.catalog.performance import PerformanceFacts  # noqa: PLC0415  for plan alone
+
+        return self._facts(PERFORMANCE, PerformanceFacts)
+
+    def anchors(self) -> list[Anchor]:
+        """Return all measured points, by name."""
+        from manyhost.catalog.performance import Anchor  # noqa: PLC0415
+
+        return [self._load("anchors", name, Anchor, "anchor") for name in self.names("anchors")]
 
     def _facts(self, name: str, kind: type[T]) -> T:
         """Return a file of values/ that holds one thing, read once."""

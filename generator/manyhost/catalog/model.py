@@ -29,6 +29,7 @@ class MlaMoe(Architecture, frozen=True, tag="mla-moe"):
     intermediate: Positive
     moe_intermediate: Positive
     routed_experts: Positive
+    experts_per_token: Positive
     shared_experts: Count
 
 
@@ -39,6 +40,7 @@ class GqaMoe(Architecture, frozen=True, tag="gqa-moe"):
     head_dim: Positive
     moe_intermediate: Positive
     routed_experts: Positive
+    experts_per_token: Positive
 
 
 class GqaDense(Architecture, frozen=True, tag="gqa-dense"):

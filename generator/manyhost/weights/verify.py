@@ -35,6 +35,7 @@ _CONFIG = {
     "intermediate": ("intermediate_size",),
     "moe_intermediate": ("moe_intermediate_size",),
     "routed_experts": ("n_routed_experts", "num_experts"),
+    "experts_per_token": ("num_experts_per_tok",),
     "shared_experts": ("n_shared_experts",),
     "kv_heads": ("num_key_value_heads",),
     "head_dim": ("head_dim",),

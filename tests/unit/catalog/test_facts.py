@@ -48,6 +48,7 @@ ELSEWHERE = {
     "weights_files": ("weights/verify.py", ".weights_files"),
     "reasoning_parser": ("catalog/settings.py", ".reasoning_parser"),
     "architecture.mtp_layers": ("plan/memory_flags.py", "architecture.mtp_layers"),
+    "architecture.experts_per_token": ("plan/performance.py", ".experts_per_token"),
     "host.memory_gib": ("plan/sizing.py", "host.memory_gib"),
     "nixl": ("plan/roles.py", ".nixl"),
     "kv_block_tokens_fp8": ("plan/memory.py", "engine.kv_block_tokens_fp8"),
