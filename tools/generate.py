@@ -38,6 +38,7 @@ from tools import (
     gke_guide,
     goldens,
     memory_points,
+    plan_page,
 )
 from tools.dashboards import dashboards
 
@@ -419,6 +420,15 @@ def _type_of(field: dict[str, Any]) -> str:
     return ", ".join(f"`{value}`" for value in values) or str(field.get("type", "any"))
 
 
+def plan_reference() -> dict[Path, bytes]:
+    """Return docs/reference/plan-<model>.md and its picture: what `manyhost plan` says."""
+    folder, catalog = ROOT / "docs/reference", Catalog(ROOT)
+    return {
+        folder / f"plan-{plan_page.MODEL}.md": plan_page.page(catalog).encode(),
+        folder / f"{plan_page.MODEL}-plan.svg": plan_page.picture(catalog).encode(),
+    }
+
+
 def benchmark_results() -> dict[Path, bytes]:
     """Return docs/reference/benchmark.schema.json: the shape of what `manyhost bench` keeps."""
     return {ROOT / "docs/reference/benchmark.schema.json": benchmark_schema.text().encode()}
@@ -477,6 +487,7 @@ GENERATORS = (
     exit_codes,
     doctor_checks,
     output_reference,
+    plan_reference,
     benchmark_results,
     example_report,
     dashboards,

@@ -27,6 +27,7 @@ NAVIGATION = {
         "docs/how-to/coming-from-gpu-recipes",
     ],
     "How to": [
+        "docs/how-to/plan",
         "docs/how-to/weights",
         "docker/vllm/README",
         "docs/how-to/operate",
@@ -42,6 +43,7 @@ NAVIGATION = {
     "Recipes": ["recipes/*/*/README"],
     "Reference": [
         "docs/reference/environments",
+        "docs/reference/plan-deepseek-r1-671b",
         "docs/reference/settings",
         "docs/reference/cli",
         "docs/reference/exit-codes",

@@ -1,0 +1,168 @@
+"""manyhost plan: every way to serve a model, why the others do not work, and the recipe that it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from manyhost.catalog import Catalog
+
+from tests.helpers.cli import ROOT, checkout, manyhost
+
+R1 = "deepseek-r1-671b"
+
+
+def _planned(*options: str) -> dict[str, Any]:
+    ran = manyhost("plan", R1, *options, "--output", "json")
+    assert ran.code == 0, ran.out
+    result: dict[str, Any] = ran.output.envelope["result"]
+    return result
+
+
+def test_every_environment_is_in_the_table_or_said_not_to_work() -> None:
+    found = _planned()
+    there = {each["environment"] for each in found["choices"]} | {
+        each["environment"] for each in found["rejected"]
+    }
+    assert there == set(Catalog(ROOT).names("environments"))
+
+
+@pytest.mark.parametrize(
+    ("sort", "key", "sign"),
+    [
+        ("usd-per-mtok", "usd_per_mtok", 1),
+        ("usd-per-hour", "usd_per_hour", 1),
+        ("tok-s", "tok_s", -1),
+        ("tpot", "tpot_ms", 1),
+        ("ttft", "ttft_ms", 1),
+    ],
+)
+def test_the_best_stands_first_and_what_has_no_price_last(sort: str, key: str, sign: int) -> None:
+    values = [each[key] for each in _planned("--sort", sort)["choices"]]
+    known = [sign * value for value in values if value is not None]
+    assert known == sorted(known)
+    assert values[: len(known)] == [sign * value for value in known]
+
+
+def test_a_row_is_what_a_render_of_its_recipe_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkout(tmp_path, monkeypatch))
+    best = _planned("--env", "a3mega", "--tpot", "45", "--write", "recipes/a3mega/mine")
+    assert best["written"] == "a3mega/mine"
+    rendered = manyhost("render", "a3mega/mine", "--output", "json").output.envelope["result"]["plan"]
+    row = best["choices"][0]
+    role = rendered["roles"][0]
+    assert role["memory"]["kv_tokens"] == row["kv_tokens"]
+    assert role["arguments"]["max-num-seqs"] == row["seats"]
+    assert rendered["cost"]["usd_per_hour"] == row["usd_per_hour"]
+    assert rendered["hosts"] == row["hosts"]
+    assert rendered["settings"]["objectives"]["tpot_ms"] == 45
+
+
+def test_a_row_of_each_environment_and_of_prefill_and_decode_renders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout(tmp_path, monkeypatch))
+    rows = enumerate(_planned("--hosts", "2")["choices"], 1)
+    kinds = {(row["environment"], "prefill" in row["layout"]): number for number, row in rows}
+    for (environment, _), number in kinds.items():
+        name = f"{environment}/row-{number}"
+        ran = manyhost("plan", R1, "--hosts", "2", "--write", f"recipes/{name}", "--row", str(number))
+        assert ran.code == 0, ran.err
+        rendered = manyhost("render", name)
+        assert rendered.code == 0, rendered.err
+
+
+def test_a_faster_token_takes_fewer_seats() -> None:
+    slow, fast = (_planned("--env", "a3mega", *more)["choices"] for more in ((), ("--tpot", "30")))
+    assert {each["layout"] for each in fast} <= {each["layout"] for each in slow}
+    seats = {each["layout"]: each["seats"] for each in slow}
+    for each in fast:
+        assert each["seats"] < seats[each["layout"]]
+        assert each["tpot_ms"] <= 30
+
+
+def test_requests_in_flight_bound_the_seats_and_the_others_wait() -> None:
+    few, many = (_planned("--env", "a3mega", "--concurrency", str(count))["choices"] for count in (16, 5000))
+    assert {each["seats"] for each in few} == {16}
+    assert min(each["ttft_ms"] for each in many) > 60_000
+
+
+def test_what_nothing_reaches_is_refused_with_what_would_be_reached() -> None:
+    ran = manyhost("plan", R1, "--env", "a3mega", "--tpot", "1")
+    assert ran.code == 3
+    assert "ms a token" in ran.out
+    assert "no layout of up to 4 hosts" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("layout", "reason"),
+    [
+        ("TP8", "does not fit"),
+        ("TP32", "cannot be divided by 32 ranks into blocks of 128"),
+        ("DP16", "data parallel ranks cannot span hosts"),
+        ("TP8 prefill + TP8 decode", "does not fit"),
+    ],
+)
+def test_why_a_layout_does_not_work(layout: str, reason: str) -> None:
+    rejected = _planned("--env", "a3mega")["rejected"]
+    assert [reason in each["reason"] for each in rejected if each["layout"] == layout] == [True]
+    ran = manyhost("plan", R1, "--env", "a3mega", "--rejected")
+    assert reason in ran.out
+
+
+def test_tensor_parallelism_does_not_cross_hosts_over_tcp() -> None:
+    rejected = _planned("--env", "a3mega", "--set", "network.interconnect=none")["rejected"]
+    assert any("wait for TCP" in each["reason"] for each in rejected if each["layout"] == "TP16")
+
+
+def test_an_error_stands_beside_each_number() -> None:
+    rows = {(each["environment"], each["layout"]): each for each in _planned()["choices"]}
+    assert rows["a3mega", "TP8 PP2"]["basis"] == "fitted"
+    assert rows["a3mega", "TP8 PP2"]["anchor"] == "vllm-h100-two-stages"
+    assert rows["a4", "TP8"]["basis"] == "uncalibrated"
+    out = manyhost("plan", R1).out
+    assert "±" in out
+    assert "without any communication" in out
+
+
+def test_nothing_is_fitted_for_another_model() -> None:
+    ran = manyhost("plan", "qwen3-235b-a22b", "--output", "json")
+    assert {each["basis"] for each in ran.output.envelope["result"]["choices"]} == {"uncalibrated"}
+
+
+def test_a_price_of_ones_own_counts() -> None:
+    found = _planned("--env", "a4", "--set", "capacity.usd_per_host_hour=100")["choices"]
+    assert found[0]["usd_per_hour"] == 100 * found[0]["hosts"]
+
+
+def test_the_table_as_markdown() -> None:
+    ran = manyhost("plan", R1, "--env", "a3mega", "--markdown")
+    assert ran.out.startswith("| environment | layout |")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--traffic", "1000"], 2, "is not of the form IN/OUT"),
+        (["--traffic", "0/5"], 2, "is not of the form IN/OUT"),
+        (["--context", "1000"], 3, "hold no request of 2,000"),
+        (["--context", "1000000"], 3, "is more than the 163,840"),
+        (["--row", "1"], 2, "without --write"),
+        (["--write", "somewhere"], 3, "is no place for a recipe"),
+        (["--write", "recipes/a3mega/A B"], 3, "is no name of a recipe"),
+        (["--write", "recipes/a3mega/deepseek-r1-671b"], 3, "there is a recipe already"),
+        (["--write", "recipes/a3mega/new", "--row", "999"], 2, "rows"),
+        (["--write", "recipes/local/new"], 3, "no row is of local"),
+        (["--write", "recipes/a4x/new", "--row", "1"], 3, "row 1 is of a3ultra"),
+        (["--env", "a3mgea"], 3, "unknown environment"),
+    ],
+)
+def test_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], code: int, message: str
+) -> None:
+    monkeypatch.chdir(checkout(tmp_path, monkeypatch))
+    before = sorted((tmp_path / "recipes").rglob("*"))
+    ran = manyhost("plan", R1, *options)
+    assert (ran.code, message in ran.err) == (code, True), ran.err
+    assert sorted((tmp_path / "recipes").rglob("*")) == before
