@@ -28,9 +28,8 @@ from manyhost.runpod.boot import dynamo_door
 
 ENGINE_HTTP, ENGINE_GRPC, MEMBERS = 8001, 8002, 8003
 _EVERY, _CONNECT, _MISSES = 0.5, 1.5, 2  # seconds, seconds, looks in a row
-_ANSWER = (
-    15.0  # seconds: an engine that is slow is not gone, and whether it is stuck is the launcher's to say
-)
+# Seconds: an engine that is slow is not gone, and whether it is stuck is the launcher's to say.
+_ANSWER, _GOODBYE = 15.0, 3.0
 _PARSERS = (("MANYHOST_REASONING_PARSER", "--dyn-reasoning-parser"),
             ("MANYHOST_TOOL_CALL_PARSER", "--dyn-tool-call-parser"))  # fmt: skip
 # All of it on one host (ai-dynamo/dynamo, docs: discovery backend `file`, event plane `zmq`).
@@ -100,6 +99,7 @@ class Primary:
         words = ["-m", "dynamo.frontend", "--http-host", "127.0.0.1"]
         words += ["--http-port", str(dynamo_door.FRONTEND), "--router-mode", "kv"]
         words += ["--reasoning-field-name", "reasoning"]  # as vLLM calls it
+        words += ["--migration-limit", "3"]  # a request whose engine is gone goes on at another one
         while True:
             process = await self._start(*words)
             say(f"the frontend ended with {await process.wait()}, and is started again")
@@ -118,8 +118,7 @@ class Primary:
                 engine.sidecar = await self._start(*self._sidecar(engine))
             elif engine.sidecar and engine.misses >= _MISSES:
                 say(f"rank {engine.rank} ({engine.role}) at {engine.address} is lost")
-                engine.sidecar.kill()
-                await engine.sidecar.wait()
+                await _end(engine.sidecar)
                 engine.sidecar = None
             await asyncio.sleep(_EVERY)
 
@@ -157,6 +156,16 @@ class Primary:
 
     async def _start(self, *words: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(sys.executable, *words, env=self._env, cwd="/")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a sidecar, which takes itself out of the list first, so that nobody is sent to it any more."""
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _GOODBYE)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 async def primary() -> None:
