@@ -88,7 +88,7 @@ class Member:
         self.stop = False
         self.end: End | None = None
         self.end_at = 0.0
-        self.ready = False
+        self.ready = self.doubted = False
         self.wake_at = 0.0
         self.said: dict[str, object] = {}
         self.beat_at = self.status_at = self.loading_at = 0.0
@@ -131,6 +131,15 @@ class Member:
             words = f"{uptime():.2f} {NAMES[type(self.state)]} 1 {int(ready)} 1"
             self.status.set(f"{words}\n{self.s.clean(reason)}\n")
             self.ready, self.status_at = ready, now
+        self.say_doubt(ready, reason)
+
+    def say_doubt(self, ready: bool, reason: str) -> None:
+        """Say when a member that serves stops to be ready, and when it is again: not everybody has probes."""
+        if not isinstance(self.state, Serving):
+            self.doubted = False  # another line has said what it does now
+        elif ready == self.doubted:
+            self.doubted = not ready
+            self.phase("ready" if ready else "unready", reason)
 
     def say(self, seen: Seen, now: float) -> None:
         """Tell the others how this member is; a leader only those that have a seat in its group."""

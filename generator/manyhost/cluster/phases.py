@@ -38,6 +38,8 @@ _SCRIPT_PHASES: dict[str, Phase] = {
     "engine": "load",
     "loading": "load",
     "serving": "load",  # until the readiness probe agrees
+    "unready": "load",  # it served, and a member is silent or the engine unwell: it may pass
+    "ready": "load",
     "draining": "draining",
     "held": "failed",
     "end": "failed",

@@ -91,11 +91,16 @@ def test_a_connection_that_is_reset_is_made_again(group: Make) -> None:
         wire.reset()
         time.sleep(4 * BEAT)
         same_engines(members)
-        # Silence makes it unready, and no more.
+        # Silence makes it unready, and no more. Both say so, for where no kubelet asks.
         wire.silent.set()
         until("unready", lambda: not members.ready(0) and not members.ready(1), 10)
+        members.seen(0, 'phase=unready .*reason="rank 1 is silent"')
+        members.seen(1, 'phase=unready .*reason="the leader is silent"')
         wire.silent.clear()
         same_engines(members)
+        for rank in (0, 1):
+            members.seen(rank, "phase=ready ")
+            assert len(members.phases(rank, "unready")) == len(members.phases(rank, "ready")) == 1
     finally:
         wire.close()
 
