@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from manyhost.cli.session import Wanted, open_target, place_options
 from manyhost.errors import Failed, InvalidInput, RemoteError, WrongUsage
 
 if TYPE_CHECKING:
+    from manyhost.benchmark.here import Here
     from manyhost.benchmark.points import Point
     from manyhost.benchmark.result import Figure, Measurement, Run
     from manyhost.catalog.scenario import Scenario
@@ -151,7 +153,7 @@ def _measure(
     """Measure every scenario, from here or from a Job, and return where the results are."""
     from manyhost.benchmark.archive import Archive, is_bucket
     from manyhost.benchmark.bench import Place, bench, describe, run_id
-    from manyhost.benchmark.here import Here, program
+    from manyhost.benchmark.here import program
     from manyhost.benchmark.prometheus import figures
     from manyhost.benchmark.result import Load
     from manyhost.benchmark.runners import Runner, aiperf, locust, manyhost, vllm_bench_serve
@@ -169,7 +171,7 @@ def _measure(
     # With the weights, or on the hub where the engine gets them too.
     tokenizer = plan.weights.path or plan.model.hub_id
     if url:
-        place, starts = Here(client, _checked(url, "--url")), program() if runner == "vllm" else ()
+        place, starts = _here(plan, client, _checked(url, "--url")), program() if runner == "vllm" else ()
         deployment = describe(plan, {}, url=url)
     else:
         from manyhost.benchmark.job import Job
@@ -232,6 +234,20 @@ def _measure(
         )
         found.append((kept, run))
     return found
+
+
+def _here(plan: Plan, client: Path, url: str) -> Here:
+    """Return this machine as the client; with a key of RunPod it sees what becomes of hosts there too."""
+    from manyhost.benchmark.here import Here
+    from manyhost.catalog.environment import RunPod
+    from manyhost.runpod.api import KEY
+
+    if not isinstance(plan.environment.platform, RunPod) or not os.environ.get(KEY):
+        return Here(client, url)
+    from manyhost.benchmark.rented import Rented
+    from manyhost.cli.runpod import account
+
+    return Rented(client, url, account())
 
 
 def _started(connection: Connection, target: Target) -> tuple[Timeline, ...]:

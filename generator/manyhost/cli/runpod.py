@@ -92,7 +92,7 @@ def command(
     """
     from manyhost.runpod.service import Wanted
 
-    api, mine = _api(), owner or _user()
+    api, mine = account(), owner or _user()
     if verb == "sweep":
         _sweep(api, mine, output, everything=everything, dry_run=dry_run)
         return
@@ -267,7 +267,8 @@ def _sweep(api: Api, owner: str, output: Printer, *, everything: bool, dry_run: 
     output.result(_result(found=found, removed=removed), lines or [f"{owner} has nothing"])
 
 
-def _api() -> Api:
+def account() -> Api:
+    """Return RunPod's API with the key that the environment has; NotReady without one."""
     from manyhost.runpod.api import URL as RUNPOD
     from manyhost.runpod.api import Api
 
