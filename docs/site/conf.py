@@ -36,6 +36,7 @@ NAVIGATION = {
         "docs/how-to/benchmark",
         "A report, for example <docs/example-report/report>",
         "docs/how-to/disaggregation",
+        "docs/how-to/dynamo",
         "docs/how-to/gateway",
         "docs/how-to/local",
         "docs/how-to/extend",

@@ -33,10 +33,16 @@ class Dynamo(Struct, frozen=True):
     Attributes:
         pairs: Its releases, the newest first.
         planner: The newest release whose planner starts from PyPI alone.
+        image: Its image with vLLM, without the tag, which is the release.
+        renamed_flags: Flags of vLLM that Dynamo calls otherwise.
+        server_flags: Flags of vLLM that Dynamo does not take.
     """
 
     pairs: Annotated[list[Pair], Meta(min_length=1)]
     planner: Release
+    image: str
+    renamed_flags: dict[str, str]
+    server_flags: list[str]
 
     def pair(self, version: str) -> Pair | None:
         """Return the release that serves with vLLM at a version such as v0.31.0; None where there is none.
