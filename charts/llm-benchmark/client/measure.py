@@ -210,7 +210,10 @@ def measure(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     )
     calibration = evidence["calibration"] = calibrate(spec, warm, folder)
     processes = calibration["attempts"][calibration["chosen"]]["processes"]
-    evidence["before"] = engine.idle(spec["metrics"], _IDLE_SECONDS)
+    try:
+        evidence["before"] = engine.idle(spec["metrics"], _IDLE_SECONDS)
+    except (OSError, ValueError) as error:
+        return evidence | {"error": f"the engine is gone before the load: {error}"}
     sampler = Sampler(spec["metrics"], spec["sample_seconds"])
     sampler.start()
     ran = runner.run(

@@ -15,7 +15,7 @@ class Service:
 
     Attributes:
         fault: "", 500 (every second request), garbage (no text), wrong-counts, moody
-            (chats differ), or dies (with the first request of the load).
+            (chats differ), dies (with the first request of the load), or dies-early (of the warm-up).
         key: Without it nobody gets an answer below /v1.
         prompts: Of the streamed completions.
         counts: prompt and generation tokens, requests finished.
@@ -51,7 +51,8 @@ class Service:
                 if service.fault == "500" and body.get("stream_options") and number % 2:
                     self.send_error(500)
                     return
-                if service.fault == "dies" and body.get("stream_options"):
+                first = body.get("stream_options") if service.fault == "dies" else body.get("stream")
+                if service.fault.startswith("dies") and first:
                     service.die()
                     self.close_connection = True
                     return

@@ -140,6 +140,18 @@ def test_a_server_that_dies_in_the_middle(tmp_path: Path, monkeypatch: pytest.Mo
     assert not kept.server.after
 
 
+@pytest.mark.usefixtures("patient")
+def test_a_server_that_dies_before_the_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path, monkeypatch, ONE)
+    with Service("dies-early") as service:
+        ran = bench(service, tmp_path / "runs")
+    assert ran.code == 1
+    assert "the engine is gone before the load" in ran.out
+    (folder,) = (tmp_path / "runs").iterdir()
+    (kept,) = store.measurements(folder)
+    assert (kept.passed, kept.metrics, kept.requests.ok) == (False, None, [])
+
+
 def test_a_tool_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(tmp_path, monkeypatch, ONE)
     monkeypatch.setenv("FAKE_VLLM", "exit")
