@@ -50,9 +50,9 @@ def check_roles(found: tuple[Role, ...], facts: Facts) -> None:
 def _check_dynamo(recipe: Recipe, facts: Facts) -> None:
     if not isinstance(facts.environment.platform, RunPod):
         raise InvalidInput(
-            f"environment {facts.environment.name} has a router of its own",
+            f"in environment {facts.environment.name} the operator of Dynamo starts its own engines",
             where="routing",
-            fix="set it to service",
+            fix="set it to service, and render with --as dynamo what the operator takes",
         )
     if recipe.engine.executor != "mp":
         raise InvalidInput(

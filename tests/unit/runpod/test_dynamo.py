@@ -40,7 +40,7 @@ def test_what_cannot_work_is_refused(recipe: str, settings: list[str], where: st
 
 
 def test_a_cluster_of_kubernetes_has_no_need_of_it() -> None:
-    with pytest.raises(InvalidInput, match="a router of its own"):
+    with pytest.raises(InvalidInput, match="starts its own engines"):
         plan("a3mega/deepseek-r1-671b", "routing=dynamo")
 
 
