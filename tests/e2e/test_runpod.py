@@ -133,6 +133,15 @@ def test_from_nothing_to_a_report_and_back(rented: Account, tmp_path: Path) -> N
     step("down: nothing is left")
 
 
+def test_one_pod_alone_answers(rented: Account) -> None:
+    """It is in no cluster, and has no address there."""
+    lay_engine(rented)
+    up = rented.ask("up", "--set", "parallelism.pipeline=1")
+    assert [pod["status"] for pod in up["pods"]] == ["RUNNING"]
+    rented.ask("down", "--volume")
+    assert not rented.cloud.alive()
+
+
 def test_over_ray_until_the_lease_is_over(rented: Account) -> None:
     """Ray of the two members asks for a token, and nothing but the API and SSH is reached from outside."""
     lay_engine(rented)

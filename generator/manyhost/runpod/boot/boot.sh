@@ -55,7 +55,7 @@ serve)
   unset MANYHOST_LEASE_KEY
   export PATH=/opt/engine/bin:$PATH
   export MANYHOST_RANK="${NODE_RANK-0}" MANYHOST_SIZE="${NUM_NODES-1}" MANYHOST_LEADER="${PRIMARY_ADDR-}"
-  export MANYHOST_ADDRESS="${NODE_ADDR-}"
+  export MANYHOST_ADDRESS="${NODE_ADDR-127.0.0.1}" # a pod alone talks to itself only
   # All members have the API's key, and nobody else: what they tell each other is signed with what comes of it.
   (umask 077 && python3 -c 'import hashlib, os
 print(hashlib.sha256(("manyhost control key " + os.environ["VLLM_API_KEY"]).encode()).hexdigest())' \
