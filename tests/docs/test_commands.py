@@ -21,10 +21,15 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = documents()
 MAKEFILE = (ROOT / "Makefile").read_text()
 # Programs that documents may use beside our own; what they do is theirs.
-FOREIGN = {"hf", "locust", "cd", "git", "openssl", "sudo", "apt-get", "gsutil", "docker", "kind"}
+FOREIGN = {
+    "hf", "locust", "cd", "git", "openssl", "sudo", "apt-get", "gsutil", "docker", "kind",
+    "prometheus", "grafana",
+}  # fmt: skip
 KUBECTL = {"annotate", "apply", "cordon", "create", "delete", "get", "logs", "port-forward", "wait"}
 # Variables of documents that are no settings.
-OTHER_VARIABLES = {"KUBECONFIG", "HF_TOKEN", "PROJECT_NUMBER", "RUNPOD_API_KEY", "VLLM_API_KEY"}
+OTHER_VARIABLES = {
+    "GF_PATHS_PROVISIONING", "HF_TOKEN", "KUBECONFIG", "PROJECT_NUMBER", "RUNPOD_API_KEY", "VLLM_API_KEY",
+}  # fmt: skip
 
 
 def commands() -> list[tuple[str, str]]:

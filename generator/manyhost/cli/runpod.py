@@ -18,11 +18,12 @@ from manyhost.commands import manyhost
 from manyhost.errors import NotReady, WrongUsage
 
 if TYPE_CHECKING:
+    from manyhost.catalog.settings import Resolved
     from manyhost.plan import Plan
     from manyhost.runpod.api import Api
     from manyhost.runpod.service import Service, State, Wanted
 
-VERBS = ("plan", "up", "status", "logs", "ssh", "renew", "down", "sweep")
+VERBS = ("plan", "up", "status", "logs", "ssh", "observe", "renew", "down", "sweep")
 RESULT = {
     "offer": "of plan: product, hosts, gpus, usd_per_gpu_hour, usd_per_hour, availability, "
     "data_centers; or null",
@@ -34,6 +35,7 @@ RESULT = {
     "volume": "of up and status: id, size in GB, data_center, usd_per_month; or null",
     "billed_usd": "of down: what RunPod has counted so far; it counts late; null where it does not say",
     "command": "of ssh: the command",
+    "files": "of observe: what was written",
     "found": "of sweep: kind, name, id, until, expired, of all that the owner has",
     "removed": "of sweep: those of it that were removed, or would be",
 }
@@ -60,6 +62,14 @@ _USD_PER_HOUR = 80.0
 @click.option("--data-center", default="", metavar="NAME", help="Where; the best stocked one by default.")
 @click.option("--owner", default="", metavar="NAME", help="Whose things they are; you by default.")
 @click.option("--rank", default=0, type=click.IntRange(0), help="Of the pod that logs and ssh are about.")
+@click.option(
+    "--to",
+    "folder",
+    default="build/observe",
+    show_default=True,
+    metavar="FOLDER",
+    help="With observe: where its files go.",
+)
 @click.option("--unleased", is_flag=True, help="Rent without a lease: nothing ends by itself.")
 @click.option("--dry-run", is_flag=True, help="Show what would be asked for or removed only.")
 @click.option("--volume", "with_volume", is_flag=True, help="With down: remove the network volume too.")
@@ -75,6 +85,7 @@ def command(
     data_center: str,
     owner: str,
     rank: int,
+    folder: str,
     unleased: bool,
     dry_run: bool,
     with_volume: bool,
@@ -84,7 +95,8 @@ def command(
     """Rent hosts at RunPod, serve on them, and give them back.
 
     plan says what it would cost. up makes a network volume, puts engine and weights on it with a CPU pod,
-    rents the GPUs and waits for an answer. Pods end themselves when the lease is over; renew moves its end.
+    rents the GPUs and waits for an answer. observe writes what a Prometheus and a Grafana of yours need to
+    watch it. Pods end themselves when the lease is over; renew moves its end.
     down removes all but the volume, sweep what an owner has left. RUNPOD_API_KEY is your key; VLLM_API_KEY is
     the one that clients will need, and the secret manyhost_api in RunPod's console holds the same.
 
@@ -92,13 +104,13 @@ def command(
     """
     from manyhost.runpod.service import Wanted
 
-    api, mine = account(), owner or _user()
+    api = account()
     if verb == "sweep":
-        _sweep(api, mine, output, everything=everything, dry_run=dry_run)
+        _sweep(api, owner or _user(), output, everything=everything, dry_run=dry_run)
         return
     resolved = pick(Catalog(), recipe, model, assignments)
     again = functools.partial(_again, resolved.name, owner)
-    service, plan = _service(api, resolved, mine, again, output)
+    service, plan = opened(api, resolved, owner, output)
     wanted = Wanted(
         hours=hours,
         leased=not unleased,
@@ -113,6 +125,8 @@ def command(
         _up(service, plan, wanted, again, output)
     elif verb == "status":
         _show(service.state(), output)
+    elif verb == "observe":
+        _observe(service, plan, again, Path(folder), output)
     elif verb == "renew":
         until = service.renew(hours)
         output.result(_result(until=until), [f"leased until {_at(until)}"])
@@ -231,6 +245,31 @@ def _show(state: State, output: Printer) -> None:
     )
 
 
+def _observe(service: Service, plan: Plan, again: Callable[..., str], folder: Path, output: Printer) -> None:
+    from manyhost.output import write_files
+    from manyhost.runpod.observe import files
+
+    state = service.state()
+    if not state.url:
+        raise NotReady(
+            "has no public address: nothing serves",
+            where=service.name,
+            fix=f"rent first, which costs: {again('up')}",
+        )
+    made = files(plan, Catalog().chart("observability").path.parent, state, again, folder)
+    for place in dict.fromkeys(Path(name).parent for name in made):
+        write_files(
+            folder / place, {Path(name).name: made[name] for name in made if Path(name).parent == place}
+        )
+    output.result(
+        _result(files=[str(folder / name) for name in made]),
+        [
+            f"watch     prometheus --config.file={folder / 'prometheus.yml'}",
+            f"see       GF_PATHS_PROVISIONING={(folder / 'grafana').resolve()} and Grafana",
+        ],
+    )
+
+
 def _pod(api: Api, service: Service, verb: str, number: int, output: Printer) -> None:
     from manyhost.runpod.api import Quiet
     from manyhost.runpod.watch import Log, rank
@@ -283,9 +322,18 @@ def _again(recipe: str, owner: str, verb: str, *words: str) -> str:
     return manyhost("runpod", verb, recipe, *(("--owner", owner) if owner else ()), *words)
 
 
-def _service(
-    api: Api, resolved: Any, owner: str, again: Callable[..., str], output: Printer
-) -> tuple[Service, Plan]:
+def opened(api: Api, resolved: Resolved, owner: str, output: Printer) -> tuple[Service, Plan]:
+    """Return what an owner has of a recipe at RunPod, and its plan.
+
+    Args:
+        api: RunPod.
+        resolved: The recipe.
+        owner: Whose it is; empty for the user's.
+        output: Told each step.
+
+    Raises:
+        InvalidInput: The recipe is not for RunPod.
+    """
     from manyhost.render import Renderer
     from manyhost.runpod import names
     from manyhost.runpod.journal import Journal
@@ -297,7 +345,8 @@ def _service(
     platform(plan)
     charts = catalog.chart("llm-multihost").path.parent
     journal = Journal(_state_folder() / "runpod.jsonl")
-    stem = names.stem(owner, resolved.name)
+    stem = names.stem(owner or _user(), resolved.name)
+    again = functools.partial(_again, resolved.name, owner)
     return Made(api, journal, plan, charts, stem, again, lambda text: output.event("step", text)), plan
 
 
@@ -318,7 +367,7 @@ def _user() -> str:
 def _result(**known: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
         "offer": None, "requests": [], "url": "", "pods": [], "until": None, "usd_per_hour": 0.0,
-        "volume": None, "billed_usd": 0.0, "command": "", "found": [], "removed": [],
+        "volume": None, "billed_usd": 0.0, "command": "", "files": [], "found": [], "removed": [],
     }  # fmt: skip
     return empty | known
 
