@@ -88,13 +88,19 @@ def test_from_nothing_to_a_report_and_back(rented: Account, tmp_path: Path) -> N
     step("renewed")
 
     runs = tmp_path / "runs"
-    run("bench", RECIPE, "--url", up["url"], "--to", str(runs), "--scenario", "published",
-        "--set", "capacity.usd_per_host_hour=32").ok()  # fmt: skip
+    # The stand-in's public address is loopback, which is every pod's own.
+    rented.pods.reach.append(int(up["url"].rpartition(":")[2]))
+    measured = ("bench", RECIPE, "--owner", OWNER, "--to", str(runs), "--scenario", "published")
+    outcome = run(*measured).ok()
+    assert "sending the load from a CPU pod, 0.16 USD an hour" in outcome.out + outcome.err
     (found,) = runs.glob("*/run.json")
-    assert json.loads(found.read_text())["points"]
-    step("benchmark")
+    assert [point["passed"] for point in json.loads(found.read_text())["points"]] == [1]
+    client = json.loads((found.parent / "0-0.json").read_text())["client"]
+    assert (client["place"], client["node"] in rented.pods.hosts) == ("pod", True)
+    assert len(rented.cloud.alive()) == 1, "the pod that sent the load is gone"
+    step("benchmark from a CPU pod")
     run("report", str(found.parent), "--to", str(tmp_path / "report")).ok()
-    assert "capacity.usd_per_host_hour" in (tmp_path / "report/report.md").read_text()
+    assert "from RunPod, of these pods" in (tmp_path / "report/report.md").read_text()
     both = run("compare", str(ROOT / "docs/example-report/run"), str(found.parent)).ok().out
     assert "local" in both
     assert "runpod-here" in both

@@ -52,8 +52,8 @@ class Place(Protocol):
     """Where a client runs."""
 
     @property
-    def place(self) -> Literal["job", "here"]:
-        """A pod in the cluster, or this machine."""
+    def place(self) -> Literal["job", "pod", "here"]:
+        """A pod in the cluster, a CPU pod beside the service on RunPod, or this machine."""
         ...
 
     @property

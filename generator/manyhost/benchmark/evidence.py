@@ -245,6 +245,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     requests: Requests = Requests()
 
 
+def complete(line: str) -> bool:
+    """Whether a line of a client's output is the last one of its evidence."""
+    match = _LINE.match(line.rstrip())
+    return bool(match and match[1] == "end")
+
+
 def unpack(lines: Iterable[str]) -> Evidence | None:
     """Return the evidence in a client's output; None when its end is not there.
 

@@ -38,7 +38,7 @@ def measurement(
     expected: Expected,
     *,
     tool: str,
-    place: Literal["job", "here"],
+    place: Literal["job", "pod", "here"],
     node: str,
     gpus: Sequence[Figure] = (),
 ) -> Measurement:

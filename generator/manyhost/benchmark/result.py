@@ -150,7 +150,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
         tool: vllm, ...
         version: Its version.
         commands: What was run, one command a process.
-        place: job (a pod in the cluster) or here (this machine).
+        place: job (a pod in the cluster), pod (a CPU pod of RunPod) or here (this machine).
         node: The pod's host; this machine's name otherwise.
         processors: Cores that it may use.
         cpu: Most processor time of one process while its requests ran, as a share of a core.
@@ -160,7 +160,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     tool: str
     version: str
     commands: list[list[str]]
-    place: Literal["job", "here"]
+    place: Literal["job", "pod", "here"]
     node: str
     processors: int
     cpu: float

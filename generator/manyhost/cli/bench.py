@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,17 @@ import click
 from manyhost.cli.options import output_option, pick
 from manyhost.cli.printer import Printer
 from manyhost.cli.session import Wanted, open_target, place_options
-from manyhost.errors import Failed, InvalidInput, RemoteError, WrongUsage
+from manyhost.commands import manyhost
+from manyhost.errors import Failed, InvalidInput, NotReady, RemoteError, WrongUsage
 
 if TYPE_CHECKING:
     from manyhost.benchmark.here import Here
+    from manyhost.benchmark.pod import Pod
     from manyhost.benchmark.points import Point
-    from manyhost.benchmark.result import Figure, Measurement, Run
+    from manyhost.benchmark.result import Figure, Load, Measurement, Run
+    from manyhost.benchmark.runners import Runner
     from manyhost.catalog.scenario import Scenario
+    from manyhost.catalog.settings import Resolved
     from manyhost.cluster.connection import Connection
     from manyhost.cluster.target import Target
     from manyhost.cluster.timeline import Timeline
@@ -60,6 +65,9 @@ _INSTALLED = {"locust", "aiperf"}
     help="What sends the load; vllm is `vllm bench serve`, locust and aiperf need --url.",
 )
 @click.option(
+    "--owner", default="", metavar="NAME", help="On RunPod: whose pods to measure; yours by default."
+)
+@click.option(
     "--prometheus",
     default="",
     metavar="URL",
@@ -80,6 +88,7 @@ def command(
     dry_run: bool,
     url: str,
     runner: str,
+    owner: str,
     prometheus: str,
     folder: str,
     output: Printer,
@@ -87,12 +96,14 @@ def command(
     """Measure a release under load, and keep only numbers that can be believed.
 
     Before each measurement the client is held against a server with known times; its own error stands beside
-    the result. Run it again to go on where it was cut off.
+    the result. Run it again to go on where it was cut off. The client is a Job in the cluster, on RunPod a
+    CPU pod in the data center of the service, with --url this machine.
 
     Example: manyhost bench a3mega --scenario published
     """
     from manyhost.benchmark.points import check_capacity, points, warnings
     from manyhost.catalog import Catalog
+    from manyhost.catalog.environment import RunPod
     from manyhost.render import Renderer
 
     if runner in _INSTALLED and not url:
@@ -122,8 +133,20 @@ def command(
         output.result({"points": told, "runs": []}, [line for some in work for line in _planned(*some)])
         return
     asked = _checked(prometheus, "--prometheus") if prometheus else ""
+    beside = None
+    if isinstance(plan.environment.platform, RunPod) and not url:
+        beside, plan = _at_runpod(resolved, owner, runner, output)
     runs = _measure(
-        wanted, plan, catalog, work, url=url, runner=runner, prometheus=asked, to=folder, output=output
+        wanted,
+        plan,
+        catalog,
+        work,
+        url=url,
+        beside=beside,
+        runner=runner,
+        prometheus=asked,
+        to=folder,
+        output=output,
     )
     output.result(
         {"points": told, "runs": [{"folder": path, "run": run} for path, run in runs]},
@@ -145,19 +168,17 @@ def _measure(
     work: list[tuple[Scenario, tuple[Point, ...]]],
     *,
     url: str,
+    beside: Pod | None,
     runner: str,
     prometheus: str,
     to: str,
     output: Printer,
 ) -> list[tuple[str, Run]]:
-    """Measure every scenario, from here or from a Job, and return where the results are."""
+    """Measure every scenario, from here, from a pod or from a Job, and return where the results are."""
     from manyhost.benchmark.archive import Archive, is_bucket
     from manyhost.benchmark.bench import Place, bench, describe, run_id
     from manyhost.benchmark.here import program
     from manyhost.benchmark.prometheus import figures
-    from manyhost.benchmark.result import Load
-    from manyhost.benchmark.runners import Runner, aiperf, locust, manyhost, vllm_bench_serve
-    from manyhost.benchmark.tools import installed
     from manyhost.weights.store import open_store
 
     place: Place
@@ -168,11 +189,12 @@ def _measure(
         archive.runs()  # a bucket that is not there, or not ours, shows before anything is measured
     folder = Path("build/runs") if archive else Path(to)
     client = catalog.root / "charts/llm-benchmark/client"
-    # With the weights, or on the hub where the engine gets them too.
-    tokenizer = plan.weights.path or plan.model.hub_id
     if url:
         place, starts = _here(plan, client, _checked(url, "--url")), program() if runner == "vllm" else ()
         deployment = describe(plan, {}, url=url)
+    elif beside:
+        place, starts = beside, ()
+        deployment = describe(plan, {}, url=beside.url)
     else:
         from manyhost.benchmark.job import Job
 
@@ -186,17 +208,7 @@ def _measure(
             namespace=target.namespace,
             timelines=_started(connection, target),
         )
-    tool = installed(runner) if runner in _INSTALLED else None
-
-    def sender(load: Load) -> Runner:
-        vocabulary = plan.model.architecture.vocabulary
-        if runner == "vllm":
-            return vllm_bench_serve(starts, load, tokenizer)
-        if tool is None:
-            return manyhost(load, vocabulary)
-        if runner == "aiperf":
-            return aiperf(str(tool.with_name("python")), str(client / "aiperf_load.py"), load, vocabulary)
-        return locust(str(tool), str(client / "locustfile.py"), load, vocabulary)
+    sender = _sender(plan, runner, client, starts)
 
     def gpus(begin: float, end: float) -> list[Figure]:
         if not prometheus:
@@ -248,6 +260,66 @@ def _here(plan: Plan, client: Path, url: str) -> Here:
     from manyhost.cli.runpod import account
 
     return Rented(client, url, account())
+
+
+def _sender(plan: Plan, runner: str, client: Path, starts: tuple[str, ...]) -> Callable[[Load], Runner]:
+    """Return what makes the load generator of a load."""
+    from manyhost.benchmark.runners import aiperf, locust, manyhost, vllm_bench_serve
+    from manyhost.benchmark.tools import installed
+
+    tool = installed(runner) if runner in _INSTALLED else None
+
+    def sender(load: Load) -> Runner:
+        vocabulary = plan.model.architecture.vocabulary
+        if runner == "vllm":
+            # With the weights, or on the hub where the engine gets them too.
+            return vllm_bench_serve(starts, load, plan.weights.path or plan.model.hub_id)
+        if tool is None:
+            return manyhost(load, vocabulary)
+        if runner == "aiperf":
+            return aiperf(str(tool.with_name("python")), str(client / "aiperf_load.py"), load, vocabulary)
+        return locust(str(tool), str(client / "locustfile.py"), load, vocabulary)
+
+    return sender
+
+
+def _at_runpod(resolved: Resolved, owner: str, runner: str, output: Printer) -> tuple[Pod, Plan]:
+    """Return the place beside what serves at RunPod, and the plan with the price that is paid there.
+
+    Raises:
+        WrongUsage: A CPU pod has no such load generator.
+        NotReady: Nothing serves.
+    """
+    import msgspec
+
+    from manyhost.benchmark.pod import Pod
+    from manyhost.cli.runpod import URL, account, opened
+    from manyhost.plan.cost import Cost
+
+    if runner != "manyhost":
+        raise WrongUsage(
+            f"a CPU pod of RunPod has no {runner}",
+            where=f"--runner {runner}",
+            fix="add --url URL, or leave it out",
+        )
+    api = account()
+    service, plan = opened(api, resolved, owner, output)
+    state = service.state()
+    if not state.url or not state.volume:
+        up = manyhost("runpod", "up", resolved.name, *(("--owner", owner) if owner else ()))
+        raise NotReady("nothing serves", where=service.name, fix=f"rent first, which costs: {up}")
+    if plan.settings.capacity.usd_per_host_hour is None:
+        usd = round(sum(pod.cost for pod in state.pods), 2)
+        paid = Cost(
+            usd_per_hour=usd,
+            usd_per_hour_by_rate={plan.settings.capacity.mode: usd},
+            region=state.volume.data_center,
+            date=time.strftime("%Y-%m-%d", time.gmtime()),
+            source="RunPod, of these pods",
+            verified=True,
+        )
+        plan = msgspec.structs.replace(plan, cost=paid)
+    return Pod(service, api, state.url, os.environ.get(URL, "")), plan
 
 
 def _started(connection: Connection, target: Target) -> tuple[Timeline, ...]:

@@ -31,7 +31,7 @@ RESULT = {
     "url": "of up and status: the API; empty as long as RunPod does not publish it",
     "pods": "of up and status: id, status, rank, address, usd_per_hour, of each",
     "until": "of up, status and renew: when the lease ends, seconds since the epoch; or null",
-    "usd_per_hour": "of up and status: billed now for all pods, one that stages too",
+    "usd_per_hour": "of up and status: billed now for all pods, those that stage or send a load too",
     "volume": "of up and status: id, size in GB, data_center, usd_per_month; or null",
     "billed_usd": "of down: what RunPod has counted so far; it counts late; null where it does not say",
     "command": "of ssh: the command",
@@ -233,6 +233,7 @@ def _show(state: State, output: Printer) -> None:
     }
     lines = [f"{pod['rank']:>2}  {pod['status']:<12} {pod['id']}  {pod['address']}" for pod in pods]
     lines += [f" -  {pod.status:<12} {pod.id}  stages" for pod in state.staging]
+    lines += [f" -  {pod.status:<12} {pod.id}  sends a load" for pod in state.loading]
     lines += [
         f"api           {state.url or 'not published'}",
         f"lease         {_at(state.until) if state.until else 'none'}",

@@ -138,6 +138,23 @@ def stage_pod(plan: Plan, terms: Terms, charts: Path, cpu: Cpu, hub: str = "") -
     return NewPod(cloud="SECURE", cpu=cpu, **_container(rented, terms, "stage", env, "22/tcp"))
 
 
+def load_pod(plan: Plan, terms: Terms, charts: Path, cpu: Cpu, spec: bytes) -> NewPod:
+    """Return the CPU pod that sends a load; what it has measured stands in its log.
+
+    Args:
+        plan: Of the recipe.
+        terms: Of the pod.
+        charts: Folder of the charts, which have the client.
+        cpu: Its processors.
+        spec: What to send, JSON.
+    """
+    client = charts / "llm-benchmark" / "client"
+    files = _own("boot.sh", "lease.py") | {"spec.json": spec, "settings.env": b""}
+    files |= {f"client/{path.name}": path.read_bytes() for path in sorted(client.glob("*.py"))}
+    env = _environment(files, terms, VLLM_API_KEY=API_SECRET)
+    return NewPod(cloud="SECURE", cpu=cpu, **_container(platform(plan), terms, "load", env, "22/tcp"))
+
+
 def serving(plan: Plan, terms: Terms, charts: Path) -> NewPod | NewCluster:
     """Return what serves: a pod for one host, an Instant Cluster for more.
 

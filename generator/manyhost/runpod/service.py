@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +52,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         name: Its stem.
         pods: Those that serve.
         staging: Those that stage.
+        loading: Those that send a load.
         thing: Kind and RunPod's name of what is leased; None when nothing serves.
         until: End of the lease, seconds since the epoch; None without one.
         url: Of the API; empty as long as RunPod does not publish it.
@@ -61,6 +63,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     pods: list[Pod]
     staging: list[Pod]
+    loading: list[Pod]
     thing: tuple[Kind, str] | None
     until: float | None
     url: str
@@ -167,7 +170,10 @@ class Service:
         """Return what there is, whatever setting has made it."""
         clusters, pods = self._clusters(), self._api.pods()
         serving = self._serving(clusters, pods)
-        staging = [pod for pod in pods if not pod.cluster and _stem(pod) == f"{self.name}-stage"]
+        staging, loading = (
+            [pod for pod in pods if not pod.cluster and _stem(pod) == f"{self.name}-{what}"]
+            for what in ("stage", "load")
+        )
         leased: list[tuple[Kind, Cluster | Pod]] = [
             *(("clusters", item) for item in clusters),
             *(("pods", pod) for pod in serving if not pod.cluster),
@@ -176,10 +182,11 @@ class Service:
             name=self.name,
             pods=serving,
             staging=staging,
+            loading=loading,
             thing=(leased[0][0], leased[0][1].id) if leased else None,
             until=names.parts(leased[0][1].name)[1] if leased else None,
             url=watch.address(serving),
-            usd_per_hour=round(sum(pod.cost for pod in [*serving, *staging]), 2),
+            usd_per_hour=round(sum(pod.cost for pod in [*serving, *staging, *loading]), 2),
             volume=self._volume(),
         )
 
@@ -197,6 +204,44 @@ class Service:
         self._api.rename(kind, identity, name)
         return names.parts(name)[1] or 0.0
 
+    def load(
+        self, spec: bytes, seconds: float, url: str, last: Callable[[str], bool]
+    ) -> tuple[list[str], str]:
+        """Let a CPU pod beside what serves send a load, and return what it says and RunPod's name of it.
+
+        Args:
+            spec: Of the load, JSON.
+            seconds: That it may take; its lease ends with them.
+            url: RunPod's API, as pods reach it; empty for RunPod's own.
+            last: Told each line as it comes; says whether it is the last one.
+
+        Raises:
+            NotReady: Nothing serves, or there is nothing to send it from.
+            Failed: It ends without a result.
+            RemoteError: It takes too long.
+        """
+        now = self.state()
+        if not now.url or not now.volume:
+            raise NotReady(
+                "nothing serves", where=self.name, fix=f"rent first, which costs: {self._again('up')}"
+            )
+        place, stem = now.volume.data_center, f"{self.name}-load"
+        cpu, usd = stager(self._api, place)
+        end = self._now() + seconds
+        terms = launch.Terms(
+            name=stem if now.until is None else names.leased(stem, end),
+            until=0.0 if now.until is None else end,
+            volume=now.volume.id,
+            data_center=place,
+            url=url,
+        )
+        self._away("pods", stem)  # of a call that was cut off
+        self._tell(f"sending the load from a CPU pod, {usd:.2f} USD an hour")
+        body = launch.load_pod(self._plan, terms, self._charts, cpu, spec)
+        with self._for_a_while(stem, lambda: body, usd) as pod:
+            said = watch.measured(self._api, pod.id, seconds, last, sleep=self._sleep, clock=self._clock)
+            return said, pod.id
+
     def down(self, *, with_volume: bool) -> float | None:
         """Remove what serves and what stages, and the volume too if told so, and see that none is left.
 
@@ -208,6 +253,7 @@ class Service:
         """
         thing = self.state().thing
         self._away("pods", f"{self.name}-stage")
+        self._away("pods", f"{self.name}-load")
         self._away("pods", self.name)
         self._away("clusters", self.name)
         if with_volume:
@@ -284,13 +330,16 @@ class Service:
         stem = f"{self.name}-stage"
         seconds = self._stage_seconds()
         self._tell(f"staging on a CPU pod, {usd:.2f} USD an hour")
-        self._prices["pods", stem] = usd
+        with self._for_a_while(stem, lambda: self._staging(wanted, terms, cpu), usd) as pod:
+            watch.staged(self._api, pod.id, seconds, self._tell, sleep=self._sleep, clock=self._clock)
+
+    @contextmanager
+    def _for_a_while(self, stem: str, body: Callable[[], NewPod], usd_per_hour: float) -> Iterator[Pod]:
+        """Rent a pod, and remove it whatever happens."""
+        self._prices["pods", stem] = usd_per_hour
         wrong: list[ManyhostError] = []
         try:
-            pod = self._maker.once(
-                "pods", stem, lambda: self._api.make_pod(self._staging(wanted, terms, cpu)), self._single_pods
-            )
-            watch.staged(self._api, pod.id, seconds, self._tell, sleep=self._sleep, clock=self._clock)
+            yield self._maker.once("pods", stem, lambda: self._api.make_pod(body()), self._single_pods)
         except ManyhostError as error:
             wrong.append(error)
         finally:

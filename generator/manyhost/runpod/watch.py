@@ -15,6 +15,7 @@ from manyhost.runpod.models import Pod
 
 _EVERY_SECONDS = 5.0
 _TAIL = 200
+_WHOLE = 1000  # lines: of a log that must be there whole, each 8,000 characters of evidence
 _SAID = re.compile(r"^manyhost[: ]")
 _HELD = re.compile(r'^manyhost phase=held (?:.*?reason="([^"]*)")?')
 _OVER = {"EXITED", "ERROR", "TERMINATED"}
@@ -51,11 +52,12 @@ class Lines:
     Args:
         api: RunPod.
         pod: RunPod's name of it.
+        tail: How many of the lines that are there.
     """
 
-    def __init__(self, api: Api, pod: str) -> None:
+    def __init__(self, api: Api, pod: str, tail: int = _TAIL) -> None:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._log, self._end = Log(api, pod, _TAIL), threading.Event()
+        self._log, self._end = Log(api, pod, tail), threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
 
     def new(self) -> Iterator[str]:
@@ -116,6 +118,45 @@ def staged(
     finally:
         lines.close()
     raise RemoteError(f"weights are not on the volume after {seconds / 60:.0f} min", where="staging")
+
+
+def measured(
+    api: Api,
+    pod: str,
+    seconds: float,
+    last: Callable[[str], bool],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[str]:
+    """Return what a pod that sends a load says, up to its last line.
+
+    Args:
+        api: RunPod.
+        pod: RunPod's name of it.
+        seconds: That it may take.
+        last: Told each line as it comes; says whether it is the last one.
+        sleep: How to wait, seconds.
+        clock: Seconds of a clock that only goes on.
+
+    Raises:
+        Failed: It says that it cannot, or has ended.
+        RemoteError: It has taken longer than it may.
+    """
+    lines, said, end = Lines(api, pod, _WHOLE), list[str](), clock() + seconds
+    try:
+        while clock() < end:
+            for line in lines.new():
+                said.append(line)
+                if last(line):
+                    return said
+                if line.startswith("manyhost: failed:"):
+                    raise Failed(line.removeprefix("manyhost: failed: "), where="load")
+            _alive([found for found in api.pods() if found.id == pod], 1, "the pod that sends the load")
+            sleep(_EVERY_SECONDS)
+    finally:
+        lines.close()
+    raise RemoteError(f"there is no result after {seconds / 60:.0f} min", where="load")
 
 
 def serving(

@@ -114,6 +114,22 @@ def test_from_nothing_to_nothing(cloud: Account, engine: int) -> None:
     assert runpod("down").code == 0, "there is nothing"
 
 
+def test_a_benchmark_without_a_url_is_sent_from_a_pod_beside_what_serves(
+    cloud: Account, tmp_path: Path
+) -> None:
+    ran = manyhost("bench", RECIPE, "--owner", "ann", "--scenario", "published")
+    assert (ran.code, "nothing serves" in ran.err) == (4, True)
+    ran = manyhost("bench", RECIPE, "--owner", "ann", "--scenario", "published", "--runner", "vllm")
+    assert (ran.code, "a CPU pod of RunPod has no vllm" in ran.err) == (2, True)
+    result("up")
+    cloud.staging = ["manyhost: failed: the load ended with exit 1"]
+    ran = manyhost(
+        "bench", RECIPE, "--owner", "ann", "--scenario", "published", "--to", str(tmp_path / "runs")
+    )
+    assert (ran.code, "the load ended with exit 1" in ran.err) == (1, True)
+    assert cloud.rented() == [STEM]
+
+
 def test_what_it_costs_is_said_before(cloud: Account) -> None:
     ran = runpod("plan", "--max-usd-per-hour", "60")
     assert ran.code == 0

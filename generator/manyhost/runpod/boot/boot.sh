@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# boot.sh serve|stage: what runs in a pod of RunPod, beside the files that came with it.
+# boot.sh serve|stage|load: what runs in a pod of RunPod, beside the files that came with it.
 # It starts the lease first: whatever fails after it, the pod ends itself.
 set -eu
 cd "$(dirname "$0")"
@@ -48,6 +48,7 @@ set -a
 set +a
 case "$1" in
 stage) bash stage.sh || refuse "staging ended with exit $?" ;;
+load) python3 -B client/measure.py spec.json || refuse "the load ended with exit $?" ;;
 serve)
   say "unpacking the engine"
   mkdir -p /opt/engine
