@@ -26,8 +26,10 @@ from manyhost.cluster.doctor import CHECKS
 from manyhost.output import Envelope, Event, EventLine, Notice
 from manyhost.render import Renderer
 from manyhost.render.topology import topology_svg
+from manyhost.report.evaluation import evaluation
 from manyhost.report.html import html
 from manyhost.report.markdown import markdown
+from manyhost.report.questions import answers
 from manyhost.report.read import read
 from manyhost.report.sections import report
 
@@ -441,6 +443,16 @@ def example_report() -> dict[Path, bytes]:
     return {folder / name: data for name, data in {"report.html": html(blocks), **markdown(blocks)}.items()}
 
 
+def example_evaluation() -> dict[Path, bytes]:
+    """Return docs/example-evaluation/: what `manyhost evaluate` makes of the runs that lie there."""
+    folder = ROOT / "docs/example-evaluation"
+    own = sorted(path.parent for path in folder.glob("*/run.json"))
+    runs = [read(run, str(run.relative_to(ROOT))) for run in (ROOT / "docs/example-report/run", *own)]
+    blocks = evaluation(runs, *answers(runs))
+    files = {"evaluation.html": html(blocks), **markdown(blocks, "evaluation")}
+    return {folder / name: data for name, data in files.items()}
+
+
 def golden_files() -> dict[Path, bytes]:
     """Return tests/golden/<environment>__<recipe>/: each recipe's manifests, normalised."""
     renderer = Renderer(Catalog(ROOT))
@@ -490,6 +502,7 @@ GENERATORS = (
     plan_reference,
     benchmark_results,
     example_report,
+    example_evaluation,
     dashboards,
     golden_files,
     chart_readmes,

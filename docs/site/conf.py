@@ -35,6 +35,7 @@ NAVIGATION = {
         "docs/how-to/observability",
         "docs/how-to/benchmark",
         "A report, for example <docs/example-report/report>",
+        "An evaluation, for example <docs/example-evaluation/evaluation>",
         "docs/how-to/disaggregation",
         "docs/how-to/dynamo",
         "docs/how-to/gateway",

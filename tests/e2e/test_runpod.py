@@ -104,7 +104,11 @@ def test_from_nothing_to_a_report_and_back(rented: Account, tmp_path: Path) -> N
     both = run("compare", str(ROOT / "docs/example-report/run"), str(found.parent)).ok().out
     assert "local" in both
     assert "runpod-here" in both
-    step("report, and a comparison with the same model on Kubernetes")
+    elsewhere = ROOT / "docs/example-report/run"
+    run("evaluate", str(elsewhere), str(found.parent), "--to", str(tmp_path / "evaluation")).ok()
+    evaluation = (tmp_path / "evaluation/evaluation.md").read_text()
+    assert "B (environment runpod-here) held against A (environment local), at 512 + 64 tokens" in evaluation
+    step("report, and what it says beside the same model on Kubernetes")
 
     leader, worker = (pod["id"] for pod in up["pods"])
     lost = Lost(rented, up["url"], leader, worker)

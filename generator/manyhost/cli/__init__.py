@@ -37,6 +37,7 @@ COMMANDS = {
     "runs": ("runs", "List what was measured, in a folder or a bucket."),
     "report": ("report", "Write what was measured as one page: throughput, latency, limits, cost."),
     "compare": ("compare", "Say what differs between runs by more than chance."),
+    "evaluate": ("evaluate", "Write the evaluation of several runs: set-up, results, limits, findings."),
     "runpod": ("runpod", "Rent hosts at RunPod, serve on them, and give them back."),
     "nccl": ("nccl", "Measure the bandwidth between two hosts."),
     "teardown": ("teardown", "Remove everything a recipe made."),

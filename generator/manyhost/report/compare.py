@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -10,7 +11,7 @@ import msgspec
 from manyhost.benchmark.measurement import numbers
 from manyhost.benchmark.result import Load, Measurement
 from manyhost.report.runs import Point, Results
-from manyhost.report.significance import difference
+from manyhost.report.significance import Difference, difference
 
 Verdict = Literal["better", "worse", "no difference shown", "within the clients' error", "measured once"]
 
@@ -26,6 +27,7 @@ METRICS = {
     "e2e_p50_ms": ("whole answer, median, ms", False),
     "usd_per_million_output": ("USD per million output tokens", False),
 }
+_COST = "usd_per_million_output"
 # What of a deployment explains a difference, in this order.
 _FIELDS = (
     "recipe",
@@ -129,11 +131,9 @@ def _why_not(run: Results, point: Point) -> str:
 def _values(run: Results, measured: Measurement) -> dict[str, float]:
     """Return one measurement's numbers, those included that need to know the deployment."""
     found = numbers(measured.metrics) if measured.metrics else {}
-    rate, gpus, usd = found.get("output_token_rate", 0.0), run.run.deployment.gpus, run.run.cost.usd_per_hour
+    rate, gpus = found.get("output_token_rate", 0.0), run.run.deployment.gpus
     if gpus:
         found["output_token_rate_per_gpu"] = rate / gpus
-    if usd and rate:
-        found["usd_per_million_output"] = usd / 3600 / rate * 1e6
     return found
 
 
@@ -145,12 +145,19 @@ def _lines(base: Results, point: Point, other: Results, same: Point) -> Iterator
     for name, (_, more_is_better) in METRICS.items():
         if (name == "goodput" and not equal_slo) or (name == "output_token_rate_per_gpu" and equal_gpus):
             continue
-        before = [each[name] for each in first if name in each]
-        after = [each[name] for each in second if name in each]
+        what = "output_token_rate" if name == _COST else name
+        before = [each[what] for each in first if what in each]
+        after = [each[what] for each in second if what in each]
         found = difference(before, after) if before and after else None
         if found is None:
             continue
         mean, own = sum(before) / len(before), sum(after) / len(after)
+        if name == _COST:
+            usd = [run.run.cost.usd_per_hour or 0.0 for run in (base, other)]
+            if not all(usd):
+                continue
+            found = _of_cost(found, usd[1] / usd[0])
+            mean, own = (price / 3600 / rate * 1e6 for price, rate in zip(usd, (mean, own), strict=True))
         metric = name.partition("_")[0]
         error = sum(each.summary.client_error_ms.get(metric, 0.0) for each in (point, same))
         yield Line(
@@ -175,6 +182,20 @@ def _lines(base: Results, point: Point, other: Results, same: Point) -> Iterator
                 else "worse"
             ),
         )
+
+
+def _of_cost(rate: Difference, prices: float) -> Difference:
+    """Return how the cost of a token differs, from how the throughput does and by how much the price does.
+
+    As in a report it is the price over the mean throughput; the ends of the interval change places.
+    """
+
+    def share(of: float) -> float:
+        return prices / (1 + of) - 1 if of > -1 else math.inf
+
+    if rate.low is None or rate.high is None:
+        return Difference(share=share(rate.share), low=None, high=None)
+    return Difference(share=share(rate.share), low=share(rate.high), high=share(rate.low))
 
 
 def _deployments(base: Results, other: Results) -> Iterator[tuple[str, str, str, str]]:

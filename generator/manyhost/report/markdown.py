@@ -11,11 +11,11 @@ from manyhost.report.document import Block, Code, Figure, Heading, Items, Paragr
 _SPECIAL = re.compile(r"([\\`*\[\]<>|]|(?<!\w)_|_(?!\w))")
 
 
-def markdown(blocks: Sequence[Block]) -> dict[str, bytes]:
-    """Return the files: report.md and its pictures."""
+def markdown(blocks: Sequence[Block], name: str = "report") -> dict[str, bytes]:
+    """Return the files: <name>.md and its pictures."""
     files = {f"{block.name}.svg": block.svg.encode() for block in blocks if isinstance(block, Figure)}
     text = "\n\n".join("\n".join(_lines(block)) for block in blocks) + "\n"
-    return {"report.md": text.encode(), **files}
+    return {f"{name}.md": text.encode(), **files}
 
 
 def _lines(block: Block) -> Iterator[str]:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from manyhost.benchmark.result import ColdStart, Interval, Load, Measurement
 from manyhost.benchmark.table import table
 from manyhost.report import cost, plots
-from manyhost.report.compare import METRICS, Comparison, streams
+from manyhost.report.compare import METRICS, Comparison, Line, streams
 from manyhost.report.document import Block, Code, Figure, Heading, Items, Paragraph, Table
 from manyhost.report.findings import findings
+from manyhost.report.interruptions import interruptions
 from manyhost.report.runs import Point, Results
 from manyhost.report.topology import topology
 
@@ -25,7 +26,7 @@ def report(runs: Sequence[Results]) -> list[Block]:
     if len(runs) == 1:
         return list(_run(runs[0], level=1, prefix=""))
     blocks: list[Block] = [Heading(1, f"{len(runs)} benchmark runs")]
-    together = _load_curve(runs)
+    together = load_curve(runs)
     blocks += [Heading(2, "All runs"), together] if together else []
     for number, run in enumerate(runs):
         blocks += _run(run, level=2, prefix=f"run{number}-")
@@ -43,7 +44,7 @@ def comparison(found: Comparison) -> list[Block]:
                 number(line.base),
                 number(line.mean),
                 f"{line.share:+.1%}",
-                "" if line.low is None else f"{line.low:+.1%} to {line.high:+.1%}",
+                span(line),
                 line.verdict,
             )
             for line in found.lines
@@ -92,6 +93,13 @@ def spread(found: Interval | None) -> str:
     return f"{number(found.mean)} ({number(found.low)} to {number(found.high)})"
 
 
+def span(line: Line) -> str:
+    """Return the 95 % interval of a difference; empty without one."""
+    if line.low is None or line.high is None:
+        return ""
+    return f"{line.low:+.1%} to {f'{line.high:+.1%}' if math.isfinite(line.high) else '∞'}"
+
+
 def _run(results: Results, *, level: int, prefix: str) -> Iterator[Block]:
     run, of = results.run, results.run.deployment
     yield Heading(level, f"{of.recipe}: {run.scenario}")
@@ -104,6 +112,10 @@ def _run(results: Results, *, level: int, prefix: str) -> Iterator[Block]:
     if not run.complete:
         yield Paragraph("This run is not complete: the command that began it goes on with it.", warns=True)
     yield from _withheld(results)
+    broken = interruptions(results.points)
+    if broken:
+        yield Paragraph("While the load ran:")
+        yield Items([each.sentence for each in broken])
     passed = [point for point in results.points if point.passed]
     if not passed:
         yield Paragraph("No number of this run can be shown.", warns=True)
@@ -114,7 +126,7 @@ def _run(results: Results, *, level: int, prefix: str) -> Iterator[Block]:
         "Means over the measurements of a point; in brackets their 95 % intervals (Student's t). "
         + (f"Points without an interval were {ONCE}. " if any(len(p.passed) == 1 for p in passed) else "")
         + "Good requests kept "
-        + _objectives(passed[0].passed[0])
+        + objectives(passed[0].passed[0])
         + "."
     )
     best = max(passed, key=lambda point: point.summary.metrics["output_token_rate"].mean)
@@ -125,7 +137,7 @@ def _run(results: Results, *, level: int, prefix: str) -> Iterator[Block]:
     yield from _cost(results, best)
     yield from _cold_start(of.cold_start, level + 1)
     yield Heading(level + 1, "Pictures")
-    curves = [each for each in (_load_curve([results]), _cost_curve(results)) if each]
+    curves = [each for each in (load_curve([results]), _cost_curve(results)) if each]
     for figure in (_topology(results), *curves, *_percentiles(passed), *_over_time(best)):
         yield _named(prefix, figure)
     yield Heading(level + 1, "How far this can be believed")
@@ -156,7 +168,7 @@ def _numbers(points: Sequence[Point]) -> Table:
     rows = []
     for point in points:
         found, load = point.summary.metrics, point.summary.load
-        name = f"{_tokens(load)}, {streams(load)}"
+        name = f"{tokens(load)}, {streams(load)}"
         if point.summary.skipped:
             rows.append((name, "left out: throughput had stopped growing", *[""] * 6))
             continue
@@ -180,18 +192,21 @@ def _numbers(points: Sequence[Point]) -> Table:
     return Table(head, rows)
 
 
-def _tokens(load: Load) -> str:
+def tokens(load: Load) -> str:
+    """Return how long requests are, for people."""
     around = f" ± {load.spread:.0%}" if load.spread else ""
     return f"{load.input_tokens} + {load.output_tokens} tokens{around}"
 
 
-def _objectives(measured: Measurement) -> str:
+def objectives(measured: Measurement) -> str:
+    """Return what a good request keeps, for people."""
     slo = measured.slo
     whole = f", the whole answer {slo.e2e_ms} ms" if slo.e2e_ms else ""
     return f"TTFT {slo.ttft_ms} ms, TPOT {slo.tpot_ms} ms{whole}"
 
 
-def _load_curve(runs: Sequence[Results]) -> Figure | None:
+def load_curve(runs: Sequence[Results]) -> Figure | None:
+    """Return throughput against TPOT, a line for each run; None with fewer than two points."""
     lines = []
     for run in runs[: plots.MOST]:
         points, spans, labels = [], [], []

@@ -105,6 +105,20 @@ def test_across_environments_by_gpu_and_by_cost(tmp_path: Path) -> None:
     assert "Models differ: " not in manyhost("compare", str(first), str(second)).out
 
 
+def test_the_cost_of_a_token_is_the_price_over_the_mean_throughput(tmp_path: Path) -> None:
+    """As a report has it; throughput that may be nothing may cost anything."""
+    first = made.written(tmp_path / "a", [[100.0, 100.0]], recipe=made.GPUS)
+    second = made.written(tmp_path / "b", [[50.0, 500.0]], recipe=made.GPUS)
+    ran = manyhost("compare", str(first), str(second), "--output", "json")
+    lines = {line["metric"]: line for line in ran.output.envelope["result"]["lines"]}
+    rate, cost = lines["output_token_rate"], lines["usd_per_million_output"]
+    assert rate["low"] < -1
+    assert (1 + rate["share"]) * (1 + cost["share"]) == pytest.approx(1)
+    assert cost["mean"] * rate["mean"] == pytest.approx(cost["base"] * rate["base"])
+    assert cost["low"] == pytest.approx(1 / (1 + rate["high"]) - 1)
+    assert "to ∞" in manyhost("compare", str(first), str(second)).out
+
+
 def test_the_command_says_what_it_cannot_compare(tmp_path: Path) -> None:
     first = made.written(tmp_path / "a", [[100.0]])
     assert manyhost("compare", str(first)).code == 2
