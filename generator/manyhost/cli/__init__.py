@@ -38,6 +38,7 @@ COMMANDS = {
     "report": ("report", "Write what was measured as one page: throughput, latency, limits, cost."),
     "compare": ("compare", "Say what differs between runs by more than chance."),
     "evaluate": ("evaluate", "Write the evaluation of several runs: set-up, results, limits, findings."),
+    "anchor": ("anchor", "Let the planner go by what you have measured."),
     "runpod": ("runpod", "Rent hosts at RunPod, serve on them, and give them back."),
     "nccl": ("nccl", "Measure the bandwidth between two hosts."),
     "teardown": ("teardown", "Remove everything a recipe made."),

@@ -1,0 +1,68 @@
+"""A run as an anchor of the planner: the measured point that its predictions go by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from manyhost.catalog.performance import Anchor
+from manyhost.errors import InvalidInput
+from manyhost.report.runs import Results
+
+_TPOT, _RATE = "tpot_mean_ms", "output_token_rate"
+
+
+def anchor(results: Results, models: Mapping[str, str]) -> Anchor:
+    """Return the point of most throughput of a run.
+
+    Args:
+        results: The run.
+        models: The catalog's name of each model, by what clients ask for.
+
+    Raises:
+        InvalidInput: The run has none that the planner can go by.
+    """
+    run, where = results.run, results.folder
+    deployment = run.deployment
+    if len(deployment.roles) > 1 or deployment.roles[0]["groups"] > 1:
+        raise InvalidInput(
+            "several groups answered: the planner predicts one", where=where, fix="take a run of one group"
+        )
+    if not deployment.gpus:
+        raise InvalidInput("it ran on CPUs, whose speed the planner does not predict", where=where)
+    model = models.get(deployment.model)
+    if model is None:
+        raise InvalidInput(f"no model of the catalog is called {deployment.model}", where=where)
+    usable = [
+        point.summary
+        for point in results.points
+        if point.summary.passed and point.summary.load.concurrency and not point.summary.load.prefix_count
+    ]
+    if not usable:
+        raise InvalidInput(
+            "no point of it has numbers at a fixed number of requests in flight, without shared prefixes",
+            where=where,
+            fix="take a run of the scenario ramp or published",
+        )
+    best = max(usable, key=lambda point: point.metrics[_RATE].mean)
+    (role,) = deployment.roles
+    day = run.started[:10]
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{deployment.recipe}-{deployment.engine}".lower()).strip("-")
+    return Anchor(
+        name=f"own-{slug}-{day}",
+        engine="vllm",
+        version=deployment.engine,
+        gpu=deployment.gpu,
+        model=model,
+        tensor=role["tensor"],
+        pipeline=role["pipeline"],
+        data=role["data"],
+        concurrency=best.load.concurrency,
+        input_tokens=best.load.input_tokens,
+        output_tokens=best.load.output_tokens,
+        tpot_ms=round(best.metrics[_TPOT].mean, 3),
+        tok_s=round(best.metrics[_RATE].mean),
+        interconnect=deployment.interconnect if deployment.hosts > 1 else "",
+        date=day,
+        source=f"run {run.id}, {best.passed} of {best.measured} measurements",
+    )

@@ -1,0 +1,39 @@
+"""A run becomes what the planner predicts from, or is refused with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cli import ROOT, manyhost
+from tests.unit.report import made
+
+RECIPE = "a3ultra/deepseek-r1-671b"
+
+
+def test_the_planner_goes_by_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made.written(tmp_path / "run", [[50, 51, 49]], recipe=RECIPE)
+    added = manyhost("anchor", "add", "run", "--output", "json")
+    assert added.code == 0, added.err
+    found = added.output.result["anchor"]
+    assert (found["tensor"], found["pipeline"], found["gpu"]) == (8, 1, "H200 141GB SXM")
+    assert (tmp_path / added.output.result["file"]).exists()
+    planned = manyhost("plan", "deepseek-r1-671b", "--env", "a3ultra", "--output", "json")
+    assert planned.code == 0, planned.err
+    rows = [row for row in planned.output.result["choices"] if row["anchor"] == found["name"]]
+    assert rows
+    assert {row["basis"] for row in rows} == {"anchored"}
+
+
+def test_a_run_of_cpus_is_refused() -> None:
+    ran = manyhost("anchor", "add", str(ROOT / "docs/example-report/run"))
+    assert ran.code == 3
+    assert "ran on CPUs" in ran.err
+
+
+def test_a_run_whose_numbers_are_withheld_is_refused(tmp_path: Path) -> None:
+    made.written(tmp_path / "run", [[]], recipe=RECIPE)
+    ran = manyhost("anchor", "add", str(tmp_path / "run"))
+    assert ran.code == 3
