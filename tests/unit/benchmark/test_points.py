@@ -104,7 +104,7 @@ def test_a_run_that_would_outlive_the_hosts_is_refused() -> None:
 
 def test_more_requests_than_seats_are_told() -> None:
     some = points(GPUS, load(concurrency=[4096]))
-    assert "4096 requests in flight are more than the 512" in warnings(GPUS, some)[0]
+    assert "4096 requests in flight are more than the 384" in warnings(GPUS, some)[0]
     assert warnings(GPUS, points(GPUS, load(concurrency=[8]))) == []
 
 
