@@ -55,6 +55,7 @@ NAVIGATION = {
         "docs/reference/launcher",
         "docs/reference/gpu-comparison",
         "docs/reference/gpu-answers",
+        "docs/reference/gpu-slice",
         "docs/reference/memory",
         "charts/*/README",
     ],
