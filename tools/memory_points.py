@@ -54,8 +54,10 @@ the rank above, V2 runner, 550 prompts of 1000 tokens, 1000 tokens each:
 | 384 | 6126 | 27.9 | 19 |
 | 512 | 5362 | 36.0 | 168 |
 
-384 and 512 ran once each, and 384 with steps of 8,192 tokens in place of 4,096. A token passes both stages,
-so the group's TPOT is about twice the figure; links between GPUs are not in these numbers.
+384 and 512 ran once each, and 384 with steps of 8,192 tokens in place of 4,096. A second machine, with steps
+of 4,096 throughout ([slices](gpu-slice.md)), has 384 at the top too, with either runner: 5704 and 5744
+tokens/s, against 5416 and 5304 at 320, 5419 and 5467 at 448, 5218 and 5322 at 512. A token passes both
+stages, so the group's TPOT is about twice the figure; links between GPUs are not in these numbers.
 
 `manyhost render` says how many seats the KV cache serves at the recipe's own traffic: KV tokens / (prompt +
 half of the answer), and no more than 20/19 of KV tokens / (prompt + answer).
@@ -76,8 +78,10 @@ another model, `all2all-backend` other than the default with expert parallelism.
 
 GiB of weights on a GPU of the stage that decides, and KV tokens. Goal: within 3 %. "Rank" is one GPU that
 holds what one of sixteen holds; "9 layers of full width" have 128 attention heads a GPU in place of 16. Where
-another version ran, its logged weights count. The coefficients come from these rows: that they agree shows
-that one formula holds for all of them, not that it foresees the next.
+another version ran, its logged weights count. The coefficients come from these rows, but for those of a
+"second rank": these were measured afterwards, on another machine, so they say what the formula foresees:
+within 0.2 % where the compile cache was kept, 1.5 to 2.1 % too many tokens at a first start, 4.3 % with
+steps of 8,192.
 
 | What | Weights, logged / planned | KV tokens, logged | planned | off | Source |
 |---|---|---|---|---|---|

@@ -34,4 +34,4 @@ def test_both_runners_of_the_default_engine_and_the_published_one_are_among_them
     assert {point.engine for point in POINTS} == {"v0.26.0", "v0.7.3"}
     ranks = [point for point in POINTS if point.changed.get("heads") == 16]
     assert {point.variables.get("VLLM_USE_V2_MODEL_RUNNER") for point in ranks} == {"0", "1"}
-    assert {point.arguments.get("max-num-batched-tokens") for point in ranks} == {4096, 8192}
+    assert {point.arguments.get("max-num-batched-tokens") for point in ranks} == {2048, 4096, 8192}
