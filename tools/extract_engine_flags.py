@@ -43,7 +43,10 @@ sys.path.insert(0, sys.argv[1])
 import vllm.platforms
 from vllm.platforms.cpu import CpuPlatform
 vllm.platforms._current_platform = CpuPlatform()
-from vllm.utils.argparse_utils import FlexibleArgumentParser
+try:
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+except ImportError:  # up to 0.11
+    from vllm.utils import FlexibleArgumentParser
 place = next(p for p in root.glob("entrypoints/*/cli_args.py") if "def make_arg_parser" in p.read_text())
 module = __import__(f"vllm.entrypoints.{place.parent.name}.cli_args", fromlist=["make_arg_parser"])
 parser = module.make_arg_parser(FlexibleArgumentParser())
@@ -109,7 +112,7 @@ def rows_by_running(wheel: zipfile.ZipFile, sources: Path, work: Path) -> list[d
     done = subprocess.run(
         [str(python), "-c", WORKER, str(sources)],
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         cwd=work,
         env={"PATH": os.environ["PATH"], "HOME": str(work), "VLLM_TARGET_DEVICE": "cpu"},
@@ -117,6 +120,11 @@ def rows_by_running(wheel: zipfile.ZipFile, sources: Path, work: Path) -> list[d
     line = next(x for x in done.stdout.splitlines() if x.startswith("ROWS"))
     found: list[dict[str, Any]] = yaml.safe_load(line.removeprefix("ROWS"))
     return found
+
+
+def derived(sources: Path) -> bool:
+    """Return whether a version derives flags from dataclasses, as they all do since 0.8.5."""
+    return "get_kwargs(" in (sources / "vllm/engine/arg_utils.py").read_text()
 
 
 def rows_by_reading(sources: Path) -> list[dict[str, Any]]:
@@ -262,7 +270,7 @@ def main() -> None:
             for name in wheel.namelist():
                 if name.endswith((".py", "METADATA")):
                     wheel.extract(name, sources)
-            if (sources / "vllm" / "config.py").exists():  # before the config package of 0.9
+            if not derived(sources):
                 how, rows = "read from its add_argument calls", rows_by_reading(sources)
             else:
                 how, rows = "from its argument parser, run", rows_by_running(wheel, sources, work)

@@ -99,3 +99,17 @@ def test_reading_add_argument_calls(tool: ModuleType, tmp_path: Path) -> None:
         "name": {"type": "str", "choices": ["p"]},
         "port": {"type": "int", "aliases": ["-p"]},
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "derived"),
+    [("x.add_argument('--a')\n", False), ("k = get_kwargs(Config)\nx.add_argument('--a', **k['a'])\n", True)],
+)
+def test_versions_whose_text_does_not_show_their_flags_are_run(
+    tool: ModuleType, tmp_path: Path, text: str, derived: bool
+) -> None:
+    """0.8.5 has one module of configuration, as 0.7.3, and derives flags from it, as later ones."""
+    path = tmp_path / "vllm/engine/arg_utils.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert tool.derived(tmp_path) is derived
