@@ -101,6 +101,22 @@ class GpuMemory(Struct, frozen=True):
     whole_prompt_context: Count = 0
 
 
+class GoneFlag(Struct, frozen=True):
+    """A flag that newer versions of an engine no longer have.
+
+    Attributes:
+        why: What that means for who has it in a recipe.
+        now: The flag that takes its value over; empty where none does.
+        key: Where in that flag, which is JSON, the value stands; empty where it is the value itself.
+        value: What the new flag is set to; None takes the old one's value.
+    """
+
+    why: Annotated[str, Meta(min_length=1)]
+    now: str = ""
+    key: str = ""
+    value: str | int | None = None
+
+
 class Engine(Struct, frozen=True):
     """vLLM at one version: image, executors, memory behaviour, and the file with its flags.
 

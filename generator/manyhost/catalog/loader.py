@@ -15,7 +15,7 @@ from manyhost.catalog import chart, yaml_reader
 from manyhost.catalog.capacity import CapacityFacts
 from manyhost.catalog.chart import Chart
 from manyhost.catalog.dynamo import Dynamo
-from manyhost.catalog.engine import Engine
+from manyhost.catalog.engine import Engine, GoneFlag
 from manyhost.catalog.environment import Environment, contradiction
 from manyhost.catalog.interconnect import GpuDirectTcp, Interconnect, Rdma, Sockets
 from manyhost.catalog.merge import merge
@@ -40,6 +40,7 @@ QUESTIONS = "values/questions.yaml"
 STORAGE = "values/storage.yaml"
 DYNAMO = "values/dynamo.yaml"
 PERFORMANCE = "values/performance.yaml"
+GONE_FLAGS = "values/engines/gone-flags.yaml"
 _HERE = Path()  # relative, so that errors name files as their owner does
 _PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
 HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
@@ -105,13 +106,17 @@ class Catalog:
         """Return the raw mapping of recipes/<environment>/<recipe>/recipe.yaml."""
         key = ("recipes", name)
         if key not in self._kept:
-            if name not in self.recipes():
-                raise InvalidInput(
-                    f"unknown recipe {name[:80]!r}", where="recipe", fix=nearest(name, self.recipes())
-                )
-            self._kept[key] = yaml_reader.read_mapping(*self._find(f"recipes/{name}/recipe.yaml"))
+            self._kept[key] = yaml_reader.read_mapping(*self.recipe_file(name))
         kept: dict[str, Any] = self._kept[key]
         return kept
+
+    def recipe_file(self, name: str) -> tuple[Path, str]:
+        """Return the file of a recipe, <environment>/<recipe>, and how errors call it."""
+        if name not in self.recipes():
+            raise InvalidInput(
+                f"unknown recipe {name[:80]!r}", where="recipe", fix=nearest(name, self.recipes())
+            )
+        return self._find(f"recipes/{name}/recipe.yaml")
 
     def recipes(self) -> list[str]:
         """Return the names of all recipes, as <environment>/<recipe>."""
@@ -224,6 +229,9 @@ class Catalog:
         from manyhost.catalog.performance import Anchor  # noqa: PLC0415
 
         return [self._load("anchors", name, Anchor, "anchor") for name in self.names("anchors")]
+    def gone_flags(self) -> dict[str, GoneFlag]:
+        """Return the flags that newer versions of vLLM no longer have, with what stands in their place."""
+        return self._facts(GONE_FLAGS, dict[str, GoneFlag])
 
     def _facts(self, name: str, kind: type[T]) -> T:
         """Return a file of values/ that holds one thing, read once."""

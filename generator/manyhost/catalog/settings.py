@@ -76,6 +76,7 @@ def resolve(
     variables: Mapping[str, str] | None = None,
     assignments: Iterable[str] = (),
     local_file: Path | None = None,
+    document: dict[str, Any] | None = None,
 ) -> Resolved:
     """Merge a recipe with values/local.yaml, environment variables and --set assignments.
 
@@ -85,12 +86,13 @@ def resolve(
         variables: Environment variables; only the names in VARIABLES are looked at.
         assignments: Texts "key=value"; the value is read as YAML, null removes the key.
         local_file: The site's settings file; a missing one is no error.
+        document: The recipe itself, where it is not the catalog's.
 
     Raises:
         InvalidInput: When a key is unknown or a value has the wrong type.
         WrongUsage: When an assignment is not of the form key=value.
     """
-    document = catalog.recipe_document(name)
+    document = catalog.recipe_document(name) if document is None else document
     over = [("--set", _assignment(catalog, text)) for text in assignments]
     layers: list[Layer] = [(f"recipes/{name}/recipe.yaml", document)]
     if local_file is not None and local_file.exists():

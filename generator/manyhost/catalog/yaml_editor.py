@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -33,17 +33,52 @@ def edit(text: str, settings: dict[str, Any], where: str, *, whole: Collection[s
     for keys, value in _leaves(settings, whole):
         if _put(wanted, keys, value):
             _set(lines, keys, value)
+    wanted_text = yaml.safe_dump(settings, default_flow_style=True, width=10_000).strip()
+    return _checked(lines, before, wanted, where, f"set these keys by hand: {wanted_text}")
+
+
+def replace(text: str, keys: Sequence[str], new: tuple[str, Any] | None, where: str) -> str:
+    """Return a YAML text with one key taken out, or another with its value in its place; all else stays.
+
+    Args:
+        text: The file as it is.
+        keys: The key and those above it, the outermost first; it must be there.
+        new: Name and value of the other key; None for none.
+        where: How errors name the file.
+
+    Raises:
+        InvalidInput: The file is written in a way that cannot be edited safely.
+    """
+    before = _mapping(text, where)
+    wanted = msgspec.to_builtins(before)
+    mapping = wanted
+    for key in keys[:-1]:
+        mapping = mapping[key]
+    entries = [(new if name == keys[-1] else (name, value)) for name, value in mapping.items()]
+    mapping.clear()
+    mapping.update(entry for entry in entries if entry)
+    lines = text.splitlines()
+    place = _place(lines, keys)
+    if place:
+        first, after, indent = place
+        lines[first:after] = _rendered([new[0]], new[1], indent) if new else []
+        if not mapping and keys[:-1]:
+            _set(lines, list(keys[:-1]), {})
+    return _checked(lines, before, wanted, where, f"change {'.'.join(keys)} by hand")
+
+
+def _checked(lines: list[str], before: dict[str, Any], wanted: dict[str, Any], where: str, fix: str) -> str:
+    """Return the lines as a text; InvalidInput when they do not say what is wanted."""
     result = "\n".join(lines) + "\n" if lines else ""
     try:
         safe = _mapping(result, where) == wanted or before == wanted
     except InvalidInput:
         safe = False
     if not safe:
-        wanted_text = yaml.safe_dump(settings, default_flow_style=True, width=10_000).strip()
         raise InvalidInput(
             "it is not written in plain block style, so changing it could lose something",
             where=where,
-            fix=f"set these keys by hand: {wanted_text}",
+            fix=fix,
         )
     return result
 
@@ -96,6 +131,19 @@ def _set(lines: list[str], keys: list[str], value: Any) -> None:
         start, end = first + 1, after
         inner = [len(line) - len(line.lstrip()) for line in lines[start:end] if _is_content(line)]
         indent = inner[0] if inner else indent + 2
+
+
+def _place(lines: list[str], keys: Sequence[str]) -> tuple[int, int, int] | None:
+    """Return the lines of a nested key, first and one behind the last, and its indentation."""
+    start, end, indent = 0, len(lines), 0
+    for depth, key in enumerate(keys):
+        place = _block(lines, start, end, indent, key)
+        if place is None or depth == len(keys) - 1:
+            return place and (*place, indent)
+        start, end = place[0] + 1, place[1]
+        inner = [len(line) - len(line.lstrip()) for line in lines[start:end] if _is_content(line)]
+        indent = inner[0] if inner else indent + 2
+    return None
 
 
 def _block(lines: list[str], start: int, end: int, indent: int, key: str) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "explain": ("explain", "Say what a key is and where its value came from."),
     "list": ("list_", "List environments, models, engines and recipes."),
     "plan": ("plan", "List every way to serve a model, with memory, speed and price."),
+    "migrate": ("migrate", "Move a recipe to another version of the engine."),
     "weights": ("weights", "Compare a model on the hub with the catalog."),
     "stage": ("stage", "Copy a model's weights into a bucket or a folder, once, proven."),
     "image": ("image", "Build an image of your own and pin it, or say what is known of the one in use."),
