@@ -161,6 +161,10 @@ engine-flags: $(VENV)/.dev ## Write the flags of an engine version (network, som
 	@test -n "$(VERSION)" || { echo "manyhost: say which: make engine-flags VERSION=0.33.0" >&2; exit 2; }
 	$(BIN)/python -m tools.extract_engine_flags $(VERSION)
 
+.PHONY: freshness
+freshness: $(VENV)/.dev ## Say which releases of vLLM, Dynamo and LeaderWorkerSet are not covered (network); not part of CI
+	@$(BIN)/python -m tools.freshness
+
 # All pages anew each time: Sphinx warns only of those that it reads.
 .PHONY: docs
 docs: .tools/docs/.installed ## Build the docs site into build/site; a dead link fails it

@@ -59,7 +59,7 @@ def test_the_driver_is_the_image_locks() -> None:
 
 def test_the_controller_is_the_one_that_doctor_advises() -> None:
     assert line("kubectl apply").endswith(lws.MANIFESTS)
-    assert f" {lws._CHART} --version {lws._VERSION} " in line("helm install")
+    assert f" {lws._CHART} --version {lws.VERSION} " in line("helm install")
     assert line("kubectl annotate").startswith(
         f"kubectl annotate crd {lws._CRD} helm.sh/resource-policy=keep"
     )

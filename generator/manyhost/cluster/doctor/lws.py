@@ -9,13 +9,13 @@ from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed,
 from manyhost.cluster.target import LWS
 from manyhost.commands import both
 
-_VERSION = "0.10.0"
-MANIFESTS = f"https://github.com/kubernetes-sigs/lws/releases/download/v{_VERSION}/manifests.yaml"
+VERSION = "0.10.0"
+MANIFESTS = f"https://github.com/kubernetes-sigs/lws/releases/download/v{VERSION}/manifests.yaml"
 _CHART = "oci://registry.k8s.io/lws/charts/lws"
 _OLDEST = (0, 7)  # size may be changed, and LWS_WORKER_INDEX is set (since v0.6): LWS release notes
 _CRD = f"{LWS.plural}.{LWS.version.partition('/')[0]}"
 _CRD_FILE = (
-    f"https://raw.githubusercontent.com/kubernetes-sigs/lws/v{_VERSION}/charts/lws/crds/"
+    f"https://raw.githubusercontent.com/kubernetes-sigs/lws/v{VERSION}/charts/lws/crds/"
     "leaderworkerset.x-k8s.io_leaderworkersets.yaml"
 )
 
@@ -154,7 +154,7 @@ def _upgrade(sight: Sight, deployment: Object) -> str:
         helm = sight.commands._replace(namespace=namespace).helm
         upgrade = both(
             sight.commands.kubectl(*apply, _CRD_FILE, namespace=""),
-            helm("upgrade", release, _CHART, "--version", _VERSION, "--reset-then-reuse-values"),
+            helm("upgrade", release, _CHART, "--version", VERSION, "--reset-then-reuse-values"),
         )
         upgrade = both(_keep(sight), upgrade) if owner and not kept else upgrade
     else:
