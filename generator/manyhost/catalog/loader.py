@@ -229,6 +229,7 @@ class Catalog:
         from manyhost.catalog.performance import Anchor  # noqa: PLC0415
 
         return [self._load("anchors", name, Anchor, "anchor") for name in self.names("anchors")]
+
     def gone_flags(self) -> dict[str, GoneFlag]:
         """Return the flags that newer versions of vLLM no longer have, with what stands in their place."""
         return self._facts(GONE_FLAGS, dict[str, GoneFlag])
