@@ -119,10 +119,10 @@ simulate: $(VENV)/.dev ## Run the launcher's decisions through 100,000 schedules
 
 .PHONY: e2e
 e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, or the test cluster)
-	$(BIN)/python -m pytest -q -m "e2e or engine" --timeout 900 --durations 15 $(E2E) tests/e2e tests/testbed
+	$(BIN)/python -m pytest -q -m "(e2e or engine) and not more" --timeout 900 --durations 15 $(E2E) tests/e2e tests/testbed
 
 .PHONY: e2e-runpod
-e2e-runpod: $(VENV)/.dev tools ## Rent, serve, measure and give back at a stand-in of RunPod, whose pods are processes (2 minutes)
+e2e-runpod: $(VENV)/.dev tools ## Rent, serve, measure and give back at a stand-in of RunPod, whose pods are processes, with NVIDIA Dynamo too (12 minutes)
 	$(BIN)/python -m pytest -q -s -m "e2e or engine" --timeout 900 tests/e2e/test_runpod.py tests/e2e/test_runpod_dynamo.py tests/testbed/test_runpod.py
 
 .PHONY: pairs

@@ -82,6 +82,7 @@ def said(rented: Account, pod: str) -> str:
     return "\n".join(line for _, line in rented.pods.hosts[pod].lines)
 
 
+@pytest.mark.more
 def test_a_router_before_one_engine_of_two_hosts(rented: Account, tmp_path: Path) -> None:
     """It answers what the engine alone answers, asks for the key, and is benchmarked as an engine is."""
     url, (leader, worker) = start(rented, tmp_path)
@@ -155,6 +156,7 @@ def test_prefill_and_decode_apart(rented: Account, tmp_path: Path) -> None:
     assert seconds < 10
 
 
+@pytest.mark.more
 def test_two_whole_engines(rented: Account, tmp_path: Path) -> None:
     """Dynamo gives both something to do, and one that is lost is not asked any more."""
     url, (first, other) = start(
