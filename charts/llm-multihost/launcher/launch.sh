@@ -84,26 +84,36 @@ read_profile() {
 
 # Runs the one child of this process and passes signals on to it; returns its status.
 run_child() {
-  local status=0
+  local status=0 hung=""
   "$@" &
   member=$!
   # A signal ends this wait early, and then the second one has the status.
   while kill -0 "$member" 2>/dev/null; do
     wait "$member" || :
-    if [[ -n $stopped && -z ${watched:-} ]]; then
-      watched=1
+    if [[ -n $stopped && -z $hung ]]; then
       end_a_hung_member &
+      hung=$!
     fi
   done
   wait "$member" || status=$?
+  if [[ -n $hung ]]; then # nothing of this start outlives it
+    kill "$hung" 2>/dev/null || :
+    wait "$hung" || :
+  fi
   [[ -z $stopped || $status != 143 ]] || status=0 # ended before it had a handler
   return "$status"
 }
 
 # Told to end, but the member does not turn any more: its status is old, whatever the grace period is.
 end_a_hung_member() {
-  trap - TERM INT
-  while sleep 5; do
+  local nap=""
+  trap 'kill "$nap" 2>/dev/null; exit' TERM
+  trap - INT
+  while
+    sleep 5 &
+    nap=$!
+    wait "$nap"
+  do
     kill -0 "$member" 2>/dev/null || return 0
     kill -CONT "$member" 2>/dev/null || :
     bash "$here/probe.sh" live >/dev/null 2>&1 || kill -KILL "$member" 2>/dev/null || :
