@@ -65,7 +65,7 @@ def read_run(folder: Path) -> Run:
 def _read(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InvalidInput("there is no result", where=str(path)) from None
     except (OSError, msgspec.DecodeError) as error:
         raise InvalidInput(

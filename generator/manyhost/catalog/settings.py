@@ -93,7 +93,7 @@ def resolve(
         WrongUsage: When an assignment is not of the form key=value.
     """
     document = catalog.recipe_document(name) if document is None else document
-    over = [("--set", _assignment(catalog, text)) for text in assignments]
+    over = [("--set", assigned(catalog, text)) for text in assignments]
     layers: list[Layer] = [(f"recipes/{name}/recipe.yaml", document)]
     if local_file is not None and local_file.exists():
         environment = next((layer["environment"] for _, layer in over[::-1] if "environment" in layer), "")
@@ -229,7 +229,13 @@ def _set_by(layers: list[Layer], key: str) -> str:
     return next((origin for origin, _ in layers if origin.startswith("recipes/")), layers[0][0])
 
 
-def _assignment(catalog: Catalog, text: str) -> dict[str, Any]:
+def assigned(catalog: Catalog, text: str) -> dict[str, Any]:
+    """Return what one --set says, as a recipe would have it.
+
+    Raises:
+        WrongUsage: It is not of the form key=value.
+        InvalidInput: Its value is no YAML.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise WrongUsage(f"{text[:80]!r} is not of the form key=value", where="--set")

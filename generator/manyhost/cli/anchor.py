@@ -36,7 +36,7 @@ def command(verb: str, run: str, output: Printer) -> None:
     (results,) = read_all([run])
     catalog = Catalog()
     models = {catalog.model(name).served_name: name for name in catalog.names("models")}
-    found = anchor(results, models)
+    found = anchor(results, models, catalog.performance().gpus)
     values = msgspec.to_builtins(found)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     folder, name = Path("values/anchors"), f"{found.name}.yaml"

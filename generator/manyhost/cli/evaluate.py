@@ -8,6 +8,7 @@ import click
 
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
+from manyhost.errors import WrongUsage
 
 RESULT = {
     "files": "what was written",
@@ -47,6 +48,9 @@ def command(runs: tuple[str, ...], folder: str, output: Printer) -> None:
     from manyhost.report.questions import answers
     from manyhost.report.read import read_all
 
+    twice = [run for run in dict.fromkeys(runs) if runs.count(run) > 1]
+    if twice:
+        raise WrongUsage("is named twice", where=twice[0], fix="name each run once")
     found = read_all(runs)
     told, still = answers(found)
     blocks = evaluation(found, told, still)

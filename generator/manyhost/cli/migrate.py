@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from manyhost.catalog import Catalog
-from manyhost.cli.options import output_option, recipe_argument
+from manyhost.cli.options import output_option, recipe_argument, recipe_place
 from manyhost.cli.printer import Printer
 from manyhost.errors import InvalidInput
 
@@ -48,7 +48,7 @@ def command(recipe: str, engine: str, write: Path | None, output: Printer) -> No
     name = catalog.recipe_name(environment, recipe=name)
     document = catalog.recipe_document(name)
     target = catalog.engine(engine)
-    new_name = _new_name(write, document["environment"]) if write else name
+    new_name = _new_name(catalog, write, document["environment"]) if write else name
     renderer = Renderer(catalog)
     before = renderer.plan(resolve(catalog, name))
     path, where = catalog.recipe_file(name)
@@ -79,17 +79,18 @@ def command(recipe: str, engine: str, write: Path | None, output: Printer) -> No
         output.text(f"written: {write}/recipe.yaml; next: {manyhost('render', new_name)}")
 
 
-def _new_name(folder: Path, environment: str) -> str:
+def _new_name(catalog: Catalog, folder: Path, environment: str) -> str:
     """Return the name of the recipe that a folder would hold; InvalidInput where no recipe can be."""
-    if folder.absolute().parts[-3:-1] != ("recipes", environment):
+    place, name = recipe_place(catalog, folder, environment)
+    if place != environment:
         raise InvalidInput(
-            "recipes of this environment are not looked for there",
-            where=f"--write {str(folder)[:200]}",
-            fix=f"name a folder recipes/{environment}/<recipe>",
+            f"the recipe is of environment {environment}",
+            where=f"--write {folder}",
+            fix=f"--write recipes/{environment}/{name}",
         )
     if folder.exists():
         raise InvalidInput("exists already", where=f"--write {str(folder)[:200]}", fix="name another folder")
-    return f"{environment}/{folder.absolute().name}"
+    return f"{environment}/{name}"
 
 
 def _lines(steps: list[Step], changes: list[Change]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from manyhost.catalog import Catalog, Resolved, resolve
 from manyhost.cli.printer import Printer
 from manyhost.errors import InvalidInput
 
+# A release has the recipe's name (Helm's charts, releaseName), and a label has both names.
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,43}[a-z0-9])?")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -83,3 +86,31 @@ def local_file(catalog: Catalog) -> Path:
     if not os.path.exists(other):  # noqa: PTH110  Path.exists raises for a name that is too long
         raise InvalidInput("file not found", where=f"MANYHOST_LOCAL: {other[:200]}")
     return Path(other)
+
+
+def recipe_place(catalog: Catalog, folder: Path, environment: str) -> tuple[str, str]:
+    """Return the environment and the name of the recipe that a folder would hold.
+
+    Args:
+        catalog: Where recipes are looked for.
+        folder: As the user has named it.
+        environment: One that would do.
+
+    Raises:
+        InvalidInput: No recipe is looked for there, or none can have this name.
+    """
+    place = folder.absolute()
+    homes = {(root / "recipes").absolute() for root in (Path(), *catalog.roots)}
+    if place.parent.parent not in homes or place.parent.name not in catalog.names("environments"):
+        raise InvalidInput(
+            f"{str(folder)[:200]} is no place for a recipe",
+            where="--write",
+            fix=f"from the checkout's own folder, --write recipes/{environment}/planned",
+        )
+    if not _NAME.fullmatch(place.name):
+        raise InvalidInput(
+            f"{place.name[:80]!r} is no name of a recipe",
+            where="--write",
+            fix="use a-z, 0-9 and -, 45 at the most, a letter first",
+        )
+    return place.parent.name, place.name

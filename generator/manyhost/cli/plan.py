@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from manyhost.catalog import Catalog, Resolved, resolve
-from manyhost.cli.options import local_file, output_option
+from manyhost.cli.options import local_file, output_option, recipe_place
 from manyhost.cli.printer import Printer
 from manyhost.errors import InvalidInput, WrongUsage
 
@@ -22,7 +21,6 @@ RESULT = {
     "rejected": "environment, layout and reason of what does not",
     "written": "the recipe that --write has made, <environment>/<recipe>; empty without it",
 }
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _SORTS = ("usd-per-mtok", "usd-per-hour", "tok-s", "tpot", "ttft")
 
 
@@ -102,13 +100,17 @@ def command(
         hosts=hosts,
     )
     most = catalog.model(model).max_context_tokens
+    if sum(traffic) > most:
+        raise InvalidInput(
+            f"requests of {sum(traffic):,} tokens are longer than the {most:,} of {model}", where="--traffic"
+        )
     if not sum(traffic) <= context <= most:
         raise InvalidInput(
             f"{context:,} tokens hold no request of {sum(traffic):,}"
             if context < sum(traffic)
             else f"{context:,} tokens is more than the {most:,} of {model}",
             where="--context",
-            fix=f"choose one from {sum(traffic)} to {most}" if sum(traffic) <= most else "",
+            fix=f"choose one from {sum(traffic)} to {most}",
         )
     if row and not folder:
         raise WrongUsage("has no effect without --write", where="--row")
@@ -118,17 +120,31 @@ def command(
         texts = (*given, *choices.assignments(changes))
         return resolve(catalog, recipe, variables=os.environ, assignments=texts, local_file=settings)
 
-    names = list(environments) or catalog.names("environments")
+    for text in given:
+        key = text.partition("=")[0].strip()
+        if key in choices.OWN:
+            instead = choices.OWN[key]
+            raise InvalidInput(
+                "plan tries every layout by itself"
+                if not instead
+                else "plan has an option of its own for it",
+                where=f"--set: {key}",
+                fix=f"use {instead}" if instead else "leave it out, and look for its row",
+            )
+    names = list(dict.fromkeys(environments)) or catalog.names("environments")
     found, rejected = choices.choices(catalog, resolved, wanted, names, sort)
     reasons = list(choice_table.reasons(rejected))
     if not found:
         output.text(*reasons)
+        somewhere = any(each.layout != "all" for each in rejected)
         raise InvalidInput(
             f"no layout of up to {hosts} hosts serves {model} so",
             where="plan",
-            fix="a shorter --context, a longer --ttft or --tpot, or more --hosts",
+            fix="a shorter --context, a longer --ttft or --tpot, or more --hosts"
+            if somewhere
+            else "another --env",
         )
-    written = _write(catalog, found, folder, row) if folder else ""
+    written = _write(catalog, found, folder, row, given) if folder else ""
     output.result(
         {"choices": found, "rejected": rejected, "written": written},
         choice_table.markdown(found) if markdown else choice_table.lines(found),
@@ -156,26 +172,17 @@ def _anchors(catalog: Catalog, found: list[Choice]) -> list[str]:
     ]
 
 
-def _write(catalog: Catalog, found: list[Choice], folder: Path, row: int | None) -> str:
+def _write(
+    catalog: Catalog, found: list[Choice], folder: Path, row: int | None, given: tuple[str, ...]
+) -> str:
     """Write the recipe of a row, and return its name."""
     import yaml
 
+    from manyhost.catalog.settings import assigned
     from manyhost.output import write_files
     from manyhost.plan import choices
 
-    place = folder.absolute()
-    environment, name = place.parent.name, place.name
-    homes = {(root / "recipes").absolute() for root in (Path(), *catalog.roots)}
-    if place.parent.parent not in homes or environment not in catalog.names("environments"):
-        raise InvalidInput(
-            f"{folder} is no place for a recipe",
-            where="--write",
-            fix=f"--write recipes/{found[0].environment}/planned",
-        )
-    if not _NAME.fullmatch(name):
-        raise InvalidInput(
-            f"{name[:80]!r} is no name of a recipe", where="--write", fix="use a-z, 0-9, - and ."
-        )
+    environment, name = recipe_place(catalog, folder, found[0].environment)
     if row and row > len(found):
         raise WrongUsage(f"there are {len(found)} rows", where="--row")
     best = found[row - 1] if row else next((c for c in found if c.environment == environment), None)
@@ -188,7 +195,8 @@ def _write(catalog: Catalog, found: list[Choice], folder: Path, row: int | None)
         )
     if (folder / "recipe.yaml").exists():
         raise InvalidInput("there is a recipe already", where=f"--write {folder}", fix="choose another name")
-    document = choices.document(best, catalog.recipe_document(best.recipe))
+    settings = [assigned(catalog, text) for text in given]
+    document = choices.document(best, catalog.recipe_document(best.recipe), settings)
     head = f"# As planned, on top of recipes/{best.recipe}.\n"
     text = yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, width=120)
     write_files(folder, {"recipe.yaml": (head + text).encode()})

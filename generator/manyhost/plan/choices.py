@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -135,6 +135,22 @@ class _Layout(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
+# What is set by the arguments of the command, or tried in turn.
+OWN = {
+    "model": "MODEL",
+    "context": "--context",
+    "traffic.input_tokens": "--traffic",
+    "traffic.output_tokens": "--traffic",
+    "objectives.ttft_ms": "--ttft",
+    "objectives.tpot_ms": "--tpot",
+    "arguments.max-num-seqs": "--concurrency",
+    "groups": "",
+    "parallelism": "",
+    "parallelism.tensor": "",
+    "parallelism.pipeline": "",
+    "parallelism.data": "",
+    "roles.prefill.groups": "",
+}
 SORTS: dict[str, Callable[[Choice], float]] = {
     "usd-per-mtok": lambda choice: _or_last(choice.usd_per_mtok),
     "usd-per-hour": lambda choice: _or_last(choice.usd_per_hour),
@@ -182,6 +198,7 @@ def _of(catalog: Catalog, resolve: Resolve, wanted: Wanted, name: str) -> Iterat
         yield Rejected(environment=name, layout="all", reason=reason)
         return
     recipe = _base(catalog, name, wanted.model)
+    resolve(recipe, {})  # what is wrong with the settings is wrong with every layout
     for layout in _layouts(host.gpus, wanted.hosts):
         try:
             yield _choice(catalog, resolve, wanted, recipe, layout, model)
@@ -305,7 +322,7 @@ def _reached(catalog: Catalog, plan: Plan, wanted: Wanted, most: int) -> tuple[i
 def _predicted(catalog: Catalog, plan: Plan, wanted: Wanted, seats: int) -> Prediction:
     role, host = plan.main, plan.environment.host
     sizes, facts = role.parallelism, catalog.performance()
-    running = seats * sizes.data
+    running = min(seats * sizes.data, wanted.concurrency or seats * sizes.data)
     dtype = arguments.kv_dtype(role.arguments, plan.engine, "arguments")
     load = Load(
         tensor=sizes.tensor,
@@ -373,11 +390,13 @@ def assignments(changes: dict[str, Any]) -> tuple[str, ...]:
     return tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
 
 
-def document(choice: Choice, base: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe of a choice: the one that it starts from, with its changes."""
+def document(choice: Choice, base: dict[str, Any], given: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the recipe of a choice: the one that it starts from, with what was set, and its changes."""
     model, hosts = choice.changes["model"], "host" if choice.hosts == 1 else "hosts"
     text = f"{model} on {choice.hosts} {choice.environment} {hosts}, {choice.layout}, as planned"
-    made = merge(base, {"description": text})
+    made = base
+    for each in (*given, {"description": text}):
+        made = merge(made, each)
     for key, value in choice.changes.items():
         if value != _DEFAULTS.get(key, ()):
             made = merge(made, nested(key.split("."), value))

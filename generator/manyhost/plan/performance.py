@@ -342,4 +342,6 @@ def _anchor(
         and _kind(a.tensor > load.gpus_per_host, a.pipeline, a.data) == load.kind
         and a.interconnect in ("", interconnect)
     ]
-    return max(fitting, key=lambda a: (a.interconnect == interconnect, not a.lacks, a.name), default=None)
+    return max(
+        fitting, key=lambda a: (a.interconnect == interconnect, not a.lacks, a.date, a.name), default=None
+    )

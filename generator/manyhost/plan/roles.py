@@ -101,7 +101,7 @@ def check(recipe: Recipe, interconnect: Interconnect, engine: Engine) -> None:
         )
     if not engine.nixl:
         raise InvalidInput(
-            f"vLLM {engine.version} cannot hand KV caches over: it has no NIXL connector",
+            f"vLLM {engine.version} cannot hand KV caches over: nobody has seen NIXL in its image",
             where=key,
             fix="set it to 0, or use a newer engine.version",
         )

@@ -60,7 +60,10 @@ def _check_dynamo(recipe: Recipe, facts: Facts) -> None:
         )
     pair = facts.dynamo.pair(facts.engine.version)
     if not pair or not pair.sidecar:
-        able = msgspec.structs.replace(facts.dynamo, pairs=[one for one in facts.dynamo.pairs if one.sidecar])
+        able = msgspec.structs.replace(
+            facts.dynamo,
+            pairs=[one for one in facts.dynamo.pairs if one.sidecar and one.vllm in facts.recipes],
+        )
         near = able.nearest(facts.engine.version)
         raise InvalidInput(
             f"no release of Dynamo can stand before vLLM {facts.engine.version}",

@@ -53,6 +53,12 @@ def dynamo_yaml(rendered: Rendered, dynamo: Dynamo, engines: Collection[str]) ->
     plan = rendered.plan
     _refuse(plan, dynamo)
     pair = _pair(plan, dynamo, engines)
+    if plan.settings.engine.command != ["vllm"]:
+        raise InvalidInput(
+            "Dynamo starts its own engine",
+            where=f"{plan.origin('engine.command')}: engine.command",
+            fix="leave it out",
+        )
     leaders = {
         leader["metadata"]["labels"].get("manyhost.dev/role", "serve"): leader
         for leader in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from manyhost.catalog.performance import Anchor
 from manyhost.errors import InvalidInput
@@ -12,12 +12,13 @@ from manyhost.report.runs import Results
 _TPOT, _RATE = "tpot_mean_ms", "output_token_rate"
 
 
-def anchor(results: Results, models: Mapping[str, str]) -> Anchor:
+def anchor(results: Results, models: Mapping[str, str], gpus: Collection[str]) -> Anchor:
     """Return the point of most throughput of a run.
 
     Args:
         results: The run.
         models: The catalog's name of each model, by what clients ask for.
+        gpus: Those whose speed the planner knows.
 
     Raises:
         InvalidInput: The run has none that the planner can go by.
@@ -33,6 +34,12 @@ def anchor(results: Results, models: Mapping[str, str]) -> Anchor:
     model = models.get(deployment.model)
     if model is None:
         raise InvalidInput(f"no model of the catalog is called {deployment.model}", where=where)
+    if deployment.gpu not in gpus:
+        raise InvalidInput(
+            f"nobody has said how fast a {deployment.gpu} is",
+            where=where,
+            fix="add it to gpus in values/performance.yaml",
+        )
     usable = [
         point.summary
         for point in results.points

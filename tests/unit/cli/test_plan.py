@@ -166,3 +166,47 @@ def test_mistakes(
     ran = manyhost("plan", R1, *options)
     assert (ran.code, message in ran.err) == (code, True), ran.err
     assert sorted((tmp_path / "recipes").rglob("*")) == before
+
+
+def test_what_was_set_is_in_the_recipe_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout(tmp_path, monkeypatch))
+    given = ("utilization=0.8", "arguments.kv-cache-dtype=fp8", "capacity.mode=spot")
+    words = [word for one in given for word in ("--set", one)]
+    (row, *_) = _planned("--env", "a3mega", *words, "--write", "recipes/a3mega/set")["choices"]
+    rendered = manyhost("render", "a3mega/set", "--output", "json").output.envelope["result"]["plan"]
+    role = rendered["roles"][0]
+    assert role["memory"]["kv_tokens"] == row["kv_tokens"]
+    assert role["arguments"]["kv-cache-dtype"] == "fp8"
+    assert rendered["cost"]["usd_per_hour"] == row["usd_per_hour"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--set", "nonsense=1"), "--set: nonsense: unknown key"),
+        (("--set", "context=65536"), "fix: use --context"),
+        (("--set", "parallelism.tensor=4"), "plan tries every layout by itself"),
+        (("--traffic", "200000/1000"), "--traffic: requests of 201,000 tokens"),
+        (("--write", "elsewhere/recipes/a3mega/far"), "is no place for a recipe"),
+        (("--write", f"recipes/a3mega/{'a' * 46}"), "is no name of a recipe"),
+    ],
+)
+def test_wrong_words_are_told_once_with_their_key(
+    options: tuple[str, ...], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout(tmp_path, monkeypatch))
+    ran = manyhost("plan", R1, "--env", "a3mega", *options)
+    assert (ran.code, ran.out) == (3, "")
+    assert text in ran.err
+
+
+def test_no_more_requests_run_than_are_in_flight() -> None:
+    rows = {row["layout"]: row for row in _planned("--env", "a3ultra", "--concurrency", "1")["choices"]}
+    assert rows["DP8"]["tok_s"] < 1.1 * 1000 / rows["DP8"]["tpot_ms"]
+
+
+def test_an_environment_named_twice_is_there_once() -> None:
+    once, twice = (_planned(*("--env", "a3mega") * count)["choices"] for count in (1, 2))
+    assert once == twice

@@ -229,7 +229,7 @@ OVER_TCP = ("network.interconnect=none", "parallelism.tensor=16", "parallelism.p
         ((PREFILL, "network.interconnect=none"), "one pipeline stage only"),
         (
             (PREFILL, *OVER_TCP, "engine.version=v0.7.3", "engine.executor=ray"),
-            "it has no NIXL connector",
+            "nobody has seen NIXL in its image",
         ),
         (
             (PREFILL, *OVER_TCP, "engine.executor=ray", "engine.image=example.com/with-ray"),

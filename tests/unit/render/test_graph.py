@@ -207,6 +207,11 @@ REFUSED: list[tuple[tuple[str, ...], str, str]] = [
         "remove it",
     ),
     (
+        ("a4/deepseek-r1-671b", 'engine.command=["bash"]'),
+        r"engine\.command: Dynamo starts its own engine",
+        "leave it out",
+    ),
+    (
         ("a4/deepseek-r1-671b", "routing=inferencepool", "gateway.name=g", "gateway.picker.name=p"),
         "routing: Dynamo has a router of its own",
         "service",

@@ -37,3 +37,17 @@ def test_a_run_whose_numbers_are_withheld_is_refused(tmp_path: Path) -> None:
     made.written(tmp_path / "run", [[]], recipe=RECIPE)
     ran = manyhost("anchor", "add", str(tmp_path / "run"))
     assert ran.code == 3
+
+
+def test_the_newest_run_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made.written(tmp_path / "run", [[50, 51, 49]], recipe=RECIPE)
+    file = Path(manyhost("anchor", "add", "run", "--output", "json").output.result["file"])
+    newer = file.read_text().replace("2027-01-15", "2027-02-01").replace("own-", "newer-")
+    (file.parent / "newer-a3ultra-deepseek-r1-671b-v0-26-0-2027-02-01.yaml").write_text(newer)
+    rows = manyhost("plan", "deepseek-r1-671b", "--env", "a3ultra", "--output", "json").output.result[
+        "choices"
+    ]
+    assert {row["anchor"] for row in rows if row["basis"] == "anchored"} == {
+        "newer-a3ultra-deepseek-r1-671b-v0-26-0-2027-02-01"
+    }

@@ -190,3 +190,11 @@ def test_a_file_that_is_not_as_it_was_measured_is_refused(tmp_path: Path) -> Non
     assert ran.code == 3
     assert str(path) in ran.err
     assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    run = str(made.written(tmp_path / "run", SLOW))
+    ran = manyhost("evaluate", run, run, "--to", str(tmp_path / "out"))
+    assert ran.code == 2
+    assert "is named twice" in ran.err
+    assert not (tmp_path / "out").exists()
