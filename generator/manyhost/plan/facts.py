@@ -19,7 +19,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         interconnect: How GPUs of different hosts talk; the release to use stands first.
         model: What is served.
         engine: What serves it.
-        dynamo: Releases of NVIDIA Dynamo, which can stand before it.
+        dynamo: Releases of NVIDIA Dynamo, where routing asks for one; None elsewhere.
         recipes: A recipe for each engine version, empty where there is none.
         regions: Regions of Google Cloud.
         exemptions: Hardening that no release has, with the reasons.
@@ -31,7 +31,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     interconnect: Interconnect
     model: Model
     engine: Engine
-    dynamo: Dynamo
+    dynamo: Dynamo | None
     recipes: dict[str, str]
     regions: list[str]
     exemptions: dict[str, str]
@@ -69,7 +69,7 @@ def join(resolved: Resolved, catalog: Catalog) -> Facts:
         interconnect=_released(catalog.interconnect(fabric), resolved),
         model=catalog.model(recipe.model),
         engine=catalog.engine(recipe.engine.version),
-        dynamo=catalog.dynamo(),
+        dynamo=catalog.dynamo() if recipe.routing == "dynamo" else None,
         recipes=catalog.engine_recipes(),
         regions=catalog.regions(),
         exemptions=catalog.exemptions(),

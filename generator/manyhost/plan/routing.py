@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from manyhost.catalog import Recipe
+from manyhost.catalog.dynamo import Dynamo
 from manyhost.catalog.environment import RunPod
 from manyhost.errors import InvalidInput, first
 from manyhost.plan.facts import Facts
@@ -19,8 +20,8 @@ def check(recipe: Recipe, facts: Facts) -> None:
             Kubernetes and has no Gateway or is one and needs no Dynamo, or no release of Dynamo serves with
             the engine.
     """
-    if recipe.routing == "dynamo":
-        _check_dynamo(recipe, facts)
+    if facts.dynamo:
+        _check_dynamo(recipe, facts, facts.dynamo)
     elif isinstance(facts.environment.platform, RunPod):
         _check_alone(recipe, facts)
     elif recipe.routing == "inferencepool":
@@ -47,7 +48,7 @@ def check_roles(found: tuple[Role, ...], facts: Facts) -> None:
         )
 
 
-def _check_dynamo(recipe: Recipe, facts: Facts) -> None:
+def _check_dynamo(recipe: Recipe, facts: Facts, dynamo: Dynamo) -> None:
     if not isinstance(facts.environment.platform, RunPod):
         raise InvalidInput(
             f"in environment {facts.environment.name} the operator of Dynamo starts its own engines",
@@ -58,11 +59,11 @@ def _check_dynamo(recipe: Recipe, facts: Facts) -> None:
         raise InvalidInput(
             "nobody has run Dynamo before an engine over Ray", where="engine.executor", fix="set it to mp"
         )
-    pair = facts.dynamo.pair(facts.engine.version)
+    pair = dynamo.pair(facts.engine.version)
     if not pair or not pair.sidecar:
         able = msgspec.structs.replace(
-            facts.dynamo,
-            pairs=[one for one in facts.dynamo.pairs if one.sidecar and one.vllm in facts.recipes],
+            dynamo,
+            pairs=[one for one in dynamo.pairs if one.sidecar and one.vllm in facts.recipes],
         )
         near = able.nearest(facts.engine.version)
         raise InvalidInput(

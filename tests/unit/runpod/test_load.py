@@ -6,7 +6,6 @@ import base64
 import io
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from manyhost.runpod.service import Service
 
 from testbed.runpod import Fault
 from tests.helpers.helm import ROOT
-from tests.helpers.runpod import NOON, STEM, WANTED, Account, Clock, Near, service
+from tests.helpers.runpod import NOON, STEM, WANTED, Account, Clock, service
 
 sys.path.insert(0, str(ROOT / "charts/llm-benchmark/client"))
 from measure import pack
@@ -29,22 +28,6 @@ from measure import pack
 from tests.unit.benchmark import sample
 
 SPEC = msgspec.json.encode({"key": "k"})
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def cloud(clock: Clock) -> Iterator[Account]:
-    with Account(clock) as made:
-        yield made
-
-
-@pytest.fixture
-def api(cloud: Account, clock: Clock) -> Api:
-    return Near(cloud, clock)
 
 
 @pytest.fixture

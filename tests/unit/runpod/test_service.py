@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,27 +15,11 @@ from manyhost.runpod.service import Service, Wanted, strays, sweep
 
 from testbed import runpod_answers
 from testbed.runpod import Fault
-from tests.helpers.runpod import NOON, RECIPE, STEM, WANTED, Account, Clock, Near, plan, service
+from tests.helpers.runpod import NOON, RECIPE, STEM, WANTED, Account, Clock, plan, service
 from tests.unit.runpod.test_make import cluster
 
 HOUR = 3600.0
 HELD = 'manyhost phase=held member=worker rank=1 seconds=9.00 reason="2 GPUs are missing"'
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def cloud(clock: Clock) -> Iterator[Account]:
-    with Account(clock) as made:
-        yield made
-
-
-@pytest.fixture
-def api(cloud: Account, clock: Clock) -> Api:
-    return Near(cloud, clock)
 
 
 @pytest.fixture

@@ -130,9 +130,7 @@ class Primary:
         rank = int(request.match_info["rank"])
         if not 0 < rank < len(self.engines):
             raise web.HTTPNotFound
-        engine = self.engines[rank]
-        if engine.address != (request.remote or ""):
-            engine.address = request.remote or ""
+        self.engines[rank].address = request.remote or ""
         return web.Response()
 
     async def healthy(self, engine: Engine) -> bool:
