@@ -282,6 +282,17 @@ def test_two_runs_at_once_bring_each_file_of_a_folder_once(
     assert len(server.downloads("*-of-00008.safetensors")) == 8
 
 
+def test_a_run_that_is_overtaken_at_its_last_step_takes_the_other_ones_manifest(tmp_path: Path) -> None:
+    """The other run has published and removed the folder of parts between two steps of this one."""
+    late, early = Folder(tmp_path), Folder(tmp_path)
+    for each in (late, early):
+        each.begin(b"mark")
+    published = early.publish(b"early")
+    early.end()
+    assert late.publish(b"late") == published == b"early"
+    assert sorted(contents(tmp_path)) == [manifest.NAME]
+
+
 def test_two_runs_at_once_in_a_bucket(
     server: hub.Hub, client: Hub, folder: Path, bucket: Bucket, emulator: gcs.Gcs
 ) -> None:

@@ -128,8 +128,13 @@ class Folder:
         for folder in {(self._root / name).parent for name in names}:
             _sync(folder)
         path = self._root / manifest.NAME
-        with contextlib.suppress(FileExistsError):
+        try:
             self._write(path, text, exclusive=True)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:  # another run has finished and removed the folder of parts
+            if not path.exists():
+                raise
         _sync(self._root)
         return path.read_bytes()
 
