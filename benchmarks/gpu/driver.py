@@ -1,4 +1,4 @@
-"""Runs a queue of measurements on a machine with two GPUs, or one: python driver.py --work FOLDER ...
+"""Runs a queue of measurements on a machine with GPUs: python driver.py --work FOLDER ...
 
 Each line of the queue is one server, a JSON object:
 
@@ -10,7 +10,8 @@ Each line of the queue is one server, a JSON object:
 `values` is a rendered recipe (or a file of its shape); `serverArgs` and `env` change it, null takes
 a flag away. `model` is another folder than --model, and `config` the config.json of a model that is
 written first (slice/derive.py makes such lines, with the `plan` that they come from). `hosts` is 2
-unless it says 1; `executor` is mp unless it says ray. `limit` caps the client's requests in flight, 0
+unless it says 1; `executor` is mp unless it says ray. `parallel`, {"tensor": 4, "data": 1}, are the
+ranks of one host, one a GPU; 1 each unless it says more. `limit` caps the client's requests in flight, 0
 is none. `ask` are options of answers/ask.py, for a model of answers/model.py, whose weights are not
 dummy ("load-format": "auto"). `lose` (kill or cut) takes the second host away at the end. `gpu_gib`
 leaves a job out on a smaller GPU. The queue may grow while the driver runs; {"end": true} ends it.
@@ -24,6 +25,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import re
 import shlex
 import signal
@@ -41,7 +43,7 @@ import load
 import model
 import readings
 import yaml
-from rig import PORT, RIG_ENVIRONMENT, Rig, engine_flags, gpu_query
+from rig import BETWEEN_HOSTS, DEVICES, PORT, RIG_ENVIRONMENT, Rig, engine_flags, gpu_query
 
 HERE = Path(__file__).resolve().parent
 ASK = HERE / "answers" / "ask.py"
@@ -94,6 +96,7 @@ class Driver:
             transformers=version("transformers"),
             cpus=len(Path("/proc/cpuinfo").read_text().split("processor\t")) - 1,
             rig_environment=RIG_ENVIRONMENT,
+            between_hosts=BETWEEN_HOSTS,
         )
 
     def jobs(self) -> Any:
@@ -142,6 +145,9 @@ class Driver:
 
     def why_not(self, job: dict[str, Any]) -> str:
         """Why there is nothing to do for a job here, or nothing."""
+        gpus = job.get("hosts", 2) * math.prod(job.get("parallel", {}).values())
+        if len(DEVICES) < gpus:
+            return f"needs {gpus} GPUs, and CUDA_VISIBLE_DEVICES names {len(DEVICES)}"
         wanted = job.get("gpu_gib", 0)
         memory = min(int(mib) for mib in gpu_query("memory.total")) / 1024
         if memory < wanted:
@@ -166,6 +172,8 @@ class Driver:
         flags, environment = self.settle(job)
         self.rig.model = Path(self.model_of(job))
         self.rig.hosts, self.rig.executor = job.get("hosts", 2), job.get("executor", "mp")
+        parallel = {"tensor": 1, "data": 1} | job.get("parallel", {})
+        self.rig.tensor, self.rig.data = parallel["tensor"], parallel["data"]
         folder = str(self.rig.model)
         self.servers += 1
         self.context = {"variant": name}
@@ -182,6 +190,7 @@ class Driver:
                 "start",
                 hosts=self.rig.hosts,
                 executor=self.rig.executor,
+                parallel=parallel,
                 plan=job.get("plan"),
                 ranks=ranks,
                 seconds=times,

@@ -1,4 +1,4 @@
-"""Two hosts of one GPU each on one machine, or one, started through the chart's own launch script."""
+"""Two hosts of one GPU each on one machine, or one of several, through the chart's own launch script."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ import hosts
 PORT = 8000
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 START_LIMIT_SECONDS = 300.0
-# The GPU of each host; a machine of one GPU says CUDA_VISIBLE_DEVICES=0. Two drivers on one machine need two
-# GPUs each and a network each (unshare -n).
+# The GPUs of the hosts in turn; a machine of one GPU says CUDA_VISIBLE_DEVICES=0, one of four 0,1,2,3. Two
+# drivers on one machine need GPUs and a network each (unshare -n).
 DEVICES = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
 
-# What this machine needs whatever the recipe says. The first three leave TCP as the only way
-# between the GPUs, as between two hosts. NVLink multicast stays off: on shared machines it can
-# put GPUs out of service. DeepGEMM and FlashInfer would compile kernels at the first start.
+# These leave TCP as the only way between the GPUs of two hosts.
+BETWEEN_HOSTS = {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"}
+# What this machine needs whatever the recipe says: it has no network for GPUs. NVLink multicast stays
+# off: on shared machines it can put GPUs out of service. DeepGEMM and FlashInfer would compile kernels
+# at the first start.
 RIG_ENVIRONMENT = {
-    "NCCL_P2P_DISABLE": "1",
-    "NCCL_SHM_DISABLE": "1",
     "NCCL_IB_DISABLE": "1",
     "NCCL_DEBUG": "INFO",
     "NCCL_NVLS_ENABLE": "0",
@@ -74,9 +74,15 @@ class Rig:
         self.engine = engine
         self.model = model  # a folder; the server's name for it too
         self.hosts = 2  # pipeline stages, one on each
+        self.tensor = self.data = 1  # ranks of each host, one a GPU
         self.executor = "mp"
         self.processes: list[subprocess.Popen[bytes]] = []
         self.log: list[Path] = []
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of each host."""
+        return self.tensor * self.data
 
     def environment(self, rank: int, recipe: dict[str, str]) -> dict[str, str]:
         """The launcher's contract for one member, over this machine's needs."""
@@ -86,7 +92,7 @@ class Rig:
             "MANYHOST_EXECUTOR": self.executor,
             "MANYHOST_MODEL": str(self.model),
             "MANYHOST_MODEL_PATH": str(self.model),
-            "MANYHOST_GPUS_PER_HOST": "1",
+            "MANYHOST_GPUS_PER_HOST": str(self.gpus),
             "MANYHOST_PORT": str(PORT),
             "MANYHOST_MASTER_PORT": "29501",
             "MANYHOST_RAY_PORT": "6379",
@@ -105,7 +111,7 @@ class Rig:
         }
         # A cache folder a host: compiled code names the device index of the rank that made it.
         own = {
-            "CUDA_VISIBLE_DEVICES": DEVICES[rank],
+            "CUDA_VISIBLE_DEVICES": ",".join(DEVICES[rank * self.gpus :][: self.gpus]),
             "NCCL_HOSTID": f"host{rank}",
             "NCCL_SOCKET_IFNAME": link,
             "GLOO_SOCKET_IFNAME": link,
@@ -114,12 +120,16 @@ class Rig:
         # Where vLLM finds the plugin that fills the dummy weights.
         path = [str(self.work / "plugin"), os.environ.get("PYTHONPATH", "")]
         own["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-        return {**os.environ, **RIG_ENVIRONMENT, **recipe, **contract, **own}
+        between = BETWEEN_HOSTS if self.hosts > 1 else {}
+        return {**os.environ, **RIG_ENVIRONMENT, **between, **recipe, **contract, **own}
+
+    def sizes(self) -> list[str]:
+        """The flags of the group's sizes, as the chart gives them; one stage a host as in the recipes."""
+        flags = ["--tensor-parallel-size", str(self.tensor), "--pipeline-parallel-size", str(self.hosts)]
+        return flags + (["--data-parallel-size", str(self.data)] if self.data > 1 else [])
 
     def start(self, name: str, flags: list[str], recipe: dict[str, str]) -> None:
         """Starts the hosts; the worker first, because it makes the link."""
-        # One stage a host as in the recipe, with one GPU where it has eight.
-        fixed = ["--tensor-parallel-size", "1", "--pipeline-parallel-size", str(self.hosts)]
         self.log = [self.work / f"{name}.host{rank}.log" for rank in range(self.hosts)]
         for path in self.log:
             path.touch()  # read also after a start that failed before its member
@@ -127,7 +137,7 @@ class Rig:
         for rank in reversed(range(self.hosts)):
             peer = [ADDRESSES[0]] if rank else []
             command = [sys.executable, hosts.__file__, f"host{rank}", ADDRESSES[rank], *peer, "--"]
-            command += ["bash", str(self.launch), *fixed, *flags]
+            command += ["bash", str(self.launch), *self.sizes(), *flags]
             with self.log[rank].open("wb") as out:
                 process = subprocess.Popen(
                     command,

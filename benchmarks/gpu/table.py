@@ -220,7 +220,8 @@ def variants(machines: dict[str, list[Record]]) -> str:
         text += f"{gpu[2]}, {facts['cpus']} CPUs; {names}. NCCL: {', '.join(links)}.\n"
     first = of_kind(next(iter(machines.values())), "bench")[0]["command"]
     text += f"\nOne repetition (seeds count up from 1001):\n\n```\n{first}\n```\n"
-    common = of_kind(next(iter(machines.values())), "machine")[0]["rig_environment"]
+    facts = of_kind(next(iter(machines.values())), "machine")[0]
+    common = facts["rig_environment"] | facts.get("between_hosts", {})
     pairs = "\n".join(f"{name}={value}" for name, value in sorted(common.items()))
     return text + f"\nVariables of the machine, in every variant:\n\n```\n{pairs}\n```\n"
 

@@ -1,19 +1,23 @@
-"""Prints a queue line for driver.py: one rank of a recipe's group, as a server on one GPU.
+"""Prints a queue line for driver.py: one rank or more of a recipe's group, as a server on as many GPUs.
 
     python benchmarks/gpu/slice/derive.py a3mega/deepseek-r1-671b --loads 512x1000/1000@256 >> queue.jsonl
 
-The rank is one of the stage that limits the KV cache. Its model has the stage's layers, the whole
-hidden width, and every width that tensor parallelism cuts divided by it; the server has the recipe's
-own flags, with the seats and the KV tokens of the group divided by the pipeline's stages, since that
-many are in one stage at a time. It needs manyhost and no GPU; the line needs no manyhost.
+The ranks are those of the stage that limits the KV cache. Their model has the stage's layers, the whole
+hidden width, and of every width that tensor parallelism cuts as many ranks' shares as there are GPUs, so
+that a rank is the group's own and messages between ranks have their real size. With all GPUs of a stage
+it is the stage itself, and where that is the whole group, the group. The server has the recipe's own
+flags, with the seats and the KV tokens of the group divided by the pipeline's stages, since that many
+are in one stage at a time. It needs manyhost and no GPU; the line needs no manyhost.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +36,9 @@ NOT_A_RANKS = {"reasoning-parser": None}
 # Tokens of a block of FLASH_ATTN and FLASH_ATTN_MLA, which vLLM 0.26 takes on an H100 (results/); the plan
 # rounds to the largest that a backend has.
 BLOCK_TOKENS = 16
-# What one rank alone cannot stand for.
-NOT_CUT = ("enable-expert-parallel", "speculative-config", "cpu-offload-gb", "kv-transfer-config")
+# What a part of a group cannot stand for, and what needs all ranks of a stage.
+NOT_CUT = ("speculative-config", "cpu-offload-gb", "kv-transfer-config")
+WHOLE_STAGE = ("enable-expert-parallel", "decode-context-parallel-size")
 QWEN = {
     # https://huggingface.co/Qwen/Qwen3-235B-A22B-Instruct-2507/blob/main/config.json
     "attention_bias": False,
@@ -56,7 +61,7 @@ QWEN_EXPERTS = {
 
 
 class NoSlice(Exception):
-    """One rank on its own would not be what it is in the group."""
+    """The ranks on their own would not be what they are in the group."""
 
 
 def limiting_stage(role: Role) -> int:
@@ -71,40 +76,53 @@ def limiting_stage(role: Role) -> int:
     return tokens.index(min(tokens))
 
 
-def check(role: Role) -> None:
-    """Refuse what a rank alone cannot show.
+def ranks(role: Role, gpus: int) -> int:
+    """The tensor parallel ranks that so many GPUs have of a stage; refuses what they cannot show.
 
     Raises:
         NoSlice: with the reason.
     """
-    if role.parallelism.data > 1:
-        raise NoSlice("data parallel ranks share their experts")
+    sizes = role.parallelism
+    stage = sizes.tensor * sizes.data
+    if not 0 < gpus <= stage or stage % gpus:
+        raise NoSlice(f"{gpus} GPUs are no even part of a stage of {stage}")
+    if gpus < stage:
+        if sizes.data > 1:
+            raise NoSlice(f"data parallel ranks share their experts: --gpus {stage}")
+        for name in WHOLE_STAGE:
+            if role.arguments.get(name):
+                raise NoSlice(f"{name} needs all ranks of a stage: --gpus {stage}")
     for name in NOT_CUT:
         if role.arguments.get(name):
-            raise NoSlice(f"{name} needs more than one rank's tensors")
+            raise NoSlice(f"{name} needs more than a stage's tensors")
+    return gpus // sizes.data
 
 
-def config(model: Model, tensor: int, first: int, layers: int) -> dict[str, Any]:
-    """The config.json of one rank's layers `first` to `first + layers`."""
+def config(model: Model, share: Fraction, first: int, layers: int) -> dict[str, Any]:
+    """The config.json of layers `first` to `first + layers`, with a share of every width that is cut."""
     a = model.architecture
+
+    def cut(width: int) -> int:
+        return math.ceil(width * share)
+
     common = {
         "hidden_size": a.hidden,
         "max_position_embeddings": model.max_context_tokens,
-        "num_attention_heads": a.heads // tensor,
+        "num_attention_heads": cut(a.heads),
         "num_hidden_layers": layers,
-        "vocab_size": -(-a.vocabulary // tensor),
+        "vocab_size": cut(a.vocabulary),
     }
     quantized = CONFIG["quantization_config"] if model.weight_format == "fp8-block" else None
     match a:
         case MlaMoe():
             own = CONFIG | {
                 "first_k_dense_replace": max(0, min(a.dense_layers - first, layers)),
-                "intermediate_size": a.intermediate // tensor,
+                "intermediate_size": cut(a.intermediate),
                 "kv_lora_rank": a.kv_lora_rank,
-                "moe_intermediate_size": a.moe_intermediate // tensor,
+                "moe_intermediate_size": cut(a.moe_intermediate),
                 "n_routed_experts": a.routed_experts,
                 "n_shared_experts": a.shared_experts,
-                "num_key_value_heads": a.heads // tensor,
+                "num_key_value_heads": cut(a.heads),
                 "q_lora_rank": a.q_lora_rank,
                 "qk_nope_head_dim": a.qk_nope_head_dim,
                 "qk_rope_head_dim": a.qk_rope_head_dim,
@@ -113,13 +131,13 @@ def config(model: Model, tensor: int, first: int, layers: int) -> dict[str, Any]
         case GqaMoe():
             own = QWEN | QWEN_EXPERTS
             own |= {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe"}
-            own |= {"num_experts": a.routed_experts, "moe_intermediate_size": a.moe_intermediate // tensor}
-            own |= {"intermediate_size": a.moe_intermediate // tensor, "tie_word_embeddings": False}
+            own |= {"num_experts": a.routed_experts, "moe_intermediate_size": cut(a.moe_intermediate)}
+            own |= {"intermediate_size": cut(a.moe_intermediate), "tie_word_embeddings": False}
         case GqaDense():
             own = QWEN | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
-            own |= {"intermediate_size": a.intermediate // tensor, "tie_word_embeddings": a.tied_embeddings}
+            own |= {"intermediate_size": cut(a.intermediate), "tie_word_embeddings": a.tied_embeddings}
     if isinstance(a, GqaMoe | GqaDense):
-        own |= {"head_dim": a.head_dim, "num_key_value_heads": max(1, a.kv_heads // tensor)}
+        own |= {"head_dim": a.head_dim, "num_key_value_heads": cut(a.kv_heads)}
     found = {name: value for name, value in own.items() if name != "quantization_config"} | common
     return found | ({"quantization_config": quantized} if quantized else {})
 
@@ -157,20 +175,21 @@ def steps(loads: str) -> list[dict[str, int]]:
     return found
 
 
-def job(plan: Plan, role: Role, variant: str, kv_tokens: int, loads: str) -> dict[str, Any]:
+def job(plan: Plan, role: Role, variant: str, kv_tokens: int, loads: str, gpus: int = 1) -> dict[str, Any]:
     """The queue line.
 
     Args:
         plan: The recipe's plan.
-        role: The group whose rank it is.
+        role: The group whose ranks they are.
         variant: Its name in the results.
         kv_tokens: KV tokens of the group; 0 leaves the server what fits.
         loads: Loads in words.
+        gpus: Ranks, one a GPU.
 
     Raises:
-        NoSlice: one rank on its own would not be what it is in the group.
+        NoSlice: the ranks on their own would not be what they are in the group.
     """
-    check(role)
+    tensor = ranks(role, gpus)
     stage, sizes = limiting_stage(role), role.parallelism
     first, count = sum(role.pipeline_layers[:stage]), role.pipeline_layers[stage]
     planned, beyond = weights(plan, role, stage)
@@ -183,8 +202,9 @@ def job(plan: Plan, role: Role, variant: str, kv_tokens: int, loads: str) -> dic
     return {
         "variant": variant,
         "hosts": 1,
+        "parallel": {"tensor": tensor, "data": sizes.data},
         "gpu_gib": plan.environment.host.gpu_memory_gib,
-        "config": config(plan.model, sizes.tensor, first, count),
+        "config": config(plan.model, Fraction(tensor, sizes.tensor), first, count),
         "serverArgs": arguments,
         "env": {"VLLM_WORKER_MULTIPROC_METHOD": "fork"} | plan.settings.variables,
         "plan": {
@@ -192,6 +212,7 @@ def job(plan: Plan, role: Role, variant: str, kv_tokens: int, loads: str) -> dic
             "engine": plan.engine.version,
             "tensor": sizes.tensor,
             "pipeline": sizes.pipeline,
+            "data": sizes.data,
             "stage": stage,
             "layers": count,
             "weights_gib": round(planned / GIB, 2),
@@ -209,6 +230,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `manyhost`")
     parser.add_argument("--variant", help="its name in the results; the recipe's otherwise")
+    parser.add_argument("--gpus", type=int, default=1, help="ranks of the stage, one a GPU")
     parser.add_argument("--kv-tokens", help="of the group: a number, fit, or plan", default="plan")
     parser.add_argument("--loads", default="", help="PROMPTSxINPUT/OUTPUT[@IN_FLIGHT][*REPETITIONS],...")
     options = parser.parse_args()
@@ -218,7 +240,8 @@ def main() -> None:
         role = plan.main
         told = {"fit": 0, "plan": role.memory.kv_tokens if role.memory else 0}
         tokens = told[options.kv_tokens] if options.kv_tokens in told else int(options.kv_tokens)
-        print(json.dumps(job(plan, role, options.variant or options.recipe, tokens, options.loads)))
+        name = options.variant or options.recipe
+        print(json.dumps(job(plan, role, name, tokens, options.loads, options.gpus)))
     except (ManyhostError, NoSlice) as error:
         sys.exit(f"{options.recipe}: {error}")
 

@@ -37,11 +37,11 @@ def planned(recipe: str, *assignments: str) -> Plan:
     return make_plan(resolve(CATALOG, recipe, assignments=assignments), CATALOG)
 
 
-def job(recipe: str, *assignments: str, kv_tokens: int = 0, loads: str = "") -> dict[str, Any]:
+def job(recipe: str, *assignments: str, kv_tokens: int = 0, loads: str = "", gpus: int = 1) -> dict[str, Any]:
     from derive import job
 
     plan = planned(recipe, *assignments)
-    return job(plan, plan.main, recipe, kv_tokens, loads)
+    return job(plan, plan.main, recipe, kv_tokens, loads, gpus)
 
 
 def test_the_default_recipe_is_cut_as_its_last_stage_is() -> None:
@@ -54,6 +54,65 @@ def test_the_default_recipe_is_cut_as_its_last_stage_is() -> None:
     assert made["serverArgs"]["max-num-seqs"] == 192
     assert made["serverArgs"]["num-gpu-blocks-override"] == 22_800  # of 16 tokens: half of the group's
     assert made["env"]["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+
+
+@pytest.mark.parametrize("gpus", [2, 4, 8])
+def test_ranks_of_several_gpus_are_as_wide_as_one_alone(gpus: int) -> None:
+    alone, made = job("a3mega/deepseek-r1-671b"), job("a3mega/deepseek-r1-671b", gpus=gpus)
+    assert made["parallel"] == {"tensor": gpus, "data": 1}
+    cut = ("intermediate_size", "moe_intermediate_size", "num_attention_heads", "num_key_value_heads")
+    for name in (*cut, "vocab_size"):
+        assert made["config"].pop(name) == gpus * alone["config"].pop(name)
+    assert made["config"] == alone["config"]
+    same = ("serverArgs", "env", "plan", "hosts", "gpu_gib")
+    assert all(made[name] == alone[name] for name in same)
+
+
+def test_all_gpus_of_a_stage_are_the_stage_with_half_of_the_groups_seats_and_kv_tokens() -> None:
+    plan = planned("a3mega/deepseek-r1-671b")
+    assert plan.main.memory
+    made = job(plan.recipe, kv_tokens=plan.main.memory.kv_tokens, gpus=8)
+    widths = ("intermediate_size", "moe_intermediate_size", "num_attention_heads", "vocab_size")
+    assert [made["config"][name] for name in widths] == [18432, 2048, 128, 129280]
+    assert made["config"]["num_hidden_layers"] == 30
+    assert made["serverArgs"]["max-num-seqs"] == 192
+    blocks = made["serverArgs"]["num-gpu-blocks-override"]
+    assert blocks * 16 == pytest.approx(plan.main.memory.kv_tokens / 2, abs=16)
+
+
+def test_one_host_of_eight_gpus_is_the_model_itself() -> None:
+    from model import CONFIG
+
+    whole = CONFIG | {"first_k_dense_replace": 3, "num_hidden_layers": 61}
+    experts = ["parallelism.tensor=1", "parallelism.data=8", "arguments.enable-expert-parallel=true"]
+    for assignments, sizes in (([], (8, 1)), (experts, (1, 8))):
+        made = job("runpod-h200/single-host", *assignments, gpus=8)
+        assert made["config"] == whole
+        assert made["parallel"] == dict(zip(("tensor", "data"), sizes, strict=True))
+        assert made["serverArgs"]["max-num-seqs"] == 256
+    # So that one measurement is of both.
+    ours, other = (job(name, gpus=8) for name in ("runpod-h200/single-host", "a3ultra/deepseek-r1-671b"))
+    assert all(ours[name] == other[name] for name in ("config", "serverArgs", "env", "parallel"))
+
+
+def test_a_host_of_several_gpus_is_told_so_and_has_nvlink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rig
+
+    monkeypatch.setattr(rig, "DEVICES", ["0", "1", "2", "3"])
+    one = rig.Rig(tmp_path, Path("launch.sh"), ["vllm"], tmp_path)
+    one.hosts, one.tensor = 1, 4
+    environment = one.environment(0, {})
+    assert environment["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
+    assert environment["MANYHOST_GPUS_PER_HOST"] == "4"
+    assert not {"NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE"} & environment.keys()
+    assert one.sizes() == ["--tensor-parallel-size", "4", "--pipeline-parallel-size", "1"]
+    two = rig.Rig(tmp_path, Path("launch.sh"), ["vllm"], tmp_path)
+    assert [two.environment(rank, {})["CUDA_VISIBLE_DEVICES"] for rank in (0, 1)] == ["0", "1"]
+    assert two.environment(1, {})["NCCL_P2P_DISABLE"] == "1"  # TCP between hosts
+    one.tensor, one.data = 1, 4
+    assert one.sizes()[-2:] == ["--data-parallel-size", "4"]
 
 
 @pytest.mark.parametrize("recipe", WITH_GPUS)
@@ -85,16 +144,24 @@ def test_a_slice_weighs_what_the_plan_says_of_the_rank(recipe: str) -> None:
     assert alone == pytest.approx(rank + beyond, rel=1e-6)
 
 
-def test_what_one_rank_cannot_show_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("recipe", "assignments", "gpus"),
+    [
+        ("local/tiny-r1", [], 1),
+        ("a3ultra/qwen3-235b-a22b", ["arguments.enable-expert-parallel=true"], 1),
+        ("a3ultra/qwen3-235b-a22b", ["arguments.enable-expert-parallel=true"], 4),
+        ("a3ultra/deepseek-r1-671b", ["parallelism.tensor=4", "parallelism.data=2"], 1),
+        ("a3ultra/deepseek-r1-671b", ["parallelism.tensor=4", "parallelism.data=2"], 4),
+        ("a3mega/deepseek-r1-671b", [], 3),
+        ("a3mega/deepseek-r1-671b", [], 16),
+        ("a3mega/deepseek-r1-671b", [], 0),
+    ],
+)
+def test_what_some_ranks_cannot_show_is_refused(recipe: str, assignments: list[str], gpus: int) -> None:
     from derive import NoSlice
 
-    for recipe, assignments in (
-        ("local/tiny-r1", []),
-        ("a3ultra/qwen3-235b-a22b", ["arguments.enable-expert-parallel=true"]),
-        ("a3ultra/deepseek-r1-671b", ["parallelism.tensor=4", "parallelism.data=2"]),
-    ):
-        with pytest.raises(NoSlice):
-            job(recipe, *assignments)
+    with pytest.raises(NoSlice):
+        job(recipe, *assignments, gpus=gpus)
 
 
 def test_loads_in_words() -> None:
@@ -123,10 +190,17 @@ def test_figures_of_a_log() -> None:
     assert "graphs_estimated_gib" not in v2
 
 
-def test_a_round_is_queues_of_whole_lines(tmp_path: Path) -> None:
-    command = ["bash", str(GPU / "slice" / "round.sh"), str(tmp_path)]
+@pytest.mark.parametrize(
+    ("script", "queues"),
+    [
+        ("round.sh", ["v1", "v2", "h200", "two-hosts", "ray"]),
+        ("stage.sh", ["half-stage", "stage", "host"]),
+    ],
+)
+def test_a_round_is_queues_of_whole_lines(tmp_path: Path, script: str, queues: list[str]) -> None:
+    command = ["bash", str(GPU / "slice" / script), str(tmp_path)]
     subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}, check=True)
-    for name in ("v1", "v2", "h200", "two-hosts", "ray"):
+    for name in queues:
         jobs = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         assert jobs.pop() == {"end": True}
         assert len({each["variant"] for each in jobs}) == len(jobs)
