@@ -27,8 +27,10 @@ from manyhost.errors import ManyhostError
 from manyhost.plan import Plan, Role, make_plan
 from manyhost.plan.memory import GIB, stage_weights_bytes
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from model import CONFIG
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from model import CONFIG  # noqa: E402
+from predict import predicted  # noqa: E402
 
 LOAD = re.compile(r"(\d+)x(\d+)/(\d+)(?:@(\d+))?(?:\*(\d+))?")
 # The forms of a request, not of a rank; the parser also looks for words that a cut vocabulary lacks.
@@ -199,7 +201,7 @@ def job(plan: Plan, role: Role, variant: str, kv_tokens: int, loads: str, gpus: 
     if kv_tokens:
         arguments["num-gpu-blocks-override"] = kv_tokens // sizes.pipeline // BLOCK_TOKENS
     assert role.memory
-    return {
+    made = {
         "variant": variant,
         "hosts": 1,
         "parallel": {"tensor": tensor, "data": sizes.data},
@@ -222,6 +224,7 @@ def job(plan: Plan, role: Role, variant: str, kv_tokens: int, loads: str, gpus: 
         },
         "steps": steps(loads),
     }
+    return made | ({"predicted": predicted(plan, role, made)} if gpus > 1 else {})
 
 
 def main() -> None:
