@@ -56,6 +56,7 @@ NAVIGATION = {
         "docs/reference/gpu-comparison",
         "docs/reference/gpu-answers",
         "docs/reference/gpu-slice",
+        "docs/reference/gpu-stage",
         "docs/reference/memory",
         "charts/*/README",
     ],

@@ -92,7 +92,7 @@ def memory_of(plan: Plan, role: Role, line: dict[str, Any]) -> dict[str, float]:
         "weights_gib": found.weights_gib[0],
         "peak_activation_gib": beside.activation_gib,
         "non_torch_gib": round(beside.non_torch_gib + beside.communication_gib, 2),
-        "graphs_gib": beside.graphs_gib,
+        "graphs_estimated_gib": beside.graphs_gib,
         "kv_gib": found.kv_gib,
         "kv_tokens_that_fit": found.kv_tokens,
     }
@@ -180,11 +180,14 @@ def predicted(plan: Plan, role: Role, line: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints the predictions that derive.py put into the lines of the queues, with the day."""
+    """Prints the predictions that derive.py put into the lines of the queues, with when and what of."""
+    latency = {kind: round(seconds * 1e6, 1) for kind, seconds in LATENCY_SECONDS.items()}
+    assumed = {"latency_us": latency, "bus_gbytes_per_second": BUS_BYTES_PER_SECOND / 1e9}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     for path in sys.argv[1:]:
         for line in readings.load(Path(path)):
             if "predicted" in line:
-                made = {"variant": line["variant"], "made": datetime.now(UTC).isoformat(timespec="seconds")}
+                made = {"variant": line["variant"], "made": now, "assumed": assumed}
                 print(json.dumps(made | line["predicted"]))
 
 
