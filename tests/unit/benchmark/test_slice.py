@@ -209,6 +209,43 @@ def test_a_round_is_queues_of_whole_lines(tmp_path: Path, script: str, queues: l
             assert "values" not in each or (GPU / each["values"]).is_file()
 
 
+def test_every_server_of_several_gpus_was_predicted_before(tmp_path: Path) -> None:
+    from readings import load
+
+    command = ["bash", str(GPU / "slice" / "stage.sh"), str(tmp_path)]
+    subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}, check=True)
+    lines = [line for path in tmp_path.glob("*.jsonl") for line in load(path) if "end" not in line]
+    made = {each["variant"]: each for each in load(GPU / "results" / "stage" / "predicted.jsonl")}
+    assert made.keys() == {line["variant"] for line in lines}
+    for line in lines:
+        shapes = [{k: v for k, v in step.items() if k != "repetitions"} for step in line["steps"]]
+        expected = made[line["variant"]]["loads"]
+        assert [load["step"] for load in expected] == list({str(shape): shape for shape in shapes}.values())
+        several_stages = line["plan"]["pipeline"] > 1
+        assert all(("rank" in load) == several_stages and load["plan"]["mean_tpot_ms"] for load in expected)
+
+
+def test_the_memory_expected_of_a_whole_stage_is_the_plans() -> None:
+    plan = planned("runpod-h200/single-host")
+    fits = plan.main.memory
+    assert fits
+    made = job("runpod-h200/single-host", gpus=8, loads="256x1000/1000@256")["predicted"]["memory"]
+    assert made["kv_tokens_that_fit"] == fits.kv_tokens
+    assert (made["weights_gib"], made["kv_gib"]) == (fits.weights_gib[0], fits.kv_gib)
+
+
+def test_what_all_reduce_adds_is_a_fixed_time_and_bytes_over_the_bus() -> None:
+    from predict import BUS_BYTES_PER_SECOND, CUSTOM_BYTES, LATENCY_SECONDS, all_reduce_seconds
+
+    tokens, hidden = 192, 7168
+    wire = 2 * 3 / 4 * tokens * hidden * 2 / BUS_BYTES_PER_SECOND
+    assert all_reduce_seconds(tokens, hidden, 4, "nccl") == pytest.approx(LATENCY_SECONDS["nccl"] + wire)
+    assert all_reduce_seconds(tokens, hidden, 4, "custom") == pytest.approx(LATENCY_SECONDS["custom"] + wire)
+    # What vLLM's own leaves to NCCL.
+    prompt = CUSTOM_BYTES // (hidden * 2) + 1
+    assert all_reduce_seconds(prompt, hidden, 4, "custom") == all_reduce_seconds(prompt, hidden, 4, "nccl")
+
+
 def readings_of(variant: str, hosts: int, limit: int, rate: float) -> list[dict[str, Any]]:
     """A server's readings as the driver writes them, of one repetition."""
     from readings import rank
@@ -216,6 +253,7 @@ def readings_of(variant: str, hosts: int, limit: int, rate: float) -> list[dict[
     log = (Path(__file__).parent / "vllm_v1_runner.log").read_text()
     step = {"prompts": 2 * limit, "input": 1000, "output": 1000, "limit": limit}
     numbers = {"output_throughput": rate, "median_itl_ms": 30.0, "mean_tpot_ms": 31.0, "p99_itl_ms": 150.0}
+    numbers["mean_ttft_ms"] = 900.0
     start = {
         "hosts": hosts,
         "executor": "mp",
@@ -251,3 +289,50 @@ def test_the_page_has_ranks_and_pairs_each_in_their_own_table() -> None:
     assert "192 (group: 384) | 384 x 1000/1000 | 6000 | 30.0 | 31.0 | 62.0 | 150 | 7 | 93 % | 0" in rows[1]
     (ours,) = [line for line in text.splitlines() if line.startswith("| ours | b | mp | 535,488")]
     assert "| 384 | 768 x 1000/1000 | 2.50 | 5000 |" in ours
+
+
+def expected_of(variant: str, rate: float) -> dict[str, Any]:
+    """What was expected of a server with one load of 192 in flight."""
+    step = {"prompts": 384, "input": 1000, "output": 1000, "limit": 192}
+    plan = {"mean_tpot_ms": 30.0, "output_throughput": 5000.0, "basis": "fitted", "error": 0.4}
+    return {
+        "variant": variant,
+        "made": "2026-11-27T00:00:00+00:00",
+        "assumed": {"latency_us": {"nccl": 12.0, "custom": 6.0}, "bus_gbytes_per_second": 224.0},
+        "memory": {"weights_gib": 46.0, "kv_tokens_that_fit": 2_000_000},
+        "start": {"import_seconds": 60, "init_seconds": 180},
+        "loads": [{"step": step, "plan": plan, "rank": {"output_throughput": rate}}],
+    }
+
+
+def test_the_stages_page_has_the_error_of_each_expectation_and_says_what_was_not_measured() -> None:
+    from stage_page import page
+
+    machine = {
+        "kind": "machine",
+        "gpus": ["GPU, 81559, 580"] * 4,
+        "vllm": "0.26.0",
+        "torch": "2",
+        "nccl": "2",
+    }
+    readings = [machine, *readings_of("half-nccl", 1, 192, 5000.0)]
+    predicted = [expected_of("half-custom", 5300.0), expected_of("half-nccl", 5200.0)]
+    text = page(predicted, {"a": readings})
+    custom, nccl = text.split("## half-custom")[1].split("## half-nccl")
+    assert "| weights, GiB | 46.00 | 45.35 | +1.4 % |" in nccl
+    assert "| weights, GiB | 46.00 | not measured | - |" in custom
+    row = "| 384 x 1000/1000, 192 in flight | output tok/s | 5,000 | 5,200 |"
+    assert f"{row} 5,000 | +0.0 % | +4.0 % |" in nccl
+    assert "| output tok/s | 5,000 | 5,300 | not measured | - | - |" in custom
+    assert "| half | 384 x 1000/1000, 192 in flight | not measured | 5,000 | +1.9 % | not measured |" in text
+
+
+def test_an_expectation_from_after_the_measurement_is_none() -> None:
+    from stage_page import late
+
+    (start, _) = readings_of("half-nccl", 1, 192, 5000.0)
+    before, after = ({**start, "at": at} for at in (0.0, 4e9))
+    predicted = [expected_of("half-nccl", 5200.0)]
+    assert late(predicted, {"a": [before]}) == ["half-nccl"]
+    assert late(predicted, {"a": [after]}) == []
+    assert late([], {"a": [after]}) == ["half-nccl"]
