@@ -5,8 +5,9 @@
 #   stage.jsonl       8 x H100: the whole stage
 #   host.jsonl        8 x H200: all of DeepSeek R1 on one host, as runpod-h200/single-host (a3ultra has the same flags)
 #
-# Each queue has what matters most first and may be cut off anywhere; half-stage.jsonl takes 7 to 8 minutes. Seats n in
-# flight on a stage are 2 n in the group of two. Each load is one wave.
+# Each queue has what matters most first, may be cut off anywhere, and goes on where it ended (driver.py --known).
+# half-stage.jsonl is made for 7 to 8 minutes, stage.jsonl for 11, host.jsonl for 25. Seats n in flight on a stage are 2 n
+# in the group of two. Each load is one wave.
 #
 # The recipe's --nnodes turns vLLM's own all-reduce off (vllm/config/parallel.py, _verify_args): "nccl" is the recipe as
 # it runs, "custom" what it would be without that. Both have torch's symmetric memory off, which needs NVLink multicast
@@ -52,8 +53,8 @@ document=(--set context=8192 --set arguments.kv-cache-dtype=fp8)
 experts=(--set parallelism.tensor=1 --set parallelism.data=8 --set arguments.enable-expert-parallel=true)
 {
   derive $host --gpus 8 --kv-tokens fit --variant host-tp8-custom --loads $loads
-  derive $host --gpus 8 --kv-tokens fit "${experts[@]}" --variant host-dp8-ep8 --loads $loads,1024x1000/1000@1024
   derive $host --gpus 8 --kv-tokens fit "${document[@]}" --variant host-tp8-8k-fp8-custom --loads $loads
+  derive $host --gpus 8 --kv-tokens fit "${experts[@]}" --variant host-dp8-ep8 --loads $loads,1024x1000/1000@1024
   derive $host --gpus 8 --kv-tokens fit "${nccl[@]}" --variant host-tp8-nccl --loads $loads
   derive $host --gpus 8 --kv-tokens fit "${document[@]}" "${nccl[@]}" --variant host-tp8-8k-fp8-nccl --loads $loads
   echo "$end"
