@@ -29,7 +29,8 @@ def load_weights(_loader: Any, model: Any, _config: Any) -> None:
     """Fills every tensor of the model once."""
     import torch
 
-    modules = dict(model.named_modules())
+    # A module may be held under several names; the last of them fills its tensors.
+    modules = dict(model.named_modules(remove_duplicate=False))
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.device.type != "meta":
