@@ -53,9 +53,11 @@ share a server, each as wide as in the group, so that messages have their real s
   ranks. `a3ultra/deepseek-r1-671b` has the same flags.
 
 `-custom` is vLLM's own all-reduce, `-nccl` is `--disable-custom-all-reduce`. An engine over several hosts
-(`--nnodes`) has it off, whatever is asked for (vLLM 0.26.0, `vllm/config/parallel.py`), and torch's
-symmetric memory, which vLLM tries before NCCL, needs NVLink multicast, which these machines leave off. So
-`-nccl` is the slowest that the default recipe can have, and `-custom` what it gives up at the most.
+(`--nnodes`) has it off, whatever is asked for (vLLM 0.26.0, `vllm/config/parallel.py`): `-nccl` is the
+default recipe's stage. Torch's symmetric memory, which vLLM tries between the two, needs NVLink multicast,
+which these machines leave off. On hosts that have it, vLLM's own takes only messages below 256 KiB on
+eight H100, 18 tokens (`vllm/distributed/device_communicators/all_reduce_utils.py`), so that `--nnodes`
+changes nothing for larger batches there.
 
 Everything expected was written down before it was run. *Plan* is manyhost's own: the memory of exactly these
 ranks, and the group's speed, a stage's time per token being the group's divided by the stages; its start is
