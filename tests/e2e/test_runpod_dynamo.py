@@ -21,7 +21,7 @@ from tests.e2e.rented import KEY, RECIPE, Account, lay_engine, rented
 from tests.helpers.waiting import until
 
 __all__ = ["rented"]
-# Dynamo's leases and NIXL's handshake run out within seconds where the machine stands still: make e2e-runpod.
+# NIXL's handshake runs out within seconds where the machine stands still: make e2e-runpod.
 pytestmark = [pytest.mark.engine, pytest.mark.dynamo, pytest.mark.more, pytest.mark.timeout(900)]
 
 # 1.6.1 pairs with vLLM 0.31.0; what stands in for that here is the next version's CPU build.
@@ -166,11 +166,23 @@ def test_two_whole_engines(rented: Account, tmp_path: Path) -> None:
     def answered(rank: int) -> float:
         return value(metrics(url, f"/{rank}"), "vllm:request_success_total")
 
+    def asked_again(before: list[float]) -> bool:
+        ask(url, f"{time.monotonic()} and again: {QUESTION}")
+        return all(answered(rank) > before[rank] for rank in (0, 1))
+
     until("the second engine is taken in", lambda: "rank 1 (serve)" in said(rented, first), 120)
     for number in range(12):
         ask(url, f"{number} and once more: {QUESTION}")
     assert answered(0) > 0
     assert answered(1) > 0
+
+    # Dynamo's registrations run out after 10 s, and nothing of Dynamo makes them again.
+    rented.pods.run(first, "sh", "-c", "kill -STOP -1; sleep 20; kill -CONT -1")
+    until("Dynamo has forgotten its workers", lambda: "is forgotten by Dynamo" in said(rented, first), 60)
+    until("they are in its list again", lambda: status(url) == 200, 60)
+    before = [answered(rank) for rank in (0, 1)]
+    until("both are given something to do", lambda: asked_again(before), 120)
+
     rented.pods.kill(other)
     lost = time.monotonic()
     until("its loss is said", lambda: "is lost" in said(rented, first), 30)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -229,22 +230,76 @@ def test_only_members_are_taken_in(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@contextlib.asynccontextmanager
+async def watched(
+    health: Callable[[web.Request], Awaitable[web.Response]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[dynamo_hosts.Primary]:
+    """A primary with one engine, whose health is asked as given; then the engine is gone."""
+    app = web.Application()
+    app.add_routes([web.get("/health", health)])
+    runner = web.AppRunner(app)
+    async with aiohttp.ClientSession() as session:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        monkeypatch.setattr(dynamo_hosts, "ENGINE_HTTP", runner.addresses[0][1])
+        found = dynamo_hosts.Primary(["serve"], "127.0.0.1", "a token", folder, session)
+        try:
+            yield found
+        finally:
+            await runner.cleanup()
+        assert not await found.healthy(found.engines[0]), "nothing listens there"
+
+
 def test_an_engine_that_is_slow_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def health(_: web.Request) -> web.Response:
         await asyncio.sleep(2.5)
         return web.Response()
 
     async def run() -> None:
-        async with aiohttp.ClientSession() as session:
-            found = dynamo_hosts.Primary(["serve"], "127.0.0.1", "a token", tmp_path, session)
-            app = web.Application()
-            app.add_routes([web.get("/health", health)])
-            runner = web.AppRunner(app)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            monkeypatch.setattr(dynamo_hosts, "ENGINE_HTTP", runner.addresses[0][1])
+        async with watched(health, tmp_path, monkeypatch) as found:
             assert await found.healthy(found.engines[0])
-            await runner.cleanup()
-            assert not await found.healthy(found.engines[0]), "nothing listens there"
 
     asyncio.run(run())
+
+
+def test_a_sidecar_that_dynamo_has_forgotten_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It makes its registration once, so a host that stood still would serve nobody any more."""
+    package = tmp_path / "dynamo/vllm"
+    package.mkdir(parents=True)
+    (package / "sidecar.py").write_text(
+        "import os, pathlib, sys, time\n"
+        f"starts = pathlib.Path({str(tmp_path / 'starts')!r})\n"
+        "with starts.open('a') as file: file.write(f'{os.getpid()} ')\n"
+        "if len(starts.read_text().split()) == 1:\n"
+        "    sys.stdout.write('ERROR FileStore::keep'); sys.stdout.flush(); time.sleep(0.2)\n"
+        "    print('_alive failed opening owned file', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def health(_: web.Request) -> web.Response:
+        return web.Response()
+
+    def starts() -> list[str]:
+        return (tmp_path / "starts").read_text().split() if (tmp_path / "starts").exists() else []
+
+    async def run() -> None:
+        async with watched(health, tmp_path, monkeypatch) as found:
+            watch = asyncio.create_task(found.watch(found.engines[0]))
+            async with asyncio.timeout(20):
+                while len(starts()) < 2:
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(1.5)
+            assert len(starts()) == 2, "one that is in the list is left alone"
+            assert not Path(f"/proc/{starts()[0]}").exists()
+            watch.cancel()
+            sidecar = found.engines[0].sidecar
+            assert sidecar
+            await sidecar.end()
+
+    asyncio.run(run())
+    said = capfd.readouterr().out
+    assert "rank 0 (serve) at 127.0.0.1 is forgotten by Dynamo" in said
+    assert "ERROR FileStore::keep_alive failed opening owned file" in said

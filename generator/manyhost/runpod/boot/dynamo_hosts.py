@@ -32,6 +32,9 @@ _EVERY, _CONNECT, _MISSES = 0.5, 1.5, 2  # seconds, seconds, looks in a row
 _ANSWER, _GOODBYE = 15.0, 3.0
 _PARSERS = (("MANYHOST_REASONING_PARSER", "--dyn-reasoning-parser"),
             ("MANYHOST_TOOL_CALL_PARSER", "--dyn-tool-call-parser"))  # fmt: skip
+# A sidecar touches its registrations every 3 s, and all of Dynamo removes what nobody touched for 10 s. So a
+# host that stood still loses them; they are made once (ai-dynamo/dynamo, lib/runtime/src/storage/kv/file.rs).
+_FORGOTTEN = b"FileStore::keep_alive failed"
 # All of it on one host (ai-dynamo/dynamo, docs: discovery backend `file`, event plane `zmq`).
 _ALONE = {
     "DYN_DISCOVERY_BACKEND": "file",
@@ -52,20 +55,50 @@ def say(text: str) -> None:
     print(f"manyhost: dynamo: {text}", flush=True)
 
 
+class Sidecar:
+    """Dynamo's worker for an engine.
+
+    Attributes:
+        process: Its standard output is read here.
+        forgotten: It says that Dynamo has removed it from its list.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process, self.forgotten = process, False
+        self._reader = asyncio.create_task(self._read())
+
+    async def end(self) -> None:
+        """End it; it takes itself out of the list first, so that nobody is sent to it any more."""
+        self.process.terminate()
+        try:
+            await asyncio.wait_for(self.process.wait(), _GOODBYE)
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+
+    async def _read(self) -> None:
+        last = b""
+        while part := await self.process.stdout.read(65536):  # type: ignore[union-attr]
+            sys.stdout.buffer.write(part)
+            sys.stdout.buffer.flush()
+            self.forgotten = self.forgotten or _FORGOTTEN in last + part
+            last = (last + part)[1 - len(_FORGOTTEN) :]
+
+
 @dataclasses.dataclass
 class Engine:
     """One engine, by the rank of its first host.
 
     Attributes:
         address: Of that host; empty until it has said so.
-        sidecar: Dynamo's worker for it, while it is healthy.
+        sidecar: While it is healthy.
         misses: Looks in a row that found it ill.
     """
 
     rank: int
     role: str
     address: str = ""
-    sidecar: asyncio.subprocess.Process | None = None
+    sidecar: Sidecar | None = None
     misses: int = 0
 
     def url(self) -> str:
@@ -110,15 +143,16 @@ class Primary:
         while True:
             healthy = bool(engine.address) and await self.healthy(engine)
             engine.misses = 0 if healthy else engine.misses + 1
-            if engine.sidecar and engine.sidecar.returncode is not None:
-                say(f"the sidecar of rank {engine.rank} ended with {engine.sidecar.returncode}")
+            if engine.sidecar and engine.sidecar.process.returncode is not None:
+                say(f"the sidecar of rank {engine.rank} ended with {engine.sidecar.process.returncode}")
                 engine.sidecar = None
+            name = f"rank {engine.rank} ({engine.role}) at {engine.address}"
             if healthy and not engine.sidecar:
-                say(f"rank {engine.rank} ({engine.role}) at {engine.address} is taken in")
-                engine.sidecar = await self._start(*self._sidecar(engine))
-            elif engine.sidecar and engine.misses >= _MISSES:
-                say(f"rank {engine.rank} ({engine.role}) at {engine.address} is lost")
-                await _end(engine.sidecar)
+                say(f"{name} is taken in")
+                engine.sidecar = await self._start_sidecar(engine)
+            elif engine.sidecar and (engine.misses >= _MISSES or engine.sidecar.forgotten):
+                say(f"{name} is {'forgotten by Dynamo' if engine.sidecar.forgotten else 'lost'}")
+                await engine.sidecar.end()
                 engine.sidecar = None
             await asyncio.sleep(_EVERY)
 
@@ -141,7 +175,7 @@ class Primary:
                 return answer.status == 200
         return False
 
-    def _sidecar(self, engine: Engine) -> list[str]:
+    async def _start_sidecar(self, engine: Engine) -> Sidecar:
         words = ["-m", "dynamo.vllm.sidecar", "--grpc-endpoint", f"{engine.address}:{ENGINE_GRPC}"]
         if engine.role == "prefill":
             words += ["--component", "prefill"]
@@ -150,20 +184,13 @@ class Primary:
         for variable, flag in _PARSERS:
             if os.environ.get(variable):
                 words += [flag, os.environ[variable]]
-        return words
+        return Sidecar(await self._start(*words, output=asyncio.subprocess.PIPE))
 
-    async def _start(self, *words: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(sys.executable, *words, env=self._env, cwd="/")
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End a sidecar, which takes itself out of the list first, so that nobody is sent to it any more."""
-    process.terminate()
-    try:
-        await asyncio.wait_for(process.wait(), _GOODBYE)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+    async def _start(self, *words: str, output: int | None = None) -> asyncio.subprocess.Process:
+        both = output and asyncio.subprocess.STDOUT
+        return await asyncio.create_subprocess_exec(
+            sys.executable, *words, env=self._env, cwd="/", stdout=output, stderr=both
+        )
 
 
 async def primary() -> None:
