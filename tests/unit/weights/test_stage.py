@@ -15,6 +15,7 @@ from manyhost.weights.folder import Folder
 from manyhost.weights.hub import Hub
 from manyhost.weights.stage import Part, Staged, differences, stage
 from manyhost.weights.store import Store, open_store
+from manyhost.weights.target import Busy
 
 from testbed import gcs, hub
 from tests.unit.weights.conftest import MODEL, QUICK, contents, served
@@ -338,3 +339,33 @@ def test_the_engine_needs_no_package_of_ours_beside_the_clients(tmp_path: Path) 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_file_that_another_run_is_at_is_not_adopted(client: Hub, folder: Path, tmp_path: Path) -> None:
+    """Else two write its record at once, and one of them of a file that is not there any more."""
+    target, other = begun(client, folder, tmp_path / "out")
+    file = next(file for file in client.snapshot(MODEL, "main").files if file.name == SHARD)
+    with other._locked(other._staging / "parts" / SHARD), pytest.raises(Busy):
+        target.adopt(file)
+    assert not target.inventory()[SHARD].proof
+    assert target.adopt(file)
+    assert target.inventory()[SHARD].is_file(file)
+    assert not list((tmp_path / "out" / manifest.STAGING / "parts").iterdir())
+
+
+def test_a_run_that_ends_while_another_one_adopts_a_file(client: Hub, folder: Path, tmp_path: Path) -> None:
+    """It removes the folder of records, which is no failure of whoever has still to read."""
+    target, other = begun(client, folder, tmp_path / "out")
+    file = next(file for file in client.snapshot(MODEL, "main").files if file.name == SHARD)
+    other.end()
+    with pytest.raises(Busy):
+        target.adopt(file)
+
+
+def begun(client: Hub, folder: Path, out: Path) -> tuple[Folder, Folder]:
+    """A folder where a run has begun, as two runs see it; somebody has copied a shard there."""
+    target = Folder(out)
+    out.mkdir()
+    target.begin(b"{}")
+    (out / SHARD).write_bytes((folder / SHARD).read_bytes())
+    return target, Folder(out)

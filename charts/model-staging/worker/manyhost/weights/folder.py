@@ -67,7 +67,7 @@ class Folder:
 
     def store(self, file: RemoteFile, open_reader: Open) -> None:
         """Write a file; what an earlier run has of it is used."""
-        part = self._staging / "parts" / quote(file.name, safe="")
+        part = self._part(file.name)
         path = self._root / file.name
         with self._locked(part) as number:
             if path.is_file() and self._look(file.name, path).is_file(file):
@@ -94,17 +94,19 @@ class Folder:
             part.replace(path)
 
     def adopt(self, file: RemoteFile) -> bool:
-        """Read a file that is there."""
+        """Read a file that is there; locked, since another run may be at it."""
+        part = self._part(file.name)
         digest = Digest(file)
-        with (self._root / file.name).open("rb") as source:
+        with self._locked(part), (self._root / file.name).open("rb") as source:
             status = os.fstat(source.fileno())
             if status.st_size != file.size:
                 return False
             for piece in _pieces(source.fileno(), 0, file.size):
                 digest.update(piece)
-        if digest.problem():
-            return False
-        self._note(file, status, digest)
+            if digest.problem():
+                return False
+            self._note(file, status, digest)
+            part.unlink()  # what an earlier run had of it is not needed
         return True
 
     def read(self, name: str, start: int, length: int) -> bytes:
@@ -174,6 +176,9 @@ class Folder:
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return Found(status.st_size)
+
+    def _part(self, name: str) -> Path:
+        return self._staging / "parts" / quote(name, safe="")
 
     def _record(self, name: str) -> Path:
         return self._staging / "records" / f"{quote(name, safe='')}.json"

@@ -70,7 +70,11 @@ class Target(Protocol):
         """
 
     def adopt(self, file: RemoteFile) -> bool:
-        """Read a file that nobody has proven, and note the proof if it is the hub's."""
+        """Read a file that nobody has proven, and note the proof if it is the hub's.
+
+        Raises:
+            Busy: Another run is at it, or has just ended.
+        """
 
     def read(self, name: str, start: int, length: int) -> bytes:
         """Return some bytes of a file."""
