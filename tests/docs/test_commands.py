@@ -28,7 +28,8 @@ FOREIGN = {
 KUBECTL = {"annotate", "apply", "cordon", "create", "delete", "get", "logs", "port-forward", "wait"}
 # Variables of documents that are no settings.
 OTHER_VARIABLES = {
-    "GF_PATHS_PROVISIONING", "HF_TOKEN", "KUBECONFIG", "PROJECT_NUMBER", "RUNPOD_API_KEY", "VLLM_API_KEY",
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "GF_PATHS_PROVISIONING", "HF_TOKEN", "KUBECONFIG",
+    "PROJECT_NUMBER", "RUNPOD_API_KEY", "VLLM_API_KEY",
 }  # fmt: skip
 
 

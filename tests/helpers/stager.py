@@ -1,7 +1,7 @@
 """Runs staging again and again in processes that a test can kill; started once, since imports are slow.
 
-Each line on stdin is JSON: hub, target. For each it forks, prints the child's process id, and when the child
-has ended its wait status.
+Each line on stdin is JSON: hub, and target, an address of `stage` or the URL of an S3 endpoint. For each it
+forks, prints the child's process id, and when the child has ended its wait status.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import os
 import sys
 import traceback
 
-import google.cloud.storage  # noqa: F401  here, and not in every child
+import botocore.session  # noqa: F401  here, and not in every child
+import google.cloud.storage  # noqa: F401
 import google_crc32c  # noqa: F401
 import huggingface_hub.hf_api  # noqa: F401
 from manyhost.weights.hub import Hub
@@ -19,11 +20,14 @@ from manyhost.weights.stage import stage
 from manyhost.weights.transfer import Patience
 from manyhost.weights.worker import open_target
 
+from tests.helpers.volume import open_volume
+
 
 def run(hub_url: str, target: str) -> None:
     hub = Hub(hub_url)
     quick = Patience(window_seconds=5, first_wait_seconds=0.05)
-    done = stage(hub, hub.snapshot("test/m", "main"), open_target(target), workers=4, patience=quick)
+    opened = open_volume(target, quick) if target.startswith("http://") else open_target(target)
+    done = stage(hub, hub.snapshot("test/m", "main"), opened, workers=4, patience=quick)
     assert done.complete
 
 

@@ -130,11 +130,13 @@ class RunPod(Struct, frozen=True, tag="runpod", tag_field="kind"):
         gpu_type_id: Its name of the GPU (runpod/docs, api-reference).
         image: What pods start from; the engine comes from the network volume.
         volume_path: Where the network volume is mounted.
+        s3_data_centers: Those whose network volumes can be written without a pod.
     """
 
     gpu_type_id: str
     image: str
     volume_path: Path
+    s3_data_centers: tuple[str, ...] = ()
 
 
 class Environment(Struct, frozen=True):

@@ -21,18 +21,21 @@ if TYPE_CHECKING:
     from manyhost.catalog.settings import Resolved
     from manyhost.plan import Plan
     from manyhost.runpod.api import Api
+    from manyhost.runpod.models import Volume
     from manyhost.runpod.service import Service, State, Wanted
 
-VERBS = ("plan", "up", "status", "logs", "ssh", "observe", "renew", "down", "sweep")
+VERBS = ("plan", "stage", "up", "status", "logs", "ssh", "observe", "renew", "down", "sweep")
 RESULT = {
     "offer": "of plan: product, hosts, gpus, usd_per_gpu_hour, usd_per_hour, availability, "
     "data_centers; or null",
     "requests": "of plan and up --dry-run: path and body of each request, in order",
+    "staged": "of stage: where, complete, files, bytes, downloaded_files, downloaded_bytes, adopted_files, "
+    "seconds, phases; null with --dry-run",
     "url": "of up and status: the API; empty as long as RunPod does not publish it",
     "pods": "of up and status: id, status, rank, address, usd_per_hour, of each",
     "until": "of up, status and renew: when the lease ends, seconds since the epoch; or null",
     "usd_per_hour": "of up and status: billed now for all pods, those that stage or send a load too",
-    "volume": "of up and status: id, size in GB, data_center, usd_per_month; or null",
+    "volume": "of stage, up and status: id, size in GB, data_center, usd_per_month; or null",
     "billed_usd": "of down: what RunPod has counted so far; it counts late; null where it does not say",
     "command": "of ssh: the command",
     "files": "of observe: what was written",
@@ -40,7 +43,8 @@ RESULT = {
     "removed": "of sweep: those of it that were removed, or would be",
 }
 EVENTS = {"step": "something is done on the way", "log": "a line of a pod's log"}
-KEY, API_KEY, URL = "RUNPOD_API_KEY", "VLLM_API_KEY", "MANYHOST_RUNPOD_URL"
+KEY, API_KEY = "RUNPOD_API_KEY", "VLLM_API_KEY"
+URL, S3_URL = "MANYHOST_RUNPOD_URL", "MANYHOST_RUNPOD_S3_URL"
 # RunPod's own spend limit, until one asks for more (runpod/docs, pods/pricing.mdx).
 _USD_PER_HOUR = 80.0
 
@@ -94,11 +98,13 @@ def command(
 ) -> None:
     """Rent hosts at RunPod, serve on them, and give them back.
 
-    plan says what it would cost. up makes a network volume, puts engine and weights on it with a CPU pod,
-    rents the GPUs and waits for an answer. observe writes what a Prometheus and a Grafana of yours need to
-    watch it. Pods end themselves when the lease is over; renew moves its end.
-    down removes all but the volume, sweep what an owner has left. RUNPOD_API_KEY is your key; VLLM_API_KEY is
-    the one that clients will need, and the secret manyhost_api in RunPod's console holds the same.
+    plan says what it would cost. stage makes a network volume and puts the weights on it from this machine,
+    through RunPod's S3 endpoint, with no pod; its key is in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+    up makes the volume, puts what is missing of engine and weights on it with a CPU pod, rents the GPUs and
+    waits for an answer. observe writes what a Prometheus and a Grafana of yours need to watch it. Pods end
+    themselves when the lease is over; renew moves its end. down removes all but the volume, sweep what an
+    owner has left. RUNPOD_API_KEY is your key; VLLM_API_KEY is the one that clients will need, and the secret
+    manyhost_api in RunPod's console holds the same.
 
     Example: manyhost runpod plan runpod-h200/two-host-mp
     """
@@ -121,6 +127,8 @@ def command(
     )
     if verb == "plan" or (verb == "up" and dry_run):
         _plan(api, service, plan, wanted, output)
+    elif verb == "stage":
+        _stage(api, service, plan, wanted, again, output, dry_run=dry_run)
     elif verb == "up":
         _up(service, plan, wanted, again, output)
     elif verb == "status":
@@ -176,6 +184,71 @@ def _plan(api: Api, service: Service, plan: Plan, wanted: Wanted, output: Printe
         output.warn(f"no {found.gpus} GPUs are free: up would refuse", fix="try again later")
 
 
+def _stage(
+    api: Api,
+    service: Service,
+    plan: Plan,
+    wanted: Wanted,
+    again: Callable[..., str],
+    output: Printer,
+    *,
+    dry_run: bool,
+) -> None:
+    from dataclasses import asdict
+
+    from manyhost.errors import Failed
+    from manyhost.runpod import staging
+    from manyhost.runpod.offer import offer, volume_usd_per_month
+    from manyhost.runpod.s3 import S3, keys
+    from manyhost.weights.estimate import estimate
+    from manyhost.weights.hub import Hub
+    from manyhost.weights.stage import stage
+    from manyhost.weights.verify import verify
+    from manyhost.weights.worker import summary
+
+    key, there = keys(), service.volume()
+    stocked = [] if there or wanted.data_center else offer(api, plan).data_centers
+    place = staging.place(plan, there, wanted.data_center, stocked, again)
+    size = staging.size(plan, there, again)
+    s3 = S3(place, key, os.environ.get(S3_URL, ""))
+    staging.look(s3, plan, there)
+    hub = Hub()
+    found, snapshot = verify(hub, plan.model)
+    if found.failed:
+        first = found.failed[0]
+        raise Failed(first.text, where=f"{found.model}: {first.check}", fix=first.fix)
+    guess = estimate(found.bytes, found.files, storage=None, region="")
+    volume = f"volume {there.id}" if there else f"a new volume, {volume_usd_per_month(size):.2f} USD a month"
+    minutes, rate = max(1, round(guess.seconds / 60)), found.bytes / guess.seconds / 1e6
+    lines = [
+        f"{found.model}@{found.revision[:12]}: {found.files} files, {found.bytes / 1e9:.3f} GB",
+        f"to {volume} ({size} GB in {place})",
+        f"about {minutes} min at {rate:.0f} MB/s, longer on a slower line",
+    ]
+    output.result(_result(volume=_volume(there)), lines)
+    if dry_run:
+        return
+    try:
+        made = service.make_volume(place)
+        target = staging.folder(s3, plan, made)
+        done = stage(
+            hub,
+            snapshot,
+            target,
+            workers=staging.STREAMS,
+            expected_bytes=plan.model.weights_bytes,
+            report=lambda text: output.event("step", text),
+        )
+    except BaseException:  # whatever it was, Ctrl-C too: somebody pays for the volume
+        _warn_of_bill(service, again, "stage", output, leased=wanted.leased)
+        raise
+    did = "" if done.downloaded_files or done.adopted_files else "nothing to do: "
+    output.result(
+        _result(volume=_volume(made), staged=asdict(done)),
+        [f"{did}{summary(done)}", f"rent and serve: {again('up')}"],
+    )
+
+
 def _up(service: Service, plan: Plan, wanted: Wanted, again: Callable[..., str], output: Printer) -> None:
     from manyhost.runpod.watch import answers
 
@@ -189,12 +262,14 @@ def _up(service: Service, plan: Plan, wanted: Wanted, again: Callable[..., str],
     try:
         state = service.up(wanted, lambda url: answers(url, key, plan.model.served_name))
     except BaseException:  # whatever it was, Ctrl-C too: somebody pays
-        _warn_of_bill(service, again, output, leased=wanted.leased)
+        _warn_of_bill(service, again, "up", output, leased=wanted.leased)
         raise
     _show(state, output)
 
 
-def _warn_of_bill(service: Service, again: Callable[..., str], output: Printer, *, leased: bool) -> None:
+def _warn_of_bill(
+    service: Service, again: Callable[..., str], verb: str, output: Printer, *, leased: bool
+) -> None:
     from manyhost.runpod.offer import volume_usd_per_month
 
     hourly, volume = service.bill()
@@ -202,17 +277,29 @@ def _warn_of_bill(service: Service, again: Callable[..., str], output: Printer, 
     if hourly:
         output.warn(
             f"{hourly:.2f} USD an hour are billed now, {end}",
-            fix=f"{again('down')} ends it, {again('up')} goes on",
+            fix=f"{again('down')} ends it, {again(verb)} goes on",
         )
     elif volume:
         output.warn(
             f"nothing is billed but the volume, {volume_usd_per_month(volume):.2f} USD a month",
-            fix=f"{again('up')} goes on with it, {again('down', '--volume')} removes it",
+            fix=f"{again(verb)} goes on with it, {again('down', '--volume')} removes it",
         )
 
 
-def _show(state: State, output: Printer) -> None:
+def _volume(volume: Volume | None) -> dict[str, Any] | None:
     from manyhost.runpod.offer import volume_usd_per_month
+
+    if volume is None:
+        return None
+    return {
+        "id": volume.id,
+        "size": volume.size,
+        "data_center": volume.data_center,
+        "usd_per_month": volume_usd_per_month(volume.size),
+    }
+
+
+def _show(state: State, output: Printer) -> None:
     from manyhost.runpod.watch import rank
 
     pods = [
@@ -225,12 +312,7 @@ def _show(state: State, output: Printer) -> None:
         }
         for pod in state.pods
     ]
-    volume = state.volume and {
-        "id": state.volume.id,
-        "size": state.volume.size,
-        "data_center": state.volume.data_center,
-        "usd_per_month": volume_usd_per_month(state.volume.size),
-    }
+    volume = _volume(state.volume)
     lines = [f"{pod['rank']:>2}  {pod['status']:<12} {pod['id']}  {pod['address']}" for pod in pods]
     lines += [f" -  {pod.status:<12} {pod.id}  stages" for pod in state.staging]
     lines += [f" -  {pod.status:<12} {pod.id}  sends a load" for pod in state.loading]
@@ -367,8 +449,9 @@ def _user() -> str:
 
 def _result(**known: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
-        "offer": None, "requests": [], "url": "", "pods": [], "until": None, "usd_per_hour": 0.0,
-        "volume": None, "billed_usd": 0.0, "command": "", "files": [], "found": [], "removed": [],
+        "offer": None, "requests": [], "staged": None, "url": "", "pods": [], "until": None,
+        "usd_per_hour": 0.0, "volume": None, "billed_usd": 0.0, "command": "", "files": [], "found": [],
+        "removed": [],
     }  # fmt: skip
     return empty | known
 

@@ -43,7 +43,7 @@ LEASE_SECRET, API_SECRET, HUB_SECRET = "manyhost_lease", "manyhost_api", "manyho
 _FULL = 128 * 1024  # bytes of one variable (MAX_ARG_STRLEN, linux/include/uapi/linux/binfmts.h)
 _OF_CLUSTERS = ("GLOO_SOCKET_IFNAME", "MANYHOST_INTERFACE", "NCCL_SOCKET_IFNAME")
 _DISK_GB = 60  # the engine's environment, twice while it is packed, and its caches
-_ENGINE_GB = 40  # archives of some engines
+ENGINE_GB = 40  # archives of some engines
 _LAUNCHER = "*.py", "*.sh"
 
 
@@ -91,7 +91,7 @@ def volume(plan: Plan, name: str, data_center: str) -> NewVolume:
 
     It can grow and not shrink. 1,000 GB for DeepSeek R1.
     """
-    needed = plan.model.weights_bytes * 1.3 / 1e9 + _ENGINE_GB
+    needed = plan.model.weights_bytes * 1.3 / 1e9 + ENGINE_GB
     size = max(100, math.ceil(needed / 100) * 100)
     return NewVolume(name=name, size=size, data_center=data_center)
 

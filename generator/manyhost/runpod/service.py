@@ -114,7 +114,7 @@ class Service:
             NotReady: There is nothing to stage with.
             InvalidInput: The plan cannot be started.
         """
-        volume, staging, serving = self._bodies(wanted, found, self._volume())
+        volume, staging, serving = self._bodies(wanted, found, self.volume())
         kind: Kind = "clusters" if isinstance(serving, NewCluster) else "pods"
         return [("network-volumes", volume), ("pods", staging), (kind, serving)]
 
@@ -131,13 +131,7 @@ class Service:
         """
         found, now = offer(self._api, self._plan), self.state()
         place = self._check(wanted, found, now)
-        volume = self._maker.once(
-            "network-volumes",
-            self.name,
-            lambda: self._api.make_volume(launch.volume(self._plan, self.name, place)),
-            self._api.volumes,
-        )
-        self._tell(f"volume {volume.id}: {volume.size} GB in {volume.data_center}")
+        volume = self.make_volume(place)
         if not now.thing:
             self._stage(wanted, self._terms(wanted, volume.id, volume.data_center))
         terms = self._terms(wanted, volume.id, volume.data_center)
@@ -154,6 +148,21 @@ class Service:
         )
         self._tell(f"answers at {url}")
         return self.state()
+
+    def volume(self) -> Volume | None:
+        """Return its network volume, if there is one."""
+        return next((item for item in self._api.volumes() if item.name == self.name), None)
+
+    def make_volume(self, place: str) -> Volume:
+        """Make its network volume in a data center if there is none, and return it."""
+        volume = self._maker.once(
+            "network-volumes",
+            self.name,
+            lambda: self._api.make_volume(launch.volume(self._plan, self.name, place)),
+            self._api.volumes,
+        )
+        self._tell(f"volume {volume.id}: {volume.size} GB in {volume.data_center}")
+        return volume
 
     def bill(self) -> tuple[float, int]:
         """Return what `up` leaves behind where it ends early, as the journal has it: nobody is asked.
@@ -187,7 +196,7 @@ class Service:
             until=names.parts(leased[0][1].name)[1] if leased else None,
             url=watch.address(serving),
             usd_per_hour=round(sum(pod.cost for pod in [*serving, *staging, *loading]), 2),
-            volume=self._volume(),
+            volume=self.volume(),
         )
 
     def renew(self, hours: float) -> float:
@@ -408,9 +417,6 @@ class Service:
 
     def _single_pods(self) -> list[Pod]:
         return [pod for pod in self._api.pods() if not pod.cluster]
-
-    def _volume(self) -> Volume | None:
-        return next((item for item in self._api.volumes() if item.name == self.name), None)
 
     def _place(self, wanted: Wanted, found: Offer, volume: Volume | None) -> str:
         """Return the data center; empty when nobody says one."""

@@ -197,6 +197,14 @@ class Reader:
         self._given += len(data)
         return data
 
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for a while, as whoever writes the bytes may have to.
+
+        Raises:
+            Stopped: The run is being ended.
+        """
+        self._traffic.sleep(seconds)
+
     def close(self) -> None:
         """End the download."""
         if self._feed:

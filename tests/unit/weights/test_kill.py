@@ -22,7 +22,9 @@ from manyhost.weights import manifest
 from manyhost.weights.bucket import Bucket
 
 from testbed import hub
+from tests.helpers.volume import FOLDER, VOLUME
 from tests.unit.weights.conftest import MODEL, contents, served
+from tests.unit.weights.test_volume import endpoint
 
 KILLS = int(os.environ.get("MANYHOST_KILLS", "10"))
 SEED = int(os.environ.get("MANYHOST_SEED", str(random.randrange(10**6))))
@@ -142,3 +144,12 @@ def test_a_bucket(stagers: Callable[[str], Stager], big: dict[str, bytes], bucke
             blob.delete()
 
     hold(stagers(bucket.where), look, clear, big)
+
+
+@pytest.mark.timeout(1200)
+def test_a_volume(stagers: Callable[[str], Stager], big: dict[str, bytes], tmp_path: Path) -> None:
+    with endpoint(tmp_path / "volumes") as store:
+        target = store.folder / VOLUME / FOLDER
+        hold(stagers(store.url), lambda: contents(target), lambda: shutil.rmtree(target), big)
+        left = [path for path in (store.folder / VOLUME).rglob("*") if path.is_file()]
+        assert len(left) == len(big) + 1, "parts of uploads are left"

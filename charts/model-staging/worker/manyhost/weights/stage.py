@@ -26,6 +26,7 @@ _TRIES = 2  # of a file that arrives with wrong bytes
 _READERS = 16  # small reads at once, for the manifest
 _FIRST = 256 * 1024  # enough for most headers, in one request
 _LOOK_SECONDS = 2.0  # between looks at what other runs do
+_TELL_SECONDS = 30.0  # between words on how far it is
 
 
 @dataclass(frozen=True)
@@ -212,12 +213,22 @@ class _Run:
             random.shuffle(order)  # two runs then rarely bring the same file
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="stage")
         try:
-            wait([pool.submit(self._one, file, found.get(file.name)) for file in order])
+            jobs = [pool.submit(self._one, file, found.get(file.name)) for file in order]
+            need, began, before = sum(file.size for file in order), time.monotonic(), self._traffic.received
+            while wait(jobs, timeout=_TELL_SECONDS).not_done:
+                self._tell(need, began, before)
         except BaseException:
             self._traffic.stopped.set()  # Ctrl-C: the workers end at their next chunk
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _tell(self, need: int, began: float, before: int) -> None:
+        """Say how far it is, by what has come from the hub since a round began."""
+        have = self._traffic.received - before
+        rate = have / (time.monotonic() - began)
+        left = f", about {max(need - have, 0) / rate / 60:.0f} min left" if rate else ""
+        self._traffic.report(f"{have / 1e9:.1f} of {need / 1e9:.1f} GB, {rate / 1e6:.0f} MB/s{left}")
 
     def _one(self, file: RemoteFile, there: Found | None) -> None:
         if self._traffic.stopped.is_set():
