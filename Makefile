@@ -94,17 +94,21 @@ cluster-down: $(VENV)/.dev ## Remove the test cluster without a trace
 gcs: $(VENV)/.dev ## Build the Cloud Storage emulator that tests stage into (needs Go)
 	@! command -v go >/dev/null || $(BIN)/python -m testbed.gcs >/dev/null
 
+.PHONY: s3
+s3: $(VENV)/.dev ## Build the S3 gateway that tests stage onto a network volume through (needs Go)
+	@! command -v go >/dev/null || $(BIN)/python -m testbed.s3 >/dev/null
+
 .PHONY: prometheus
 prometheus: $(VENV)/.dev ## Build the Prometheus that alerts and dashboards are tested on (needs Go)
 	@! command -v go >/dev/null || $(BIN)/python -m testbed.prometheus >/dev/null
 
 .PHONY: kill-stage
-kill-stage: $(VENV)/.dev gcs ## Kill staging at 100 random points, in a folder and in a bucket
+kill-stage: $(VENV)/.dev gcs s3 ## Kill staging at 100 random points, in a folder, a bucket and a network volume
 	MANYHOST_KILLS=100 $(BIN)/python -m pytest -q -s tests/unit/weights/test_kill.py
 
 # Tests start hundreds of Python programs: what these import is compiled once, whatever is set elsewhere.
 .PHONY: test
-test: $(VENV)/.dev tools gcs prometheus ## Run all tests that need no cluster
+test: $(VENV)/.dev tools gcs s3 prometheus ## Run all tests that need no cluster
 	PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/.pytest_cache/bytecode \
 	  $(BIN)/python -m pytest -q -n auto --maxschedchunk 8 -m "not e2e and not engine" $(TESTS)
 

@@ -163,6 +163,7 @@ class VolumeFolder:
                 etag = self._part_of(key, upload, number, data, reader.sleep)
             etags.append(etag)
             proven = proven and _is_md5(etag, data)
+            del data  # before the next part is read
         if self._is_there(file):
             raise Busy
         self._join(file, key, upload, etags, before, reader.sleep)
