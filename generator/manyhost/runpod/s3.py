@@ -230,7 +230,7 @@ class S3:
             )
 
         found = self.call(look, f"s3://{volume}/{prefix}")
-        ordered = sorted(found, key=lambda one: (one["Initiated"], one["UploadId"]))
+        ordered = sorted(found, key=lambda one: (str(one.get("Initiated", "")), one["UploadId"]))
         return [(one["Key"], one["UploadId"]) for one in ordered if one["Key"].startswith(prefix)]
 
     def begin(self, volume: str, key: str, sleep: Callable[[float], None]) -> str:

@@ -139,7 +139,7 @@ class VolumeFolder:
             list(pool.map(lambda key: self._s3.delete(self._volume, key), left))
 
     def _in_parts(self, file: RemoteFile, reader: Reader, samples: dict[int, bytes]) -> bool:
-        """Send a file in parts, and say whether the endpoint has named the MD5 of each.
+        """Send a file in parts, and say whether the endpoint has named the MD5 of each, to the end.
 
         Raises:
             Missing: Another run has ended the upload.
@@ -166,8 +166,11 @@ class VolumeFolder:
             del data  # before the next part is read
         if self._is_there(file):
             raise Busy
+        # Another run may have sent a part anew, and not every endpoint compares ETags when it joins.
+        there = self._s3.parts(self._volume, key, upload)
+        same = all(there.get(number, (0, ""))[1] == etag for number, etag in enumerate(etags, 1))
         self._join(file, key, upload, etags, before, reader.sleep)
-        return proven
+        return proven and same
 
     def _part_of(
         self, key: str, upload: str, number: int, data: bytes, sleep: Callable[[float], None]

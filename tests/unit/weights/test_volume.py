@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from manyhost.errors import Failed, InvalidInput, NotReady, RemoteError
@@ -265,6 +266,32 @@ def test_a_file_that_changes_on_the_volume_before_it_is_noted(
     done, said = run(client, store)
     assert done.complete
     assert any("has other bytes than were sent on the volume: once more" in line for line in said)
+    assert whole(store, big)
+
+
+def test_a_part_that_another_run_sends_anew_with_wrong_bytes(
+    client: Hub, store: s3.Endpoint, big: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs share an upload: the bytes of one that the hub has cheated are in no file."""
+    send, join, spoiled = S3.part, S3.join, []
+
+    def part(self: S3, volume: str, key: str, upload: str, number: int, data: bytes, sleep: Any) -> str:
+        etag = send(self, volume, key, upload, number, data, sleep)
+        if key.endswith(SHARD) and number == 2 and not spoiled:
+            spoiled.append(send(self, volume, key, upload, 1, bytes(PART), sleep))
+        return etag
+
+    def trusting(self: S3, volume: str, key: str, upload: str, etags: list[str]) -> None:
+        """An endpoint that joins what it has."""
+        there = self.parts(volume, key, upload)
+        join(self, volume, key, upload, [there[number][1] for number in sorted(there)])
+
+    monkeypatch.setattr(S3, "part", part)
+    monkeypatch.setattr(S3, "join", trusting)
+    done, said = run(client, store)
+    assert spoiled
+    assert any("has other bytes than were sent on the volume: once more" in line for line in said)
+    assert done.complete
     assert whole(store, big)
 
 
