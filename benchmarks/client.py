@@ -46,11 +46,10 @@ def runners() -> list[Runner]:
     if not Path(vllm).exists():
         sys.exit("bench-client: no vllm on PATH, and no local engine: .venv/bin/python -m testbed.engine")
     tokenizer = os.environ.get("TOKENIZER", str(folder / "model/tiny-r1"))
-    users = str(CLIENT / "locustfile.py")
     return [
         manyhost(LOAD, 4096),
         vllm_bench_serve((vllm,), LOAD, tokenizer),
-        locust(str(installed("locust")), users, LOAD, 4096),
+        locust(str(installed("locust")), LOAD, 4096),
     ]
 
 

@@ -53,10 +53,8 @@ def runners(folder: Path) -> list[Runner]:
     return [
         manyhost(LOAD, VOCABULARY),
         vllm_bench_serve((str(folder / "vllm/bin/vllm"),), LOAD, str(folder / "model/tiny-r1")),
-        locust(str(installed("locust")), str(CLIENT / "locustfile.py"), LOAD, VOCABULARY),
-        aiperf(
-            str(installed("aiperf").with_name("python")), str(CLIENT / "aiperf_load.py"), LOAD, VOCABULARY
-        ),
+        locust(str(installed("locust")), LOAD, VOCABULARY),
+        aiperf(str(installed("aiperf").with_name("python")), LOAD, VOCABULARY),
     ]
 
 

@@ -1,10 +1,20 @@
-"""Wheels that are made here, the same bytes each time: what pip installs, without an index."""
+"""Wheels for pip without an index: made here, the same bytes each time, or kept from a registry."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
+
+from testbed.build import locked
+from testbed.errors import ClusterError
+from testbed.layout import cache_dir
+
+_PYTHON = "3.11"  # of Debian 12, which the engine needs too
 
 
 def wheel(folder: Path, name: str, version: str, code: str = "", requires: str = "") -> str:
@@ -33,3 +43,31 @@ def wheel(folder: Path, name: str, version: str, code: str = "", requires: str =
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, text)
     return f"{name}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+def downloaded(requirements: Path) -> Path:
+    """Download what a list with hashes names into the cache, once.
+
+    Returns:
+        The folder of the wheels.
+
+    Raises:
+        ClusterError: The package registry cannot be reached, or has other files.
+    """
+    target = cache_dir() / f"wheels-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
+    with locked("wheels"):
+        if target.is_dir():
+            return target
+        work = target.with_name(f"{target.name}.{os.getpid()}")
+        words = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps"]
+        words += ["--only-binary", ":all:", "--python-version", _PYTHON, "--dest", str(work)]
+        try:
+            done = subprocess.run(
+                [*words, "-r", str(requirements)], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise ClusterError(f"wheels cannot be downloaded: {done.stderr.strip()[-500:]}")
+            work.rename(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return target

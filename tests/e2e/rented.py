@@ -17,13 +17,14 @@ from typing import Any
 import google_crc32c
 import pytest
 import yaml
+from manyhost.benchmark.tools import lock
 from manyhost.catalog import Catalog, resolve
 from manyhost.render import Renderer
 from manyhost.runpod import launch, names
 from manyhost.runpod.api import Api
 from manyhost.runpod.models import NewVolume
 
-from testbed import engine, hub
+from testbed import engine, hub, wheels
 from testbed.dynamo import dynamo_dir
 from testbed.runpod import RunPod
 from testbed.runpod_pods import Pods
@@ -49,15 +50,18 @@ ENVIRONMENT = {
     },
 }  # fmt: skip
 
+# 1.6.1 pairs with vLLM 0.31.0; what stands in for that here is the next version's CPU build.
+PAIR = {"dynamo": "1.6.1", "vllm": "v0.32.0", "nixl": "1.4.1", "sidecar": True}
+
 # That of docs/example-report/run, which is of the same model on Kubernetes: the two can be compared.
 LOAD = {"published": {"input": {"tokens": 512}, "output": {"tokens": 64}, "concurrency": [4], "requests": 24}}
 
 
 class Account:
-    """An account at RunPod, and a folder with a recipe for it."""
+    """An account at RunPod, a folder with a recipe for it, and the hub that has its model."""
 
-    def __init__(self, cloud: RunPod, pods: Pods) -> None:
-        self.cloud, self.pods = cloud, pods
+    def __init__(self, cloud: RunPod, pods: Pods, models: hub.Hub) -> None:
+        self.cloud, self.pods, self.models = cloud, pods, models
 
     def ask(self, *words: str) -> Any:
         """Run manyhost runpod and return its result."""
@@ -65,7 +69,9 @@ class Account:
         return run("runpod", verb, RECIPE, *rest, "--owner", OWNER, "--output", "json").ok().output.result
 
     def spent(self) -> float:
-        return sum(self.cloud.billed(identity) for identity in list(self.cloud.things["clusters"]))
+        """Return what hosts have cost so far, USD; those of a cluster are billed with it."""
+        things = [*self.cloud.things["clusters"].items(), *self.cloud.things["pods"].items()]
+        return sum(self.cloud.billed(identity) for identity, thing in things if "cluster" not in thing)
 
 
 @pytest.fixture
@@ -97,33 +103,87 @@ def rented(
                 "HF_ENDPOINT": models.url, "XDG_STATE_HOME": str(tmp_path / "state"),
             }.items():  # fmt: skip
                 monkeypatch.setenv(name, value)
-            yield Account(cloud, pods)
+            yield Account(cloud, pods, models)
 
 
 def write_recipe(folder: Path, size: int) -> None:
-    recipe = yaml.safe_load((ROOT / "recipes/local/tiny-r1/recipe.yaml").read_text())
+    recipe = _tiny_recipe() | {"environment": "runpod-here", "model": "tiny-here"}
+    model = {"name": "tiny-here", "hub_id": "test/tiny-r1", "revision": COMMIT, "weights_bytes": size}
+    _write(folder, "values/environments/runpod-here.yaml", ENVIRONMENT)
+    _write(folder, "values/models/tiny-here.yaml", _tiny_model() | model)
+    _write(folder, f"recipes/{RECIPE}/recipe.yaml", recipe)
+    _write(folder, f"recipes/{RECIPE}/benchmark.yaml", {"scenarios": LOAD})
+
+
+def lay_experiment(rented: Account, folder: Path, owner: str) -> None:
+    """Let the recipes of runpod-h200 and their model be of a size for this machine, under their names.
+
+    Args:
+        rented: The account.
+        folder: Of the checkout.
+        owner: Whose volumes get the engine.
+    """
+    model = yaml.safe_load((ROOT / "values/models/deepseek-r1-671b.yaml").read_text())
+    kept = {name: model[name] for name in ("name", "hub_id", "revision", "served_name")}
+    weights = engine.engine_dir() / "model/tiny-r1"
+    rented.models.add(kept["hub_id"], weights).commit = kept["revision"]
+    size = sum(path.stat().st_size for path in weights.glob("*.safetensors"))
+    _write(folder, f"values/models/{kept['name']}.yaml", _tiny_model() | kept | {"weights_bytes": size})
+    own = {"name": "runpod-h200", "default_recipe": "single-host", "interconnects": ["runpod"]}
+    _write(folder, "values/environments/runpod-h200.yaml", ENVIRONMENT | own)
+    for path in sorted((ROOT / "recipes/runpod-h200").glob("*/recipe.yaml")):
+        real, recipe = yaml.safe_load(path.read_text()), _tiny_recipe()
+        layout = ("description", "environment", "model", "routing", "roles")
+        recipe |= {name: real[name] for name in layout if name in real}
+        recipe["engine"]["executor"] = real["engine"]["executor"]
+        recipe["parallelism"]["pipeline"] = real["parallelism"]["pipeline"]
+        if "routing" in real:
+            recipe["variables"]["VLLM_RUST_FRONTEND_PATH"] = "/opt/dynamo/vllm-rs"
+        name = f"runpod-h200/{path.parent.name}"
+        _write(folder, f"recipes/{name}/recipe.yaml", recipe)
+        _write(folder, f"recipes/{name}/benchmark.yaml", {"scenarios": LOAD})
+    pair_dynamo(folder)
+    for path in (folder / "recipes/runpod-h200").iterdir():
+        lay_engine(rented, f"runpod-h200/{path.name}", owner)
+
+
+def lay_wheels(rented: Account, tool: str) -> None:
+    """Let pods find the distributions of a load generator in a folder, in place of the package registry."""
+    settings = rented.pods.folder / "pip.conf"
+    settings.write_text("[install]\nno-index = true\nfind-links = /opt/wheels\n")
+    rented.pods.binds |= {"/etc/pip.conf": settings, "/opt/wheels": wheels.downloaded(lock(tool))}
+
+
+def pair_dynamo(folder: Path) -> None:
+    """Let Dynamo pair with what stands in for its version of vLLM here, the next one's CPU build."""
+    path = folder / "values/dynamo.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"pairs": [PAIR]}))
+
+
+def _tiny_recipe() -> dict[str, Any]:
+    recipe: dict[str, Any] = yaml.safe_load((ROOT / "recipes/local/tiny-r1/recipe.yaml").read_text())
     for name in ("weights", "host_mounts"):
         del recipe[name]
     recipe["engine"].pop("command")
-    recipe |= {"environment": "runpod-here", "model": "tiny-here"}
-    model = yaml.safe_load((ROOT / "values/models/tiny-r1.yaml").read_text())
-    model |= {"name": "tiny-here", "hub_id": "test/tiny-r1", "revision": COMMIT, "weights_bytes": size}
-    for name, document in (
-        ("values/environments/runpod-here.yaml", ENVIRONMENT),
-        ("values/models/tiny-here.yaml", model),
-        (f"recipes/{RECIPE}/recipe.yaml", recipe),
-    ):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(document))
-    (folder / f"recipes/{RECIPE}/benchmark.yaml").write_text(yaml.safe_dump({"scenarios": LOAD}))
+    return recipe
 
 
-def lay_engine(rented: Account) -> None:
+def _tiny_model() -> dict[str, Any]:
+    model: dict[str, Any] = yaml.safe_load((ROOT / "values/models/tiny-r1.yaml").read_text())
+    return model
+
+
+def _write(folder: Path, name: str, document: Any) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(document))
+
+
+def lay_engine(rented: Account, recipe: str = RECIPE, owner: str = OWNER) -> None:
     """Put the archive of the engine on the volume, as an earlier staging would have."""
     catalog = Catalog()
-    plan = Renderer(catalog).plan(resolve(catalog, RECIPE))
-    body = NewVolume(name=STEM, size=100, data_center="US-KS-2")
+    plan = Renderer(catalog).plan(resolve(catalog, recipe))
+    body = NewVolume(name=names.stem(owner, recipe), size=100, data_center="US-KS-2")
     made = Api(rented.cloud.key, rented.cloud.url).make_volume(body)
     archive = rented.pods.volume(made.id) / launch.engine_archive(plan).removeprefix("/workspace/")
     archive.parent.mkdir(parents=True)

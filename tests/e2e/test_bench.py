@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from manyhost.benchmark import gate, store
+from manyhost.benchmark import store
 
 from tests.e2e.place import Place, engine_settings, finish, run, start
 from tests.helpers.waiting import until
@@ -23,14 +23,6 @@ JOB_LABEL = "app.kubernetes.io/name=llm-benchmark"
 def settings(place: Place) -> list[str]:
     """One host a group."""
     return [*engine_settings(place), "--set", "parallelism.pipeline=1"]
-
-
-@pytest.fixture
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How exact a client is on the two busy cores of a test machine, is not the subject."""
-    monkeypatch.setattr(gate, "BUDGET_MS", 1000.0)
-    monkeypatch.setattr(gate, "_SATURATED", 100.0)
-    monkeypatch.setattr(gate, "_SKEW_SHARE", 1.0)
 
 
 @pytest.mark.usefixtures("_patient")

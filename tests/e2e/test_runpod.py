@@ -18,7 +18,7 @@ from manyhost.runpod.api import Api
 
 from testbed import ClusterError
 from tests.e2e.place import run
-from tests.e2e.rented import KEY, LEASE_KEY, OWNER, RECIPE, STEM, Account, lay_engine, rented
+from tests.e2e.rented import KEY, LEASE_KEY, OWNER, RECIPE, STEM, Account, lay_engine, lay_wheels, rented
 from tests.helpers.cli import ROOT
 from tests.helpers.waiting import until
 
@@ -143,11 +143,20 @@ def test_from_nothing_to_a_report_and_back(rented: Account, tmp_path: Path) -> N
     step("down: nothing is left")
 
 
-def test_one_pod_alone_answers(rented: Account) -> None:
-    """It is in no cluster, and has no address there."""
+@pytest.mark.usefixtures("_patient")
+def test_one_pod_alone_answers_and_locust_measures_it(rented: Account, tmp_path: Path) -> None:
+    """It is in no cluster, and has no address there. A CPU pod installs Locust by its hashes."""
     lay_engine(rented)
+    lay_wheels(rented, "locust")
     up = rented.ask("up", "--set", "parallelism.pipeline=1")
     assert [pod["status"] for pod in up["pods"]] == ["RUNNING"]
+    rented.pods.reach.append(int(up["url"].rpartition(":")[2]))
+    measured = ("bench", RECIPE, "--owner", OWNER, "--to", str(tmp_path / "runs"), "--scenario", "published")
+    run(*measured, "--set", "parallelism.pipeline=1", "--runner", "locust").ok()
+    (found,) = (tmp_path / "runs").glob("*/0-0.json")
+    client = json.loads(found.read_text())["client"]
+    assert (client["place"], client["tool"], client["version"]) == ("pod", "locust", "2.47.0")
+    assert client["node"] in rented.pods.hosts
     rented.ask("down", "--volume")
     assert not rented.cloud.alive()
 

@@ -13,19 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from testbed import ClusterError
 from tests.e2e.place import run
-from tests.e2e.rented import KEY, RECIPE, Account, lay_engine, rented
+from tests.e2e.rented import KEY, RECIPE, Account, lay_engine, pair_dynamo, rented
 from tests.helpers.waiting import until
 
 __all__ = ["rented"]
 # NIXL's handshake runs out within seconds where the machine stands still: make e2e-runpod.
 pytestmark = [pytest.mark.engine, pytest.mark.dynamo, pytest.mark.more, pytest.mark.timeout(900)]
 
-# 1.6.1 pairs with vLLM 0.31.0; what stands in for that here is the next version's CPU build.
-PAIR = {"dynamo": "1.6.1", "vllm": "v0.32.0", "nixl": "1.4.1", "sidecar": True}
 QUESTION = "Who are you, and what is it that you do all day long? " * 4
 DYNAMO = ("--set", "routing=dynamo", "--set", "variables.VLLM_RUST_FRONTEND_PATH=/opt/dynamo/vllm-rs")
 APART = ("--set", "roles.prefill.groups=1", "--set", "parallelism.pipeline=1",
@@ -67,8 +64,7 @@ def value(text: str, name: str) -> float:
 
 
 def start(rented: Account, tmp_path: Path, *words: str) -> tuple[str, list[str]]:
-    facts = tmp_path / "here/values/dynamo.yaml"
-    facts.write_text(yaml.safe_dump(yaml.safe_load(facts.read_text()) | {"pairs": [PAIR]}))
+    pair_dynamo(tmp_path / "here")
     lay_engine(rented)
     up = rented.ask("up", "--hours", "1", *DYNAMO, *words)
     return up["url"], [pod["id"] for pod in up["pods"]]

@@ -10,10 +10,13 @@ import msgspec
 from manyhost.benchmark.bench import Measured
 from manyhost.benchmark.evidence import PROGRESS, complete, unpack
 from manyhost.benchmark.rented import deployed
+from manyhost.benchmark.tools import lock
 from manyhost.errors import Failed
+from manyhost.runpod import launch
 from manyhost.runpod.api import Api
 from manyhost.runpod.service import Service
 
+INSTALLED = {"locust"}  # load generators that a pod installs; ours comes with it
 _AROUND_SECONDS = 1800  # to start the pod, for questions, warm-up and calibration, beside the load itself
 
 
@@ -34,6 +37,11 @@ class Pod:
         self.url = url
         self.metrics = [f"{url}/metrics"]
 
+    @staticmethod
+    def program(tool: str) -> str:
+        """Return where a pod has the program of a load generator that it has installed."""
+        return f"{launch.TOOLS}/bin/{tool}"
+
     def measure(self, spec: dict[str, Any], report: Callable[[str], None]) -> Measured:
         """Run one pod and remove it, and see what has become of the hosts that serve meanwhile.
 
@@ -50,7 +58,8 @@ class Pod:
 
         members = self._service.state().pods
         seconds = spec["limit_seconds"] + _AROUND_SECONDS
-        lines, pod = self._service.load(msgspec.json.encode(spec), seconds, self._inside, last)
+        tool = lock(spec["tool"]).read_bytes() if spec["tool"] in INSTALLED else b""
+        lines, pod = self._service.load(msgspec.json.encode(spec), tool, seconds, self._inside, last)
         evidence = unpack(lines)
         if evidence is None:
             raise Failed("the client ended without a result", where=f"pod {pod}")

@@ -92,12 +92,11 @@ def vllm_bench_serve(program: tuple[str, ...], load: Load, tokenizer: str) -> Ru
     return Runner(tool="vllm", distribution="vllm", words=tuple(words), values=values, steady=steady)
 
 
-def locust(program: str, script: str, load: Load, vocabulary: int) -> Runner:
+def locust(program: str, load: Load, vocabulary: int) -> Runner:
     """Return Locust with our streaming users (client/locustfile.py).
 
     Args:
         program: Locust's.
-        script: The users' file.
         load: What to send.
         vocabulary: Token ids of prompts are below it.
 
@@ -109,17 +108,24 @@ def locust(program: str, script: str, load: Load, vocabulary: int) -> Runner:
         raise InvalidInput(
             f"the users for Locust have no {what}", where="--runner locust", fix="leave --runner out"
         )
-    words = [program, "--headless", "--only-summary", "--locustfile", script, "--host", "{url}"]
+    words = [
+        program,
+        "--headless",
+        "--only-summary",
+        "--locustfile",
+        "{client}/locustfile.py",
+        "--host",
+        "{url}",
+    ]
     words += ["--users", "{users}", "--spawn-rate", "{users}"]
     return _ours("locust", words, load, vocabulary, distribution="locust")
 
 
-def aiperf(python: str, script: str, load: Load, vocabulary: int) -> Runner:
+def aiperf(python: str, load: Load, vocabulary: int) -> Runner:
     """Return AIPerf with requests of ours (client/aiperf_load.py).
 
     Args:
         python: Of AIPerf's environment.
-        script: What runs it.
         load: What to send.
         vocabulary: Token ids of prompts are below it.
 
@@ -132,7 +138,16 @@ def aiperf(python: str, script: str, load: Load, vocabulary: int) -> Runner:
             where="--runner aiperf",
             fix="leave --runner out",
         )
-    words = [python, script, "--url", "{url}", "--concurrency", "{users}", "--rate", "{rate}"]
+    words = [
+        python,
+        "{client}/aiperf_load.py",
+        "--url",
+        "{url}",
+        "--concurrency",
+        "{users}",
+        "--rate",
+        "{rate}",
+    ]
     return _ours("aiperf", words, load, vocabulary, distribution="aiperf")
 
 

@@ -16,14 +16,19 @@ _REQUIREMENTS = Path(__file__).parent / "requirements"
 _LAST_LINES = 3
 
 
+def lock(tool: str) -> Path:
+    """Return the file with a tool's distributions, each with its version and hashes."""
+    return _REQUIREMENTS / f"{tool}.txt"
+
+
 def installed(tool: str) -> Path:
     """Return a tool's program, after installing it when it is not here yet.
 
     Raises:
         RemoteError: The package registry cannot be reached, or has another file than was pinned.
     """
-    lock = _REQUIREMENTS / f"{tool}.txt"
-    name = f"{tool}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    pinned = lock(tool)
+    name = f"{tool}-{hashlib.sha256(pinned.read_bytes()).hexdigest()[:12]}"
     home = _cache() / "tools"
     program, whole = home / name / "bin" / tool, home / name / ".whole"
     home.mkdir(parents=True, exist_ok=True)
@@ -34,7 +39,7 @@ def installed(tool: str) -> Path:
             return program
         _run(sys.executable, "-m", "venv", "--clear", str(home / name))
         words = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes")
-        _run(str(home / name / "bin/python"), *words, "--no-deps", "--cache-dir", cache, "-r", str(lock))
+        _run(str(home / name / "bin/python"), *words, "--no-deps", "--cache-dir", cache, "-r", str(pinned))
         whole.touch()
     return program
 

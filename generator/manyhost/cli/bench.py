@@ -62,7 +62,7 @@ _INSTALLED = {"locust", "aiperf"}
     type=click.Choice(["manyhost", "vllm", "locust", "aiperf"]),
     default="manyhost",
     show_default=True,
-    help="What sends the load; vllm is `vllm bench serve`, locust and aiperf need --url.",
+    help="What sends the load; vllm is `vllm bench serve`, locust needs RunPod or --url, aiperf --url.",
 )
 @click.option(
     "--owner", default="", metavar="NAME", help="On RunPod: whose pods to measure; yours by default."
@@ -106,15 +106,16 @@ def command(
     from manyhost.catalog.environment import RunPod
     from manyhost.render import Renderer
 
-    if runner in _INSTALLED and not url:
+    catalog = Catalog()
+    resolved = pick(catalog, wanted.recipe, wanted.model, wanted.assignments)
+    plan = Renderer(catalog).plan(resolved)
+    from_pod = isinstance(plan.environment.platform, RunPod) and not url
+    if runner in _INSTALLED and not (url or from_pod):
         raise WrongUsage(
             f"the Job runs in the engine's image, which has no {runner}",
             where=f"--runner {runner}",
             fix="add --url URL",
         )
-    catalog = Catalog()
-    resolved = pick(catalog, wanted.recipe, wanted.model, wanted.assignments)
-    plan = Renderer(catalog).plan(resolved)
     names = [scenario] if scenario else catalog.scenarios(plan.recipe)
     work: list[tuple[Scenario, tuple[Point, ...]]] = []
     for name in names:
@@ -134,7 +135,7 @@ def command(
         return
     asked = _checked(prometheus, "--prometheus") if prometheus else ""
     beside = None
-    if isinstance(plan.environment.platform, RunPod) and not url:
+    if from_pod:
         beside, plan = _at_runpod(resolved, owner, runner, output)
     runs = _measure(
         wanted,
@@ -208,7 +209,7 @@ def _measure(
             namespace=target.namespace,
             timelines=_started(connection, target),
         )
-    sender = _sender(plan, runner, client, starts)
+    sender = _sender(plan, runner, beside, starts)
 
     def gpus(begin: float, end: float) -> list[Figure]:
         if not prometheus:
@@ -262,12 +263,14 @@ def _here(plan: Plan, client: Path, url: str) -> Here:
     return Rented(client, url, account())
 
 
-def _sender(plan: Plan, runner: str, client: Path, starts: tuple[str, ...]) -> Callable[[Load], Runner]:
+def _sender(plan: Plan, runner: str, beside: Pod | None, starts: tuple[str, ...]) -> Callable[[Load], Runner]:
     """Return what makes the load generator of a load."""
     from manyhost.benchmark.runners import aiperf, locust, manyhost, vllm_bench_serve
     from manyhost.benchmark.tools import installed
 
-    tool = installed(runner) if runner in _INSTALLED else None
+    tool = None
+    if runner in _INSTALLED:
+        tool = Path(beside.program(runner)) if beside else installed(runner)
 
     def sender(load: Load) -> Runner:
         vocabulary = plan.model.architecture.vocabulary
@@ -277,8 +280,8 @@ def _sender(plan: Plan, runner: str, client: Path, starts: tuple[str, ...]) -> C
         if tool is None:
             return manyhost(load, vocabulary)
         if runner == "aiperf":
-            return aiperf(str(tool.with_name("python")), str(client / "aiperf_load.py"), load, vocabulary)
-        return locust(str(tool), str(client / "locustfile.py"), load, vocabulary)
+            return aiperf(str(tool.with_name("python")), load, vocabulary)
+        return locust(str(tool), load, vocabulary)
 
     return sender
 
@@ -292,11 +295,11 @@ def _at_runpod(resolved: Resolved, owner: str, runner: str, output: Printer) -> 
     """
     import msgspec
 
-    from manyhost.benchmark.pod import Pod
+    from manyhost.benchmark.pod import INSTALLED, Pod
     from manyhost.cli.runpod import URL, account, opened
     from manyhost.plan.cost import Cost
 
-    if runner != "manyhost":
+    if runner not in {"manyhost", *INSTALLED}:
         raise WrongUsage(
             f"a CPU pod of RunPod has no {runner}",
             where=f"--runner {runner}",

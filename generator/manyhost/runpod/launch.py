@@ -39,6 +39,7 @@ from manyhost.runpod.models import (
 _BOOT = Path(__file__).parent / "boot"
 REQUIREMENTS = Path(__file__).parent / "requirements"
 PORT = 8000
+TOOLS = "/opt/load"  # where boot.sh installs a load generator
 LEASE_SECRET, API_SECRET, HUB_SECRET = "manyhost_lease", "manyhost_api", "manyhost_hf"
 _FULL = 128 * 1024  # bytes of one variable (MAX_ARG_STRLEN, linux/include/uapi/linux/binfmts.h)
 _OF_CLUSTERS = ("GLOO_SOCKET_IFNAME", "MANYHOST_INTERFACE", "NCCL_SOCKET_IFNAME")
@@ -129,7 +130,7 @@ def stage_pod(plan: Plan, terms: Terms, charts: Path, cpu: Cpu, hub: str = "") -
     if hub:
         settings["HF_ENDPOINT"] = hub
     worker = charts / "model-staging" / "worker"
-    files = _own("boot.sh", "stage.sh", "lease.py") | {
+    files = _own("boot.sh", "install.sh", "stage.sh", "lease.py") | {
         "settings.env": _settings(settings),
         "requirements.txt": requirements.read_bytes(),
     }
@@ -138,7 +139,7 @@ def stage_pod(plan: Plan, terms: Terms, charts: Path, cpu: Cpu, hub: str = "") -
     return NewPod(cloud="SECURE", cpu=cpu, **_container(rented, terms, "stage", env, "22/tcp"))
 
 
-def load_pod(plan: Plan, terms: Terms, charts: Path, cpu: Cpu, spec: bytes) -> NewPod:
+def load_pod(plan: Plan, terms: Terms, charts: Path, cpu: Cpu, spec: bytes, tool: bytes = b"") -> NewPod:
     """Return the CPU pod that sends a load; what it has measured stands in its log.
 
     Args:
@@ -147,9 +148,12 @@ def load_pod(plan: Plan, terms: Terms, charts: Path, cpu: Cpu, spec: bytes) -> N
         charts: Folder of the charts, which have the client.
         cpu: Its processors.
         spec: What to send, JSON.
+        tool: Distributions of the load generator, with hashes; empty for our own.
     """
     client = charts / "llm-benchmark" / "client"
-    files = _own("boot.sh", "lease.py") | {"spec.json": spec, "settings.env": b""}
+    files = _own("boot.sh", "install.sh", "lease.py") | {"spec.json": spec, "settings.env": b""}
+    if tool:
+        files["requirements.txt"] = tool
     files |= {f"client/{path.name}": path.read_bytes() for path in sorted(client.glob("*.py"))}
     env = _environment(files, terms, VLLM_API_KEY=API_SECRET)
     return NewPod(cloud="SECURE", cpu=cpu, **_container(platform(plan), terms, "load", env, "22/tcp"))

@@ -214,12 +214,13 @@ class Service:
         return names.parts(name)[1] or 0.0
 
     def load(
-        self, spec: bytes, seconds: float, url: str, last: Callable[[str], bool]
+        self, spec: bytes, tool: bytes, seconds: float, url: str, last: Callable[[str], bool]
     ) -> tuple[list[str], str]:
         """Let a CPU pod beside what serves send a load, and return what it says and RunPod's name of it.
 
         Args:
             spec: Of the load, JSON.
+            tool: Distributions of the load generator, with hashes; empty for our own.
             seconds: That it may take; its lease ends with them.
             url: RunPod's API, as pods reach it; empty for RunPod's own.
             last: Told each line as it comes; says whether it is the last one.
@@ -246,7 +247,7 @@ class Service:
         )
         self._away("pods", stem)  # of a call that was cut off
         self._tell(f"sending the load from a CPU pod, {usd:.2f} USD an hour")
-        body = launch.load_pod(self._plan, terms, self._charts, cpu, spec)
+        body = launch.load_pod(self._plan, terms, self._charts, cpu, spec, tool)
         with self._for_a_while(stem, lambda: body, usd) as pod:
             said = watch.measured(self._api, pod.id, seconds, last, sleep=self._sleep, clock=self._clock)
             return said, pod.id

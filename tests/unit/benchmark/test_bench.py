@@ -178,14 +178,14 @@ def test_no_tool_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert manyhost("bench", "local", "--url", "127.0.0.1:1").code == 3
 
 
-def test_locust_is_for_this_machine_and_for_loads_that_its_users_know(tmp_path: Path) -> None:
+def test_locust_is_in_no_job_and_for_loads_that_its_users_know(tmp_path: Path) -> None:
     ran = manyhost("bench", "local", "--runner", "locust")
     assert ran.code == 2
     assert "add --url URL" in ran.err
     load = sample.point("multi-turn").load
     with pytest.raises(InvalidInput, match="prompts with a common beginning"):
-        runners.locust("locust", "locustfile.py", load, 4096)
-    words = runners.locust("locust", "locustfile.py", sample.point().load, 4096).words
+        runners.locust("locust", load, 4096)
+    words = runners.locust("locust", sample.point().load, 4096).words
     assert words[words.index("--users") + 1] == "{users}"
 
 
@@ -194,7 +194,7 @@ def test_aiperf_is_for_this_machine_too(tmp_path: Path) -> None:
     assert ran.code == 2
     assert "add --url URL" in ran.err
     with pytest.raises(InvalidInput, match="prompts with a common beginning"):
-        runners.aiperf("python", "aiperf_load.py", sample.point("multi-turn").load, 4096)
+        runners.aiperf("python", sample.point("multi-turn").load, 4096)
 
 
 def test_a_tool_is_installed_once_and_anew_when_it_was_cut_off(

@@ -122,11 +122,16 @@ def test_a_benchmark_without_a_url_is_sent_from_a_pod_beside_what_serves(
     ran = manyhost("bench", RECIPE, "--owner", "ann", "--scenario", "published", "--runner", "vllm")
     assert (ran.code, "a CPU pod of RunPod has no vllm" in ran.err) == (2, True)
     result("up")
-    cloud.staging = ["manyhost: failed: the load ended with exit 1"]
-    ran = manyhost(
-        "bench", RECIPE, "--owner", "ann", "--scenario", "published", "--to", str(tmp_path / "runs")
-    )
-    assert (ran.code, "the load ended with exit 1" in ran.err) == (1, True)
+    words = ("bench", RECIPE, "--owner", "ann", "--scenario", "published", "--to", str(tmp_path / "runs"))
+    for why, more in (
+        ("the load ended with exit 1", ()),
+        ("the load generator cannot be installed: exit 1", ("--runner", "locust")),
+    ):
+        cloud.staging = [f"manyhost: failed: {why}"]
+        ran = manyhost(*words, *more)
+        assert (ran.code, why in ran.err) == (1, True), ran
+    ran = manyhost(*words[:-3], "multi-turn", *words[-2:], "--runner", "locust")
+    assert (ran.code, "prompts with a common beginning" in ran.err) == (3, True), ran
     assert cloud.rented() == [STEM]
 
 

@@ -44,14 +44,15 @@ def result() -> list[str]:
     return ["manyhost-bench: 13 questions asked", *pack(document)]
 
 
+@pytest.mark.parametrize("tool", ["manyhost", "locust"])
 def test_the_result_comes_back_in_the_log_and_the_pod_goes(
-    serves: Service, cloud: Account, api: Api, monkeypatch: pytest.MonkeyPatch
+    tool: str, serves: Service, cloud: Account, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, bodies, told = cloud.rented(), [], []
     real = Api.make_pod
     monkeypatch.setattr(Api, "make_pod", lambda self, body: bodies.append(body) or real(self, body))
     cloud.staging = result()
-    spec = {"key": "k", "limit_seconds": 600}
+    spec = {"key": "k", "tool": tool, "limit_seconds": 600}
     found = Pod(serves, api, "http://203.0.113.7:40000", "").measure(spec, told.append)
     assert found.evidence.key == sample.point().key
     assert told == ["13 questions asked"]
@@ -69,7 +70,9 @@ def test_the_result_comes_back_in_the_log_and_the_pod_goes(
         spec_file = tar.extractfile("spec.json")
         assert spec_file
         assert msgspec.json.decode(spec_file.read()) == spec
+        installs = tar.extractfile("requirements.txt").read() if "requirements.txt" in files else b""  # type: ignore[union-attr]
     assert {"boot.sh", "lease.py", "settings.env", "client/measure.py", "client/load.py"} <= files.keys()
+    assert (b"\nlocust==" in installs, b"--hash=sha256:" in installs) == (tool == "locust",) * 2
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_a_pod_that_brings_nothing_goes_too(
     before = cloud.rented()
     cloud.staging = lines
     with pytest.raises(kind, match=words):
-        serves.load(SPEC, 900, "", complete)
+        serves.load(SPEC, b"", 900, "", complete)
     assert cloud.rented() == before
 
 
@@ -94,13 +97,15 @@ def test_a_result_with_a_line_missing_is_none(serves: Service, cloud: Account, a
     cloud.staging = [line for line in lines if not line.startswith("manyhost-evidence 1 ")]
     assert len(cloud.staging) == len(lines) - 1
     with pytest.raises(Failed, match="lines of its log are missing"):
-        Pod(serves, api, "http://203.0.113.7:40000", "").measure({"limit_seconds": 60}, lambda _: None)
+        Pod(serves, api, "http://203.0.113.7:40000", "").measure(
+            {"tool": "manyhost", "limit_seconds": 60}, lambda _: None
+        )
 
 
 def test_nothing_serves(api: Api, clock: Clock, tmp_path: Path, cloud: Account) -> None:
     idle = service(api, clock, tmp_path / "journal")
     with pytest.raises(NotReady, match="nothing serves"):
-        idle.load(SPEC, 900, "", complete)
+        idle.load(SPEC, b"", 900, "", complete)
     assert not cloud.asked("POST /v2/pods")
 
 
@@ -111,15 +116,15 @@ def test_what_a_cut_off_call_left_is_seen_ended_by_the_next_and_by_down(
     cloud.staging = result()
     with monkeypatch.context() as cut:
         cut.setattr(Service, "_away", lambda *_: None)
-        serves.load(SPEC, 900, "", complete)
+        serves.load(SPEC, b"", 900, "", complete)
     state = serves.state()
     (left,) = state.loading
     assert state.usd_per_hour == pytest.approx(64.0 + left.cost)
-    serves.load(SPEC, 900, "", complete)
+    serves.load(SPEC, b"", 900, "", complete)
     assert serves.state().loading == []
     with monkeypatch.context() as cut:
         cut.setattr(Service, "_away", lambda *_: None)
-        serves.load(SPEC, 900, "", complete)
+        serves.load(SPEC, b"", 900, "", complete)
     serves.down(with_volume=True)
     assert not cloud.alive()
 
@@ -128,7 +133,7 @@ def test_an_answer_that_is_lost_leaves_no_second_pod(serves: Service, cloud: Acc
     cloud.staging = result()
     before = cloud.rented()
     cloud.faults.append(Fault("POST /v2/pods", lost=True))  # made, and nobody hears of it
-    serves.load(SPEC, 900, "", complete)
+    serves.load(SPEC, b"", 900, "", complete)
     assert cloud.rented() == before
     assert cloud.asked("POST /v2/pods") == 2, "staging, and one load"
 
@@ -140,5 +145,5 @@ def test_without_a_lease_the_load_has_none_either(
     made.up(msgspec.structs.replace(WANTED, leased=False), lambda _: "")
     cloud.staging = result()
     seen: list[str] = []
-    made.load(SPEC, 900, "", lambda line: bool(seen.extend(cloud.rented())) or complete(line))
+    made.load(SPEC, b"", 900, "", lambda line: bool(seen.extend(cloud.rented())) or complete(line))
     assert f"{STEM}-load" in seen

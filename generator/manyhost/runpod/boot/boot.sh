@@ -48,7 +48,13 @@ set -a
 set +a
 case "$1" in
 stage) bash stage.sh || refuse "staging ended with exit $?" ;;
-load) python3 -B client/measure.py spec.json || refuse "the load ended with exit $?" ;;
+load)
+  if [ -f requirements.txt ]; then # of a load generator that is not ours
+    say "installing the load generator"
+    bash install.sh /opt/load || refuse "the load generator cannot be installed: exit $?"
+  fi
+  python3 -B client/measure.py spec.json || refuse "the load ended with exit $?"
+  ;;
 serve)
   say "unpacking the engine"
   mkdir -p /opt/engine

@@ -3,9 +3,7 @@
 set -eu
 if [ ! -f "$MANYHOST_ENGINE_ARCHIVE" ]; then
   echo "manyhost: installing the engine"
-  python3 -m venv /opt/engine
-  /opt/engine/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps \
-    --only-binary :all: --require-hashes -r requirements.txt
+  bash install.sh /opt/engine
   mkdir -p "$(dirname "$MANYHOST_ENGINE_ARCHIVE")"
   # Two stagers at once write two files; the last one to rename wins, and both are the same.
   tar -cf "$MANYHOST_ENGINE_ARCHIVE.$$" -C /opt/engine .
