@@ -127,7 +127,8 @@ e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, o
 
 .PHONY: e2e-runpod
 e2e-runpod: $(VENV)/.dev tools ## Rent, serve, measure and give back at a stand-in of RunPod, whose pods are processes, with NVIDIA Dynamo too (12 minutes)
-	$(BIN)/python -m pytest -q -s -m "e2e or engine" --timeout 900 tests/e2e/test_runpod.py tests/e2e/test_runpod_dynamo.py tests/testbed/test_runpod.py
+	$(BIN)/python -m pytest -q -s -m "e2e or engine" --timeout 900 tests/e2e/test_runpod.py tests/e2e/test_runpod_dynamo.py tests/e2e/test_runpod_experiment.py \
+	  tests/testbed/test_runpod.py
 
 .PHONY: pairs
 pairs: $(VENV)/.dev tools ## Plant 60 random pairs of faults in the test cluster, and 60 faults that stop a group (10 minutes)

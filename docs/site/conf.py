@@ -24,6 +24,7 @@ NAVIGATION = {
         "docs/tutorial/local",
         "docs/how-to/set-up-gke",
         "docs/how-to/runpod",
+        "docs/tutorial/runpod-experiment",
         "docs/how-to/coming-from-gpu-recipes",
     ],
     "How to": [

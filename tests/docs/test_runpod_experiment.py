@@ -1,0 +1,92 @@
+"""docs/tutorial/runpod-experiment.md: what it says of hosts and times is the plan's.
+
+Its commands run, in their order, in tests/e2e/test_runpod_experiment.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from manyhost.catalog import Catalog, resolve
+from manyhost.plan import Plan
+from manyhost.render import Renderer
+from manyhost.runpod import launch
+from manyhost.runpod.offer import volume_usd_per_month
+
+from tests.docs.markdown import section
+from tests.helpers.cli import ROOT, manyhost
+from tools.command_lines import command_lines
+
+PAGE = ROOT / "docs/tutorial/runpod-experiment.md"
+TEXT = " ".join(PAGE.read_text().split())
+LINES = command_lines(PAGE.read_text())
+# Beginnings of commands that do not run against the stand-in, and why.
+ELSEWHERE = {
+    "export ": "the account has its keys in the environment",
+    "make render ": "it runs below, with the real hosts",
+    ".venv/bin/manyhost plan ": "it runs below, with the real hosts",
+    "prometheus ": "a real one takes these files in tests/unit/runpod/test_observe.py",
+    "GF_PATHS_PROVISIONING=": "Grafana is not on this machine; test_observe.py reads its files",
+}
+CATALOG = Catalog(ROOT)
+
+
+def plan(recipe: str, *assignments: str) -> Plan:
+    return Renderer(CATALOG).plan(resolve(CATALOG, f"runpod-h200/{recipe}", assignments=list(assignments)))
+
+
+def tokens(found: Plan) -> str:
+    return f"{found.main.memory.kv_tokens:,}"
+
+
+@pytest.mark.parametrize("beginning", ELSEWHERE)
+def test_no_reason_is_for_a_command_that_is_no_more(beginning: str) -> None:
+    assert any(line.text.startswith(beginning) for line in LINES)
+
+
+def test_what_is_rented_is_given_back_with_its_volume() -> None:
+    rented: set[str] = set()
+    for line in LINES:
+        words = shlex.split(line.text)
+        match words[1:3]:
+            case ["runpod", "up"]:
+                assert not rented, "two at once cost more than RunPod's spend limit"
+                rented.add(words[3])
+            case ["runpod", "down"]:
+                assert words[4:] == ["--volume"]
+                rented.remove(words[3])
+            case ["bench", recipe]:
+                assert recipe in rented
+    assert not rented
+
+
+def test_commands_without_an_account_work(tmp_path: Path) -> None:
+    (render,) = (line.text for line in LINES if line.text.startswith("make render "))
+    (layouts,) = (line.text for line in LINES if line.text.startswith(".venv/bin/manyhost plan "))
+    assert render == "make render ENV=runpod-h200"
+    ran = manyhost("render", "runpod-h200", "--out", str(tmp_path / "out"))
+    assert (ran.code, "KV 41.2" in ran.out) == (0, True), ran
+    shown = manyhost(*shlex.split(layouts)[1:])
+    assert (shown.code, "TP16 runpod" in shown.out) == (0, True), shown
+
+
+def test_what_it_says_of_hosts_and_times_is_the_plans() -> None:
+    one, two = plan("single-host"), plan("two-host-ray")
+    assert tokens(one) in section(PAGE, "2.1 One host of eight H200, as validation")
+    across = plan("two-host-ray", "parallelism.tensor=16", "parallelism.pipeline=1")
+    for found in (two, across):
+        assert tokens(found) in section(PAGE, "2.2 Two hosts, Ray, one engine over both")
+    fp8 = plan("single-host", "arguments.kv-cache-dtype=fp8")
+    assert fp8.main.memory.kv_tokens == pytest.approx(2 * one.main.memory.kv_tokens, rel=0.01)
+    seconds = sum(seconds for _, seconds in one.cold_start)
+    assert f"takes {seconds / 60:.0f} min by plan" in TEXT
+    assert f"{seconds / 3600 * 8:.0f} GPU-hours on one host and {seconds / 3600 * 16:.0f} on two" in TEXT
+    size = launch.volume(one, "", "").size
+    assert f"{size:,} GB at {volume_usd_per_month(size):.0f} USD a month" in TEXT
+    assert f"{one.model.weights_files} files" in TEXT
+    published = CATALOG.scenario("published", "runpod-h200/single-host")
+    assert f"{published.requests:,} requests of 1,000 + 1,000 tokens" in TEXT
+    assert re.search(r"reads 689 GB", TEXT)
