@@ -126,7 +126,7 @@ e2e: $(VENV)/.dev tools ## Run the tests on a real cluster ($KUBECONFIG, kind, o
 	$(BIN)/python -m pytest -q -m "(e2e or engine) and not more" --timeout 900 --durations 15 $(E2E) tests/e2e tests/testbed
 
 .PHONY: e2e-runpod
-e2e-runpod: $(VENV)/.dev tools ## Rent, serve, measure and give back at a stand-in of RunPod, whose pods are processes, with NVIDIA Dynamo too (12 minutes)
+e2e-runpod: $(VENV)/.dev tools ## Rent, serve, measure and give back at a stand-in of RunPod, whose pods are processes, with NVIDIA Dynamo too (18 minutes)
 	$(BIN)/python -m pytest -q -s -m "e2e or engine" --timeout 900 tests/e2e/test_runpod.py tests/e2e/test_runpod_dynamo.py tests/e2e/test_runpod_experiment.py \
 	  tests/testbed/test_runpod.py
 
