@@ -257,6 +257,25 @@ class Catalog:
         """Return where a site's settings are: beside its own values or recipes, or else in the checkout."""
         return (_HERE if self.roots[0] == _PACKAGED else self.roots[0]) / LOCAL_FILE
 
+    def own_folder(self) -> Path:
+        """Return the folder whose values/ and recipes/ take new files: this one, or the checkout around it.
+
+        Raises:
+            InvalidInput: The current folder is inside values/ or recipes/ of a folder whose files are read
+                from that folder alone.
+        """
+        here = Path.cwd()
+        inside = next((above for above in (here, *here.parents) if _holds_data(above)), None)
+        if inside is None:
+            return here
+        if inside.parent not in {root.resolve() for root in self.roots}:
+            raise InvalidInput(
+                f"is in {inside.name}/ of a folder whose files are found from that folder alone",
+                where=str(here)[:200],
+                fix=f"go to {str(inside.parent)[:200]} first",
+            )
+        return inside.parent
+
     def asked_for(self, text: str) -> tuple[str, str]:
         """Return environment and recipe of RECIPE as people write it; an empty recipe is the default one.
 
@@ -335,6 +354,13 @@ class Catalog:
         path = next((root / name for root in self.roots if (root / name).exists()), self.root / name)
         misleads = path.is_relative_to(self.root) and (self.root == _PACKAGED or len(self.roots) > 1)
         return path, str(path) if misleads else name
+
+
+def _holds_data(folder: Path) -> bool:
+    """Return whether a folder is the recipes/ or values/ of a checkout, or of somebody's own folder."""
+    return (folder.name == "recipes" and any(folder.glob("*/*/recipe.yaml"))) or (
+        folder.name == "values" and any(folder.glob("*/*.yaml"))
+    )
 
 
 def _is_overlay() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -39,7 +40,7 @@ def command(verb: str, run: str, output: Printer) -> None:
     found = anchor(results, models, catalog.performance().gpus)
     values = msgspec.to_builtins(found)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    folder, name = Path("values/anchors"), f"{found.name}.yaml"
+    folder, name = Path(os.path.relpath(catalog.own_folder() / "values/anchors")), f"{found.name}.yaml"
     write_files(folder, {name: text.encode()})
     again = manyhost("plan", found.model)
     output.result(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from manyhost.catalog import Catalog
-from manyhost.cli.options import output_option, recipe_argument, recipe_place
+from manyhost.cli.options import output_option, recipe_argument, recipe_place, written_to
 from manyhost.cli.printer import Printer
 from manyhost.errors import InvalidInput
 
@@ -86,7 +86,7 @@ def _new_name(catalog: Catalog, folder: Path, environment: str) -> str:
         raise InvalidInput(
             f"the recipe is of environment {environment}",
             where=f"--write {folder}",
-            fix=f"--write recipes/{environment}/{name}",
+            fix=written_to(catalog, environment, name),
         )
     if folder.exists():
         raise InvalidInput("exists already", where=f"--write {str(folder)[:200]}", fix="name another folder")

@@ -99,13 +99,13 @@ def recipe_place(catalog: Catalog, folder: Path, environment: str) -> tuple[str,
     Raises:
         InvalidInput: No recipe is looked for there, or none can have this name.
     """
-    place = folder.absolute()
-    homes = {(root / "recipes").absolute() for root in (Path(), *catalog.roots)}
+    place = Path(os.path.abspath(folder))  # noqa: PTH100  ../a4/x is a place too
+    homes = {root.resolve() / "recipes" for root in (catalog.own_folder(), *catalog.roots)}
     if place.parent.parent not in homes or place.parent.name not in catalog.names("environments"):
         raise InvalidInput(
             f"{str(folder)[:200]} is no place for a recipe",
             where="--write",
-            fix=f"from the checkout's own folder, --write recipes/{environment}/planned",
+            fix=written_to(catalog, environment, "planned"),
         )
     if not _NAME.fullmatch(place.name):
         raise InvalidInput(
@@ -114,3 +114,10 @@ def recipe_place(catalog: Catalog, folder: Path, environment: str) -> tuple[str,
             fix="use a-z, 0-9 and -, 45 at the most, a letter first",
         )
     return place.parent.name, place.name
+
+
+def written_to(catalog: Catalog, environment: str, name: str) -> str:
+    """Return the option that writes a recipe, as it stands in the current folder."""
+    import shlex
+
+    return f"--write {shlex.quote(os.path.relpath(catalog.own_folder() / 'recipes' / environment / name))}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manyhost.catalog import Catalog, Resolved, resolve
-from manyhost.cli.options import local_file, output_option, recipe_place
+from manyhost.cli.options import local_file, output_option, recipe_place, written_to
 from manyhost.cli.printer import Printer
 from manyhost.errors import InvalidInput, WrongUsage
 
@@ -191,7 +191,7 @@ def _write(
         raise InvalidInput(
             f"{there}: a recipe lies in the folder of its environment",
             where="--write",
-            fix=f"--write recipes/{(best or found[0]).environment}/{name}",
+            fix=written_to(catalog, (best or found[0]).environment, name),
         )
     if (folder / "recipe.yaml").exists():
         raise InvalidInput("there is a recipe already", where=f"--write {folder}", fix="choose another name")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from manyhost.catalog import Catalog
 
-from tests.helpers.cli import ROOT, checkout, manyhost
+from tests.helpers.cli import ROOT, checkout, manyhost, tree
 
 R1 = "deepseek-r1-671b"
 
@@ -166,6 +167,62 @@ def test_mistakes(
     ran = manyhost("plan", R1, *options)
     assert (ran.code, message in ran.err) == (code, True), ran.err
     assert sorted((tmp_path / "recipes").rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("inside", "wrong"),
+    [
+        (".", "recipes/a4x/new"),
+        ("recipes", "elsewhere"),
+        ("recipes", "recipes/a3mega/new"),
+        ("recipes/a3mega", "../a4x/new"),
+        ("recipes/a3mega/deepseek-r1-671b", "recipes/a3mega/new"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("plan", R1, "--env", "a3mega", "--hosts", "2"),
+        ("migrate", "a3mega/deepseek-r1-671b", "--engine", "v0.33.0"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_place_that_is_advised_is_one_from_where_one_stands(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    inside: str,
+    wrong: str,
+    command: tuple[str, ...],
+) -> None:
+    top = checkout(tmp_path, monkeypatch)
+    monkeypatch.chdir(top / inside)
+    refused = manyhost(*command, "--write", wrong)
+    assert refused.code == 3, refused.out
+    fix = shlex.split(refused.err.partition("fix: ")[2])
+    ran = manyhost(*command, *fix)
+    assert ran.code == 0, ran.err
+    (new,) = {path.parent for path in top.glob("**/recipe.yaml")} - {
+        top / "recipes" / name for name in Catalog(ROOT).recipes()
+    }
+    assert new.parent == top / "recipes/a3mega"
+    printed = ran.out.rpartition("written: ")[2]
+    assert Path(printed.partition("; ")[0]).samefile(new / "recipe.yaml")
+    assert manyhost(*shlex.split(printed.split("`")[1])[1:], "--out", str(tmp_path / "out")).code == 0
+
+
+def test_inside_of_a_folder_of_ones_own_it_says_from_where_recipes_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("plan", R1, "--env", "a3mega", "--write")
+    assert manyhost(*words, "recipes/a3mega/first").code == 0
+    monkeypatch.chdir(tmp_path / "recipes")
+    before = tree(tmp_path)
+    for place in ("recipes/a3mega/second", "a3mega/second"):
+        ran = manyhost(*words, place)
+        assert ran.code == 3
+        assert f"fix: go to {tmp_path} first" in ran.err
+    assert tree(tmp_path) == before
 
 
 def test_what_was_set_is_in_the_recipe_that_is_written(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cli import ROOT, manyhost
+from tests.helpers.cli import ROOT, checkout, manyhost
 from tests.unit.report import made
 
 RECIPE = "a3ultra/deepseek-r1-671b"
@@ -25,6 +25,17 @@ def test_the_planner_goes_by_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     rows = [row for row in planned.output.result["choices"] if row["anchor"] == found["name"]]
     assert rows
     assert {row["basis"] for row in rows} == {"anchored"}
+
+
+def test_from_inside_of_the_checkout_it_is_beside_the_other_anchors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.written(tmp_path / "run", [[50, 51, 49]], recipe=RECIPE)
+    top = checkout(tmp_path / "checkout", monkeypatch)
+    monkeypatch.chdir(top / "recipes")
+    added = manyhost("anchor", "add", str(tmp_path / "run"), "--output", "json").output.result
+    assert Path(added["file"]).resolve().parent == top / "values/anchors"
+    assert not (top / "recipes/values").exists()
 
 
 def test_a_run_of_cpus_is_refused() -> None:
