@@ -65,7 +65,7 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def _rank(origin: str) -> int:
     """Return how strong an origin is: a recipe and what lies below it are the weakest."""
-    stronger = (LOCAL_FILE, "environment variable ", "--set")
+    stronger = ("--engine ", LOCAL_FILE, "environment variable ", "--set")
     return next((rank for rank, start in enumerate(stronger, 1) if origin.startswith(start)), 0)
 
 
@@ -77,6 +77,7 @@ def resolve(
     assignments: Iterable[str] = (),
     local_file: Path | None = None,
     document: dict[str, Any] | None = None,
+    changes: Layer | None = None,
 ) -> Resolved:
     """Merge a recipe with values/local.yaml, environment variables and --set assignments.
 
@@ -87,6 +88,7 @@ def resolve(
         assignments: Texts "key=value"; the value is read as YAML, null removes the key.
         local_file: The site's settings file; a missing one is no error.
         document: The recipe itself, where it is not the catalog's.
+        changes: What a command sets in the recipe by itself, with how errors name the command.
 
     Raises:
         InvalidInput: When a key is unknown or a value has the wrong type.
@@ -94,7 +96,7 @@ def resolve(
     """
     document = catalog.recipe_document(name) if document is None else document
     over = [("--set", assigned(catalog, text)) for text in assignments]
-    layers: list[Layer] = [(f"recipes/{name}/recipe.yaml", document)]
+    layers: list[Layer] = [(f"recipes/{name}/recipe.yaml", document), *([changes] if changes else [])]
     if local_file is not None and local_file.exists():
         environment = next((layer["environment"] for _, layer in over[::-1] if "environment" in layer), "")
         layers += _local_layers(catalog, local_file, environment or document.get("environment", ""))

@@ -59,7 +59,8 @@ def command(recipe: str, engine: str, write: Path | None, output: Printer) -> No
     )
     text = migration.rewritten(path.read_text(), steps, where)
     moved = yaml_reader.convert(yaml_reader.parse(text, where), dict, where)
-    after = renderer.render(resolve(catalog, new_name, document=moved)).plan
+    chosen = f"--engine {target.version}", migration.chosen(steps, moved)
+    after = renderer.render(resolve(catalog, name, document=moved, changes=chosen)).plan
     changes = migration.changes(before, after)
     if write:
         files = {"recipe.yaml": text.encode()}

@@ -102,8 +102,8 @@ def check(recipe: Recipe, interconnect: Interconnect, engine: Engine) -> None:
     if not engine.nixl:
         raise InvalidInput(
             f"vLLM {engine.version} cannot hand KV caches over: nobody has seen NIXL in its image",
-            where=key,
-            fix="set it to 0, or use a newer engine.version",
+            where=f"{key} and engine.version",
+            fix=f"set {key} to 0, or use a newer engine.version",
         )
     if recipe.parallelism.pipeline > 1:
         # vllm/distributed/kv_transfer/kv_connector/v1/nixl/base_worker.py raises for consumers
@@ -113,7 +113,9 @@ def check(recipe: Recipe, interconnect: Interconnect, engine: Engine) -> None:
             fix=f"set it to 1 and raise parallelism.tensor, or {key} to 0",
         )
     if recipe.engine.executor != "mp":
-        raise InvalidInput("prefill and decode apart need the executor mp", where="engine.executor")
+        raise InvalidInput(
+            "prefill and decode apart need the executor mp", where=f"{key} and engine.executor"
+        )
     prefill, decode = _sizes(recipe, recipe.roles.prefill), _sizes(recipe, recipe.roles.decode)
     if decode.tensor % prefill.tensor:
         # docs/features/nixl_connector_compatibility.md: each decode rank reads from one prefill rank

@@ -55,10 +55,6 @@ def _check_dynamo(recipe: Recipe, facts: Facts, dynamo: Dynamo) -> None:
             where="routing",
             fix="set it to service, and render with --as dynamo what the operator takes",
         )
-    if recipe.engine.executor != "mp":
-        raise InvalidInput(
-            "nobody has run Dynamo before an engine over Ray", where="engine.executor", fix="set it to mp"
-        )
     pair = dynamo.pair(facts.engine.version)
     if not pair or not pair.sidecar:
         able = msgspec.structs.replace(
@@ -70,6 +66,10 @@ def _check_dynamo(recipe: Recipe, facts: Facts, dynamo: Dynamo) -> None:
             f"no release of Dynamo can stand before vLLM {facts.engine.version}",
             where="engine.version",
             fix=f"set it to {near.vllm}, which is that of Dynamo {near.dynamo}, or routing to service",
+        )
+    if recipe.engine.executor != "mp":
+        raise InvalidInput(
+            "nobody has run Dynamo before an engine over Ray", where="engine.executor", fix="set it to mp"
         )
 
 

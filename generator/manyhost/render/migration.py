@@ -10,6 +10,7 @@ import msgspec
 from manyhost.catalog import Engine, yaml_editor, yaml_reader
 from manyhost.catalog.engine import GoneFlag
 from manyhost.catalog.environment import Environment, RunPod
+from manyhost.catalog.merge import merge
 from manyhost.catalog.paths import at, nested
 from manyhost.checks import FlagTable
 from manyhost.plan import Plan, image
@@ -135,6 +136,21 @@ def rewritten(text: str, taken: list[Step], where: str) -> str:
                 text = yaml_editor.edit(text, nested(there, becomes), where, whole=(there[-1],))
         text = yaml_editor.replace(text, keys, new, where)
     return text
+
+
+def chosen(taken: list[Step], document: dict[str, Any]) -> dict[str, Any]:
+    """Return what a rewritten recipe has that its owner has not written.
+
+    Args:
+        taken: What `steps` returned of it.
+        document: The recipe with these steps taken.
+    """
+    found: dict[str, Any] = {}
+    for step in taken:
+        if step.action == "replaced":
+            path = _path(step.became)
+            found = merge(found, nested(path, _value(document, path)))
+    return found
 
 
 def _path(key: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,28 @@ def test_what_cannot_be_planned_is_refused_in_one_sentence(words: tuple[str, ...
     assert ran.code == 3
     assert said in ran.err
     assert ran.out == ""
+
+
+@pytest.mark.parametrize("engine", ["v0.7.3", "v0.33.0"])
+def test_the_recipe_is_not_blamed_for_what_it_does_not_say(engine: str) -> None:
+    """Its engine.executor is mp: over Ray is what migrate would make of it for an engine that has no mp."""
+    ran = manyhost("migrate", "runpod-h200/dynamo-router", "--engine", engine)
+    assert ran.code == 3
+    assert "recipe.yaml" not in ran.err
+    assert "engine.executor" not in ran.err
+    assert f"--engine {engine}: engine.version: no release of Dynamo" in ran.err
+    fix = re.search("fix: set it to (v[0-9.]+),", ran.err)
+    assert fix
+    assert manyhost("migrate", "runpod-h200/dynamo-router", "--engine", fix[1]).code == 0
+
+
+def test_the_recipe_is_blamed_for_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkout(tmp_path, monkeypatch)
+    with (folder / "recipes" / PUBLISHED / "recipe.yaml").open("a") as file:
+        file.write("tls: {secret: x}\n")
+    ran = manyhost("migrate", PUBLISHED, "--engine", "v0.26.0")
+    assert ran.code == 3
+    assert f"recipes/{PUBLISHED}/recipe.yaml: tls" in ran.err
 
 
 def test_nothing_is_written_where_no_recipe_is_looked_for_or_over_another(tmp_path: Path) -> None:
