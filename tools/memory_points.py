@@ -15,6 +15,7 @@ from manyhost.plan import memory, memory_flags, sizing
 ROOT = Path(__file__).resolve().parent.parent
 FILE = "values/memory-points.yaml"
 WITHIN = 3.0  # percent of the KV tokens
+_SAME = 0.5  # the same, of what a reason stands for
 _HEAD = """# Memory of a GPU
 
 What `manyhost render` plans for each GPU, and what it was held against. `make generate` writes this page
@@ -81,7 +82,8 @@ holds what one of sixteen holds; "9 layers of full width" have 128 attention hea
 another version ran, its logged weights count. The coefficients come from these rows, but for those of a
 "second rank": these were measured afterwards, on another machine, so they say what the formula foresees:
 within 0.2 % where the compile cache was kept, 1.5 to 2.1 % too many tokens at a first start, 4.3 % with
-steps of 8,192.
+steps of 8,192. So size for the second start: the first one, with an empty compile cache, has that much less.
+A row with a reason is not promised; `make bench-plan` fails when it is off by anything else.
 
 | What | Weights, logged / planned | KV tokens, logged | planned | off | Source |
 |---|---|---|---|---|---|
@@ -124,6 +126,20 @@ class Compared(msgspec.Struct, frozen=True):
     def off(self) -> float:
         """By how much the plan is off, in percent."""
         return 100 * (self.planned / self.logged - 1)
+
+
+def problem(point: Point, found: Compared) -> str:
+    """Return what is wrong with the plan of a point, or with its reason; empty where nothing is."""
+    off = f"{found.off:+.1f} %"
+    if not point.because:
+        return "" if abs(found.off) <= WITHIN else off
+    if abs(found.off) <= WITHIN:
+        return f"{off} needs no reason any more"
+    return (
+        ""
+        if abs(found.off - point.percent_off) <= _SAME
+        else f"{off}, its reason is for {point.percent_off:+.1f} %"
+    )
 
 
 def points() -> list[Point]:

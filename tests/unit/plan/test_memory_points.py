@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from manyhost.catalog import Catalog
 
+from benchmarks.plan import bench
 from tests.helpers.cli import ROOT
 from tools import memory_points
 from tools.memory_points import WITHIN, Point
@@ -15,13 +17,46 @@ POINTS = memory_points.points()
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
 def test_kv_tokens_are_within_three_percent_or_the_point_says_by_how_much_not(point: Point) -> None:
-    found = memory_points.compare(point, CATALOG)
-    if point.because:
-        assert found.off == pytest.approx(point.percent_off, abs=0.5)
-        assert abs(point.percent_off) > WITHIN, "within 3 %: its reason can go"
-    else:
-        assert abs(found.off) <= WITHIN
-        assert not point.percent_off
+    assert memory_points.problem(point, memory_points.compare(point, CATALOG)) == ""
+    assert bool(point.because) == (abs(point.percent_off) > WITHIN)
+
+
+def test_the_plan_promises_more_than_was_measured_at_a_first_start_alone() -> None:
+    """Too few planned cost seats; too many are requests that are computed twice."""
+    apart = [point for point in POINTS if point.because]
+    assert [point.name for point in apart if point.percent_off > 0] == [
+        "second rank, V1 runner, 0.85, steps of 8,192, cold compile cache"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("apart", "factor", "said"),
+    [
+        (False, 0.96, "+4."),  # the plan promises more than an engine gives
+        (False, 1.04, "-3."),
+        (True, 1.02, "its reason is for"),
+        (True, 0.98, "its reason is for"),
+    ],
+)
+def test_make_bench_plan_tells_a_new_failure(
+    apart: bool, factor: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench.kv_tokens() == []
+    point = next(p for p in POINTS if bool(p.because) == apart and abs(p.percent_off) != 4.3)
+    logged = memory_points.compare(point, CATALOG).logged
+    other = msgspec.structs.replace(point, kv_tokens=round(logged * factor))
+    monkeypatch.setattr(memory_points, "points", lambda: [other])
+    (missed,) = bench.kv_tokens()
+    assert missed.startswith(f"KV tokens of {point.name}: ")
+    assert said in missed
+
+
+def test_a_reason_goes_when_its_row_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = next(p for p in POINTS if p.because)
+    planned = memory_points.compare(point, CATALOG).planned
+    monkeypatch.setattr(memory_points, "points", lambda: [msgspec.structs.replace(point, kv_tokens=planned)])
+    (missed,) = bench.kv_tokens()
+    assert "needs no reason any more" in missed
 
 
 @pytest.mark.parametrize("point", [point for point in POINTS if not point.ran], ids=lambda point: point.name)
