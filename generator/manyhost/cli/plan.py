@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 RESULT = {
     "choices": "what works, the best first: layout, memory, seats, speed and its error, time to start, price",
     "rejected": "environment, layout and reason of what does not",
+    "picture": "the file that --picture has made; empty without it",
     "written": "the recipe that --write has made, <environment>/<recipe>; empty without it",
 }
 _SORTS = ("usd-per-mtok", "usd-per-hour", "tok-s", "tpot", "ttft")
@@ -55,6 +56,12 @@ def _traffic(ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
 @click.option("--rejected", "why", is_flag=True, help="Say why each other layout does not work.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.svg",
+    help="Draw tokens a second of a host against those of one user, a line for each environment.",
+)
+@click.option(
     "--write",
     "folder",
     type=click.Path(path_type=Path),
@@ -76,6 +83,7 @@ def command(
     given: tuple[str, ...],
     why: bool,
     markdown: bool,
+    picture: Path | None,
     folder: Path | None,
     row: int | None,
     output: Printer,
@@ -86,8 +94,12 @@ def command(
 
     Example: manyhost plan deepseek-r1-671b --env a3mega --tpot 60
     """
+    import msgspec
+
     from manyhost.catalog.recipe import Traffic
+    from manyhost.output import write_files
     from manyhost.plan import choice_table, choices
+    from manyhost.report import trade
 
     catalog = Catalog()
     wanted = choices.Wanted(
@@ -112,6 +124,8 @@ def command(
             where="--context",
             fix=f"choose one from {sum(traffic)} to {most}",
         )
+    if picture and picture.suffix != ".svg":
+        raise WrongUsage(f"{picture.name[:80]} is drawn as SVG: name it so", where="--picture")
     if row and not folder:
         raise WrongUsage("has no effect without --write", where="--row")
     settings = local_file(catalog)
@@ -144,9 +158,17 @@ def command(
             if somewhere
             else "another --env",
         )
+
+    def within(longest_ms: int) -> list[Choice]:
+        faster = msgspec.structs.replace(wanted, tpot_ms=longest_ms)
+        return choices.choices(catalog, resolved, faster, names)[0]
+
+    drawn = trade.picture(model, trade.trade(within, tpot or 0)).encode() if picture else b""
     written = _write(catalog, found, folder, row, given) if folder else ""
+    if picture:
+        write_files(picture.parent, {picture.name: drawn})
     output.result(
-        {"choices": found, "rejected": rejected, "written": written},
+        {"choices": found, "rejected": rejected, "picture": str(picture or ""), "written": written},
         choice_table.markdown(found) if markdown else choice_table.lines(found),
     )
     output.text("", *choice_table.NOTES)
@@ -155,6 +177,7 @@ def command(
         output.text("", "Rejected:", *(f"  {reason}" for reason in reasons))
     elif rejected:
         output.text(f"{len(rejected)} layouts more do not work: --rejected says why")
+    output.text(*[f"picture: {picture}"] * bool(picture))
     if written:
         from manyhost.commands import manyhost
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from manyhost.catalog import Catalog
@@ -12,6 +13,7 @@ from manyhost.catalog import Catalog
 from tests.helpers.cli import ROOT, checkout, manyhost, tree
 
 R1 = "deepseek-r1-671b"
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _planned(*options: str) -> dict[str, Any]:
@@ -140,6 +142,64 @@ def test_a_price_of_ones_own_counts() -> None:
 def test_the_table_as_markdown() -> None:
     ran = manyhost("plan", R1, "--env", "a3mega", "--markdown")
     assert ran.out.startswith("| environment | layout |")
+
+
+def _lines(text: str) -> dict[str, list[tuple[int, int]]]:
+    """Places of each line of a picture by its name."""
+    root = ElementTree.fromstring(text)
+    drawn = [line.attrib for line in root.iter(f"{SVG}polyline")]
+    names = {each.get("fill"): each.text or "" for each in root.iter(f"{SVG}text") if each.get("fill")}
+    return {
+        names[line["stroke"]]: [(int(x), int(y)) for x, y in (p.split(",") for p in line["points"].split())]
+        for line in drawn
+    }
+
+
+@pytest.mark.parametrize("model", [R1, "qwen3-235b-a22b", "qwen3-8b"])
+def test_the_picture_of_any_model_falls_as_users_get_more(tmp_path: Path, model: str) -> None:
+    file = tmp_path / "folder/trade.svg"
+    words = ("--env", "a3ultra", "--env", "a4", "--hosts", "1")
+    ran = manyhost("plan", model, *words, "--picture", str(file))
+    assert ran.code == 0, ran.err
+    assert ran.out.endswith(f"picture: {file}\n")
+    lines = _lines(file.read_text())
+    assert set(lines) == {"a3ultra", "a4"}
+    for places in lines.values():
+        assert len(places) > 3
+        users, hosts = zip(*sorted(places), strict=True)  # y grows downwards
+        assert list(hosts) == sorted(hosts)
+        assert min(users) >= 60
+        assert max(users) <= 520
+        assert (min(hosts) >= 20, max(hosts) <= 355) == (True, True)
+
+
+def test_the_picture_is_of_what_was_asked_for(tmp_path: Path) -> None:
+    both = {}
+    for name, options in (("all", ()), ("fast", ("--tpot", "30"))):
+        file = tmp_path / f"{name}.svg"
+        shown = _planned("--env", "a3ultra", "--hosts", "1", *options, "--picture", str(file))
+        assert shown["picture"] == str(file)
+        both[name] = _lines(file.read_text())["a3ultra"]
+    assert len(both["fast"]) < len(both["all"])
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("--picture", "trade.png"), 2),
+        (("--picture", "trade.svg", "--tpot", "1"), 3),
+        (("--picture", "trade.svg", "--write", "nowhere"), 3),
+        (("--picture", "values", "--write", "recipes/a3mega/new"), 2),
+    ],
+)
+def test_nothing_is_written_when_one_of_two_files_cannot_be(
+    options: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout(tmp_path, monkeypatch))
+    before = tree(tmp_path)
+    ran = manyhost("plan", R1, "--env", "a3mega", *options)
+    assert ran.code == code, ran.err
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize(
