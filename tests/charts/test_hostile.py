@@ -112,12 +112,14 @@ LEAVES = {".".join(map(str, path)): path for path in strings(APART)}
 
 
 def replaced(path, value):
-    result = copy.deepcopy({"roles": APART, "janitor": JANITOR}.get(path[0], BASE))
-    node = result
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = value
-    return result
+    def put(node, keys):
+        if not keys:
+            return value
+        result = copy.copy(node)
+        result[keys[0]] = put(node[keys[0]], keys[1:])
+        return result
+
+    return put({"roles": APART, "janitor": JANITOR}.get(path[0], BASE), path)
 
 
 def attempt(path, value):

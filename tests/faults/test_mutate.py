@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from tools import mutate
@@ -52,11 +53,21 @@ def test_the_product_has_places_to_change_and_each_is_still_a_program() -> None:
     assert {Path(mutant.path).suffix for mutant in mutants} >= {".py", ".tpl", ".yaml", ".j2"}
     assert mutants == mutate.mutants(mutate.ROOT, [])
     sources = {path: (mutate.ROOT / path).read_text() for path in {mutant.path for mutant in mutants}}
+    ends = {path: _ends(source) for path, source in sources.items() if path.endswith(".py")}
     for mutant in mutants:
-        changed = mutant.apply(sources[mutant.path])
-        assert changed != sources[mutant.path]
+        source = sources[mutant.path]
+        assert mutant.apply(source) != source
         if mutant.path.endswith(".py"):
-            ast.parse(changed)
+            # The statement of the module that it is in: the others are as they were.
+            first = max(end for end in ends[mutant.path] if end <= mutant.start)
+            last = min(end for end in ends[mutant.path] if end >= mutant.end)
+            ast.parse(source[first : mutant.start] + mutant.text + source[mutant.end : last])
+
+
+def _ends(source: str) -> list[int]:
+    """Where the statements of a module end."""
+    lines = [0, *(match.end() for match in re.finditer(r"\n|\Z", source))]
+    return [0, *(lines[statement.end_lineno or 0] for statement in ast.parse(source).body)]
 
 
 def test_tests_that_fail_are_told_from_tests_that_pass(tmp_path: Path) -> None:

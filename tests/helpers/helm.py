@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import pickle
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -102,8 +104,14 @@ def render(
 ) -> list[Object]:
     """Render the chart and return its objects, ordered by kind and name; see render_text."""
     text = render_text(values, release, namespace, engine, chart, options, tests)
-    objects = [item for item in yaml.load_all(text, Loader=yaml.CSafeLoader) if item]
+    objects = [item for part in re.split(r"(?<=\n)---\n", text) for item in pickle.loads(_parsed(part))]
     return sorted(objects, key=lambda item: (item["kind"], item["metadata"]["name"]))
+
+
+@functools.lru_cache(maxsize=1000)
+def _parsed(text: str) -> bytes:
+    """Return the objects of a part of manifests, pickled: many tests have it, and each gets its own copy."""
+    return pickle.dumps([item for item in yaml.load_all(text, Loader=yaml.CSafeLoader) if item])
 
 
 def fabric(name: str = "tcpxo") -> Object:
