@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import settings
 from manyhost.catalog.settings import VARIABLES
 from manyhost.errors import ManyhostError
 
 from tests.helpers import fixes, processes
+
+# yaml.safe_load with libyaml's parser: ten times faster, also while tests are collected, in each worker.
+yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment, misc]
 
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
