@@ -13,6 +13,7 @@ ENV ?=
 RECIPE ?=
 MODEL ?=
 VERSION ?=
+ENGINE ?= vllm
 TESTS ?= tests
 DURATION ?= 240
 SEED ?= 1
@@ -162,12 +163,12 @@ generate: $(VENV)/.dev ## Write every generated file: committed values, goldens,
 	$(BIN)/python -m tools.generate
 
 .PHONY: engine-flags
-engine-flags: $(VENV)/.dev ## Write the flags of an engine version (network, some GB): make engine-flags VERSION=0.33.0
+engine-flags: $(VENV)/.dev ## Write the flags of an engine version (network, some GB): make engine-flags VERSION=0.33.0 [ENGINE=sglang]
 	@test -n "$(VERSION)" || { echo "manyhost: say which: make engine-flags VERSION=0.33.0" >&2; exit 2; }
-	$(BIN)/python -m tools.extract_engine_flags $(VERSION)
+	$(BIN)/python -m tools.extract_engine_flags $(VERSION) --engine $(ENGINE)
 
 .PHONY: freshness
-freshness: $(VENV)/.dev ## Say which releases of vLLM, Dynamo and LeaderWorkerSet are not covered (network); not part of CI
+freshness: $(VENV)/.dev ## Say which releases of vLLM, SGLang, Dynamo and LeaderWorkerSet are not covered (network); not part of CI
 	@$(BIN)/python -m tools.freshness
 
 # All pages anew each time: Sphinx warns only of those that it reads.

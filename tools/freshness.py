@@ -1,4 +1,4 @@
-"""Say which releases of vLLM, NVIDIA Dynamo and LeaderWorkerSet are newer than those that manyhost covers.
+"""Say which releases of engines, NVIDIA Dynamo and LeaderWorkerSet are newer than those that manyhost covers.
 
     python -m tools.freshness
 
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from manyhost.catalog import Catalog
+from manyhost.catalog.engine import TITLES
 from manyhost.cluster.doctor.lws import VERSION as LWS
 
 _RELEASE = re.compile(
@@ -95,11 +96,14 @@ def main() -> int:
     """Ask, print the table and return the exit code."""
     catalog = Catalog()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "index", "versions"]
-    engines = [name for name in catalog.names("engines/vllm") if catalog.engine(name).device == "cuda"]
+    engines = [engine for engine in catalog.engines() if engine.device == "cuda"]
     pairs = [pair.dynamo for pair in catalog.dynamo().pairs]
     go = ["go", "list", "-m", "-versions", "sigs.k8s.io/lws"]
     rows = [
-        _ask("vLLM", releases(" ".join(engines)), [*pip, "vllm"]),
+        *(
+            _ask(title, releases(" ".join(e.version for e in engines if e.name == name)), [*pip, name])
+            for name, title in TITLES.items()
+        ),
         _ask("NVIDIA Dynamo", releases(" ".join(pairs)), [*pip, "ai-dynamo"]),
         _ask("LeaderWorkerSet", releases(LWS), go),
     ]

@@ -132,22 +132,23 @@ def committed_values() -> dict[Path, bytes]:
 def chart_engines() -> dict[Path, bytes]:
     """Return engines.yaml of the chart: the executors of each engine version, and a recipe for it."""
     catalog = Catalog(ROOT)
-    recipes: dict[str, str] = {}
+    recipes: dict[tuple[str, str], str] = {}
     for name in catalog.recipes():
-        recipes.setdefault(catalog.recipe_document(name)["engine"]["version"], name)
+        chosen = catalog.recipe_document(name)["engine"]
+        recipes.setdefault((chosen.get("name", "vllm"), chosen["version"]), name)
     lines = [
-        "# What starts the ranks on several hosts, by version of vLLM, and what of it the stock image has.",
-        "# Generated from values/engines/vllm and the recipes by `make generate`; the planner reads it too.",
+        "# What starts the ranks on several hosts, by version of an engine, and what of it its image has.",
+        "# Generated from values/engines and the recipes by `make generate`; the planner reads it too.",
     ]
-    for version in catalog.names("engines/vllm"):
-        engine = catalog.engine(version)
+    for engine in catalog.engines():
         entry = {
+            "engine": engine.name,
             "executors": engine.executors,
             "image": engine.image,
             "imageExecutors": engine.stock_image_executors,
-            "recipe": recipes.get(version, ""),
+            "recipe": recipes.get((engine.name, engine.version), ""),
         }
-        lines.append(f"{json.dumps(version)}: {json.dumps(entry)}")
+        lines.append(f"{json.dumps(engine.version)}: {json.dumps(entry)}")
     return {ROOT / "charts/llm-multihost" / ENGINES: ("\n".join(lines) + "\n").encode()}
 
 

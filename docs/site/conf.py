@@ -40,6 +40,7 @@ NAVIGATION = {
         "docs/how-to/disaggregation",
         "docs/how-to/dynamo",
         "docs/how-to/gateway",
+        "docs/how-to/sglang",
         "docs/how-to/local",
         "docs/how-to/extend",
     ],

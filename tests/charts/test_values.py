@@ -157,6 +157,7 @@ MUTATIONS = {
     "volumes.extra[].readOnly": (False, EXTRA),
     "volumes.extra[].volume": ({"emptyDir": {}}, EXTRA),
     "vllm.replicaCount": (2, {}),
+    "vllm.engine": ("sglang", nest("job.image", {"repository": "other/image", "tag": "own-1"})),
     "vllm.executor": ("ray", nest("job.image.repository", "other/image")),
     "vllm.command": (["python3", "-m", "vllm"], {}),
     "vllm.serverArgs": ({"max-model-len": 1}, {}),

@@ -70,8 +70,10 @@ def limiting_stage(role: Role) -> int:
     """The pipeline stage whose GPUs hold the fewest KV tokens.
 
     Raises:
-        NoSlice: its hosts have no GPUs.
+        NoSlice: its hosts have no GPUs, or its engine is not vLLM.
     """
+    if role.weights:
+        raise NoSlice("a slice runs vLLM, and the recipe is of another engine")
     if role.memory is None:
         raise NoSlice("its hosts have no GPUs")
     tokens = role.memory.kv_tokens_by_stage

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts one member of a multi-host vLLM group: leader or worker, executor mp or ray.
+# Starts one member of a multi-host group of vLLM (executor mp or ray) or SGLang: leader or worker.
 #
 #   launch.sh [ENGINE FLAG]...    the container's command; the flags are the same on every member
 #
@@ -222,6 +222,19 @@ wait_for_port() {
   done
 }
 
+# SGLang's ranks meet by themselves. All but the first serve nothing but a /health of their own, which says nothing of
+# the group and is kept to loopback.
+run_sglang() {
+  local -a serve=("${engine[@]}" serve "$MANYHOST_MODEL" "$@" --port "$MANYHOST_PORT")
+  # Who has set a key believes that it is asked for.
+  [[ -z ${VLLM_API_KEY:-} ]] || die "VLLM_API_KEY is set, which SGLang does not read: it would answer everybody"
+  export SGLANG_HOST_IP=$VLLM_HOST_IP
+  ((MANYHOST_SIZE == 1)) || serve+=(--nnodes "$MANYHOST_SIZE" --node-rank "$MANYHOST_RANK"
+    --dist-init-addr "$MANYHOST_LEADER_IP:$MANYHOST_MASTER_PORT")
+  ((MANYHOST_RANK == 0)) || exec "${serve[@]}" --host 127.0.0.1
+  exec "${serve[@]}" --host 0.0.0.0
+}
+
 run_engine() {
   local -a serve=("${engine[@]}" serve "$MANYHOST_MODEL" "$@")
   local -a listen=(--host 0.0.0.0 --port "$MANYHOST_PORT")
@@ -229,6 +242,11 @@ run_engine() {
   local join_seconds=$((MANYHOST_PEER_WAIT_SECONDS < 300 ? MANYHOST_PEER_WAIT_SECONDS : 300))
 
   command -v -- "${engine[0]}" >/dev/null || die "engine ${engine[0]} is not in this image"
+  case ${MANYHOST_ENGINE_NAME:-vllm} in
+    vllm) ;;
+    sglang) run_sglang "$@" ;;
+    *) die "MANYHOST_ENGINE_NAME is '$MANYHOST_ENGINE_NAME', not vllm or sglang" ;;
+  esac
   ((MANYHOST_SIZE > 1)) || exec "${serve[@]}" "${listen[@]}"
 
   case $MANYHOST_EXECUTOR in

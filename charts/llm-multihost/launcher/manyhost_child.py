@@ -20,6 +20,7 @@ LONGEST_LINE = 8192
 
 GENERIC = re.compile(
     r"Engine core initialization failed|Failed core proc|See root cause|SystemExit|resource_tracker"
+    r"|Initialization failed\. Please see|scheduler died during initialization"  # SGLang
 )
 NAMED = re.compile(r"(?:\berror: )?((?:\b\w*(?:Error|Exception)\b[(:]|(?<=\berror: )).*)")
 OWN_POLLS = re.compile(rb'^.*127\.0\.0\.1:\d+ - "GET /(?:health|metrics) HTTP/1\.1" 200.*\n', re.M)

@@ -16,11 +16,20 @@ from typing import Any
 from manyhost_group import Engine
 from manyhost_settings import Settings, flag_value
 
-RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
-# A step of the engine has completed, on all of its ranks.
-STEPS = ("vllm:iteration_tokens_total_count", "vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+# What the engines call their series (vLLM; SGLang, sglang/srt/observability/metrics_collector.py).
+RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs")
+WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs")
+# A step of the engine has completed, on all of its ranks. SGLang's gauges are told every 40 steps of decoding
+# (decode-log-interval), its tokens at each.
+STEPS = (
+    "vllm:iteration_tokens_total_count",
+    "vllm:prompt_tokens_total",
+    "vllm:generation_tokens_total",
+    "sglang:realtime_tokens_total",
+)
 # Moves with each chunk of a prefill too, while no step counter does.
-CACHE = "vllm:kv_cache_usage_perc"
+CACHE = ("vllm:kv_cache_usage_perc", "sglang:token_usage")
+SERIES = {*RUNNING, *WAITING, *STEPS, *CACHE}
 OLD_SAMPLE_BEATS = 5  # after which the last metrics say nothing about now
 
 
@@ -47,14 +56,20 @@ def parse_metrics(text: str, at: float) -> Sample:
         name, _, rest = line.partition("{")
         if not rest:
             name, _, rest = line.partition(" ")
-        if name in STEPS or name in {RUNNING, WAITING, CACHE}:
+        if name in SERIES:
             with contextlib.suppress(ValueError):
                 sums[name] = sums.get(name, 0.0) + float(rest.rpartition(" ")[2])
     steps = tuple(sums.get(name, -1.0) for name in STEPS)
+    running, waiting, cache = _first(sums, RUNNING), _first(sums, WAITING), _first(sums, CACHE)
     # Without anything that moves a load could not be told from a stall.
-    known = RUNNING in sums and (CACHE in sums or max(steps) >= 0)
-    busy = sums[RUNNING] + sums.get(WAITING, 0.0) > 0 if known else None
-    return Sample(at, busy, steps, sums.get(CACHE, -1.0))
+    known = running is not None and (cache is not None or max(steps) >= 0)
+    busy = (running or 0.0) + (waiting or 0.0) > 0 if known else None
+    return Sample(at, busy, steps, -1.0 if cache is None else cache)
+
+
+def _first(sums: dict[str, float], names: tuple[str, ...]) -> float | None:
+    """The sum of the first series that is there."""
+    return next((sums[name] for name in names if name in sums), None)
 
 
 class Watch:

@@ -74,6 +74,9 @@ true
 - --kv-transfer-config
 - {{ include "manyhost.kvTransfer" $ | quote }}
 {{- end }}
+{{- if eq .Values.vllm.engine "sglang" }}
+{{ include "manyhost.sglang.args" . }}
+{{- end }}
 {{- range $name, $value := include "manyhost.serverArgs" . | fromJson }}
 {{- if kindIs "bool" $value }}
 - --{{ ternary "" "no-" $value }}{{ $name }}
@@ -154,7 +157,14 @@ JSON prints a large whole number with all its digits. */}}
 {{- $_ := set $env "HF_HUB_OFFLINE" "1" }}
 {{- end }}
 {{- /* What is compiled outlives the container where the folder is the host's. FlashInfer appends .cache/flashinfer. */}}
+{{- if eq $values.vllm.engine "sglang" }}
+{{- range $name, $value := include "manyhost.sglang.env" . | fromYaml }}
+{{- $_ := set $env $name $value }}
+{{- end }}
+{{- else }}
 {{- $_ := set $env "VLLM_CACHE_ROOT" (printf "%s/cache/vllm" $ssd) }}
+{{- $_ := set $env "VLLM_NO_USAGE_STATS" "1" }}
+{{- end }}
 {{- $_ := set $env "TRITON_CACHE_DIR" (printf "%s/cache/triton" $ssd) }}
 {{- $_ := set $env "FLASHINFER_WORKSPACE_BASE" (printf "%s/cache" $ssd) }}
 {{- if not (kindIs "invalid" $values.security.runAsUser) }}
@@ -162,7 +172,6 @@ JSON prints a large whole number with all its digits. */}}
 {{- $_ := set $env "USER" "engine" }}
 {{- $_ := set $env "HOME" (printf "%s/home" $ssd) }}
 {{- end }}
-{{- $_ := set $env "VLLM_NO_USAGE_STATS" "1" }}
 {{- if .role }}
 {{- $_ := set $env "VLLM_NIXL_SIDE_CHANNEL_PORT" (include "manyhost.nixlPort" .) }}
 {{- $_ := set $env "UCX_NET_DEVICES" $network.socketInterface }}

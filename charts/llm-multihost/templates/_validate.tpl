@@ -9,6 +9,7 @@ What the schema cannot say. Each check prints one line for each problem, written
   (include "manyhost.check.release" .)
   (include "manyhost.check.image" .)
   (include "manyhost.check.executor" .)
+  (include "manyhost.check.sglang" .)
   (include "manyhost.check.group" .)
   (include "manyhost.check.networks" .)
   (include "manyhost.check.serverArgs" .)
@@ -84,9 +85,13 @@ job.image.digest: {{ .digest }} is not a whole digest; write sha256: and 64 hexa
 {{- $version := hasKey $engines $tag | ternary $tag (regexFind "^v[0-9]+\\.[0-9]+\\.[0-9]+" $tag) }}
 {{- if and (hasKey $engines $version) (not $image.digest) }}
 {{- $engine := get $engines $version }}
-{{- if not (has $executor $engine.executors) }}
+{{- $stock := eq ($image.repository | default "") $engine.image }}
+{{- if and (ne $engine.engine $.Values.vllm.engine) (or $stock (eq $engine.engine "vllm")) }}
+job.image.tag: {{ $image.tag }} is a version of {{ $engine.engine }}, and vllm.engine is {{ $.Values.vllm.engine }}; {{ if $engine.recipe }}add the values of a recipe for it (-f recipes/{{ $engine.recipe }}/values.yaml), or {{ end }}set one of them
+{{- else if ne $engine.engine "vllm" }}
+{{- else if not (has $executor $engine.executors) }}
 vllm.executor: vLLM {{ $version }} starts several hosts with {{ join " or " $engine.executors }}, not with {{ $executor }}; {{ if $engine.recipe }}add the values of a recipe for it (-f recipes/{{ $engine.recipe }}/values.yaml){{ else }}set it to {{ first $engine.executors }}{{ end }}
-{{- else if and (eq ($image.repository | default "") $engine.image) (not (has $executor $engine.imageExecutors)) }}
+{{- else if and $stock (not (has $executor $engine.imageExecutors)) }}
 vllm.executor: {{ $executor }} is not in the image {{ $image.repository }}:{{ $image.tag }}; set it to {{ join " or " $engine.imageExecutors }}, or name an image that has it (job.image.repository)
 {{- end }}
 {{- end }}
@@ -171,7 +176,9 @@ network.interconnect: empty, so nothing would use gpuPlatformSettings; add the v
 
 {{- /* Flags that are set elsewhere, each with the place that sets it. */}}
 {{- define "manyhost.check.serverArgs" -}}
-{{- $reserved := .Files.Get "reserved-flags.yaml" | fromYaml }}
+{{- $file := .Files.Get "reserved-flags.yaml" | fromYaml }}
+{{- $own := get $file .Values.vllm.engine | default dict }}
+{{- $reserved := dict "setBy" (merge dict ($own.setBy | default dict) $file.setBy) "refused" (merge dict ($own.refused | default dict) $file.refused) }}
 {{- $places := dict "vllm.serverArgs" .Values.vllm.serverArgs "roles.prefill.serverArgs" .Values.roles.prefill.serverArgs "roles.decode.serverArgs" .Values.roles.decode.serverArgs }}
 {{- range $place, $arguments := $places }}
 {{- range $name, $_ := $arguments }}

@@ -137,6 +137,20 @@ def points(plan: Plan, scenario: Scenario, *, tool: str = "manyhost", where: str
     return tuple(found)
 
 
+def check_engine(plan: Plan) -> None:
+    """Refuse an engine of which the gate could not tell whether a number is right.
+
+    Raises:
+        InvalidInput: It is not vLLM, whose version, cache and counters of requests and tokens the gate reads.
+    """
+    if plan.engine.name != "vllm":
+        raise InvalidInput(
+            f"what proves a number is read from vLLM's counters, and {plan.engine} has others",
+            where=f"{plan.origin('engine.name')}: engine.name",
+            fix="measure it by hand with sglang.bench_serving: nothing then proves that answers were right",
+        )
+
+
 def check_capacity(plan: Plan, found: tuple[Point, ...], now: float) -> None:
     """Refuse a run that would outlive the hosts.
 
@@ -177,7 +191,7 @@ def _tokens(length: Length, traffic: int, context: int) -> int:
 
 def _seats(plan: Plan) -> int:
     """Requests that all groups run at once; 0 where the engine decides."""
-    return arguments.seats(plan.main.arguments) * plan.main.groups
+    return arguments.seats(plan.main.arguments, plan.engine.flag_names) * plan.main.groups
 
 
 def _estimate_seconds(load: Load, slo: Slo, seats: int) -> float:

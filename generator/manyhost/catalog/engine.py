@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from manyhost.catalog.struct import Amount, Count, Positive, Struct
@@ -117,11 +118,30 @@ class GoneFlag(Struct, frozen=True):
     value: str | int | None = None
 
 
-class Engine(Struct, frozen=True):
-    """vLLM at one version: image, executors, memory behaviour, and the file with its flags.
+class FlagNames(Struct, frozen=True):
+    """What an engine calls the flags that manyhost sets or reads itself; by default as vLLM does.
 
     Attributes:
-        name: vllm.
+        context: Longest request in tokens.
+        utilization: Its share of GPU memory.
+        seats: Most requests that run at once.
+    """
+
+    context: str = "max-model-len"
+    utilization: str = "gpu-memory-utilization"
+    seats: str = "max-num-seqs"
+
+
+EngineName = Literal["vllm", "sglang"]
+# What people call it.
+TITLES: dict[str, str] = {"vllm": "vLLM", "sglang": "SGLang"}
+
+
+class Engine(Struct, frozen=True):
+    """An engine at one version: image, executors, memory behaviour, and the file with its flags.
+
+    Attributes:
+        name: vllm or sglang: the folder of its file.
         version: Its file's name.
         image: The stock image, without tag.
         tag: Its tag.
@@ -138,14 +158,18 @@ class Engine(Struct, frozen=True):
         kv_block_tokens_fp8: The same for a latent (MLA) cache in FP8; 0 where it makes no difference.
         kv_dtypes: Data types of the KV cache that it can serve on GPUs.
         mla_absorbed: Which absorbed MLA matrices it keeps beside the weights.
-        memory: GPU memory beside weights and KV cache; None for what does not run on GPUs.
+        memory: GPU memory beside weights and KV cache; None for what does not run on GPUs, and where nobody
+            has measured it: a plan then says no more than whether the weights fit.
         default_arguments: Flags that every recipe of this version wants.
         default_utilization: Its own share of GPU memory.
         compile_seconds: Between the loaded weights and the first answer.
         bench_serve: Whether it has `vllm bench serve` with the options that a benchmark needs.
+        command: Words that start it.
+        flag_names: What it calls the flags that are set or read here.
+        unplanned: Flags that change ranks or weights in a way that the plan does not know, with the reason.
     """
 
-    name: Literal["vllm"]
+    name: EngineName
     version: Annotated[str, Meta(pattern=r"^v[0-9]+\.[0-9]+\.[0-9]+(-[a-z0-9]+)?$")]
     image: str
     tag: str
@@ -166,6 +190,13 @@ class Engine(Struct, frozen=True):
     memory: GpuMemory | None = None
     kv_block_tokens_fp8: Count = 0
     bench_serve: bool = True
+    command: Annotated[list[str], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["vllm"])
+    flag_names: FlagNames = FlagNames()
+    unplanned: dict[str, str] = {}
+
+    def __str__(self) -> str:
+        """Return what people call it: vLLM v0.26.0."""
+        return f"{TITLES[self.name]} {self.version}"
 
 
 def version_in(tag: str) -> str:

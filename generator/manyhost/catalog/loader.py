@@ -15,7 +15,7 @@ from manyhost.catalog import chart, yaml_reader
 from manyhost.catalog.capacity import CapacityFacts
 from manyhost.catalog.chart import Chart
 from manyhost.catalog.dynamo import Dynamo
-from manyhost.catalog.engine import Engine, GoneFlag
+from manyhost.catalog.engine import TITLES, Engine, GoneFlag
 from manyhost.catalog.environment import Environment, contradiction
 from manyhost.catalog.interconnect import GpuDirectTcp, Interconnect, Rdma, Sockets
 from manyhost.catalog.merge import merge
@@ -83,16 +83,20 @@ class Catalog:
         found: Model = self._load("models", name, Model, "model")
         return found
 
-    def engine(self, version: str) -> Engine:
-        """Return vLLM at a version such as v0.26.0; InvalidInput when it is not in the catalog."""
-        found: Engine = self._load("engines/vllm", version, Engine, "engine version")
+    def engine(self, version: str, name: str = "vllm") -> Engine:
+        """Return an engine at a version such as v0.26.0; InvalidInput when it is not in the catalog."""
+        found: Engine = self._load(f"engines/{name}", version, Engine, "engine version")
         return found
+
+    def engines(self) -> list[Engine]:
+        """Return all engines at all versions."""
+        return [self.engine(version, name) for name in TITLES for version in self.names(f"engines/{name}")]
 
     def flags(self, engine: Engine) -> dict[str, dict[str, Any]]:
         """Return the command-line flags of an engine, by name without dashes (checks.FlagTable)."""
-        key = ("flags", engine.flags)
+        key = ("flags", f"{engine.name}/{engine.flags}")
         if key not in self._kept:
-            path, where = self._find(f"values/engines/vllm/{engine.flags}")
+            path, where = self._find(f"values/engines/{engine.name}/{engine.flags}")
             try:
                 # A generated file: no duplicates to look for, and this reader is seven times faster.
                 document = yaml12.parse_yaml(path.read_text())
@@ -140,14 +144,15 @@ class Catalog:
         found: Chart = self._kept[key]
         return found
 
-    def reserved_flags(self) -> dict[str, str]:
-        """Return the engine flags that are set elsewhere, each with the setting that does it, "" for none."""
-        key = ("flags", "reserved")
+    def reserved_flags(self, engine: str = "vllm") -> dict[str, str]:
+        """Return flags of an engine that are set elsewhere, with the setting that does it, "" for none."""
+        key = ("flags", f"reserved {engine}")
         if key not in self._kept:
             path, where = self.root / "charts/llm-multihost" / RESERVED, f"charts/llm-multihost/{RESERVED}"
+            document = yaml_reader.read_mapping(path, where)
             self._kept[key] = {
                 flag: next(iter(WRITTEN.get(value, ())), "")
-                for flag, value in yaml_reader.read_mapping(path, where)["setBy"].items()
+                for flag, value in (document["setBy"] | document.get(engine, {}).get("setBy", {})).items()
             }
         kept: dict[str, str] = self._kept[key]
         return kept
@@ -243,13 +248,15 @@ class Catalog:
         kept: T = self._kept[key]
         return kept
 
-    def engine_recipes(self) -> dict[str, str]:
-        """Return a recipe for each engine version that has one, as the chart names them too."""
-        key = ("engines", "recipes")
+    def engine_recipes(self, engine: str = "vllm") -> dict[str, str]:
+        """Return a recipe for each version of an engine that has one, as the chart names them too."""
+        key = ("engines", f"recipes {engine}")
         if key not in self._kept:
             path, where = self.root / "charts/llm-multihost" / ENGINES, f"charts/llm-multihost/{ENGINES}"
             entries = yaml_reader.read_mapping(path, where)
-            self._kept[key] = {version: entry["recipe"] for version, entry in entries.items()}
+            self._kept[key] = {
+                version: entry["recipe"] for version, entry in entries.items() if entry["engine"] == engine
+            }
         kept: dict[str, str] = self._kept[key]
         return kept
 

@@ -63,6 +63,7 @@ class Model(Struct, frozen=True):
         weights_files: Number of weight files; 0 where nobody says.
         gated: Whether a download needs a token.
         reasoning_parser: vLLM's parser of its thoughts; empty for a model that does not think aloud.
+        sglang_reasoning_parser: SGLang's.
         weight_format: bf16, or FP8 e4m3 in 128 x 128 blocks with one float32 scale each.
         max_context_tokens: Longest request.
         architecture: Tagged by kind.
@@ -81,4 +82,5 @@ class Model(Struct, frozen=True):
     max_context_tokens: Positive
     architecture: MlaMoe | GqaMoe | GqaDense
     trained: bool = True
+    sglang_reasoning_parser: str = ""
     revision: Annotated[str, Meta(pattern=r"^([0-9a-f]{40})?$")] = ""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from manyhost.catalog.engine import EngineName
 from manyhost.catalog.struct import Amount, Name, Path, Struct
 
 # Beyond these a number is a typing error, and Kubernetes' fields of 32 bits are not far.
@@ -22,13 +23,20 @@ SEATS = 1_000_000
 class EngineChoice(Struct, frozen=True):
     """Which engine a recipe runs, and from which image."""
 
-    version: Annotated[str, Meta(description="vLLM version, one of values/engines/vllm.")]
+    version: Annotated[
+        str, Meta(description="Version of the engine, one of values/engines/vllm, or of engine.name.")
+    ]
     executor: Annotated[
         Literal["mp", "ray"],
         Meta(
-            description="What starts the ranks on the hosts: mp (vLLM's own) or ray (the image must have it)."
+            description="What starts the ranks on the hosts: mp (the engine's own) or ray "
+            "(the image must have it)."
         ),
     ]
+    name: Annotated[
+        EngineName,
+        Meta(description="vllm, or sglang, which nobody has started with manyhost on GPUs."),
+    ] = "vllm"
     image: Annotated[
         str,
         Meta(
@@ -43,7 +51,10 @@ class EngineChoice(Struct, frozen=True):
     ] = ""
     command: Annotated[
         list[str],
-        Meta(min_length=1, description="Words that start the engine; `serve` and its arguments follow."),
+        Meta(
+            min_length=1,
+            description="Words that start the engine, `serve` and its arguments follow; by default its own.",
+        ),
     ] = msgspec.field(default_factory=lambda: ["vllm"])
 
 

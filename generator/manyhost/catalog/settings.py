@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from manyhost.catalog import mistakes, passthrough, yaml_reader
+from manyhost.catalog.engine import TITLES
 from manyhost.catalog.keys import OPEN, Key, Layer, keys, known_keys
 from manyhost.catalog.loader import LOCAL_FILE, Catalog
 from manyhost.catalog.merge import merge
@@ -186,30 +187,46 @@ def _origins(layers: list[Layer]) -> Origins:
 def _defaults(catalog: Catalog, layers: list[Layer]) -> list[Layer]:
     """Return the layers below the recipe: arguments that its model and engine version want."""
     version = model = environment = None
+    name: object = "vllm"
     for _, layer in layers:
         engine = layer.get("engine")
-        version = engine.get("version", version) if isinstance(engine, dict) else version
+        if isinstance(engine, dict):
+            version, name = engine.get("version", version), engine.get("name", name)
         model = layer.get("model", model)
         environment = layer.get("environment", environment)
     if not isinstance(version, str) or not isinstance(model, str) or not isinstance(environment, str):
         return []  # the conversion says what is wrong
-    for key, name, known in (
+    if not isinstance(name, str) or name not in TITLES:
+        return []  # the conversion says what is wrong
+    _check_variables(layers, name)
+    for key, given, known in (
         ("environment", environment, catalog.names("environments")),
         ("model", model, catalog.names("models")),
-        ("engine.version", version, catalog.names("engines/vllm")),
+        ("engine.version", version, catalog.names(f"engines/{name}")),
     ):
-        if name not in known:
+        if given not in known:
             where = f"{_set_by(layers, key)}: {key}"
-            raise InvalidInput(f"unknown {key} {name[:80]!r}", where=where, fix=nearest(name, known))
-    parser = catalog.model(model).reasoning_parser
+            raise InvalidInput(f"unknown {key} {given[:80]!r}", where=where, fix=nearest(given, known))
+    facts, chosen = catalog.model(model), catalog.engine(version, name)
+    parser = facts.sglang_reasoning_parser if name == "sglang" else facts.reasoning_parser
     reasoning = {"reasoning-parser": parser} if parser else {}
+    own: dict[str, Any] = {"arguments": chosen.default_arguments}
+    if name != "vllm":
+        own["engine"] = {"command": chosen.command}
     return [
         (f"values/models/{model}.yaml", {"arguments": reasoning}),
-        (
-            f"values/engines/vllm/{version}.yaml",
-            {"arguments": catalog.engine(version).default_arguments},
-        ),
+        (f"values/engines/{name}/{version}.yaml", own),
     ]
+
+
+def _check_variables(layers: list[Layer], engine: str) -> None:
+    """Refuse variables of vLLM for another engine: its image or version would be taken for that one's."""
+    for origin, _ in layers:
+        variable = origin.removeprefix("environment variable ")
+        if variable != origin and variable.startswith("VLLM_") and engine != "vllm":
+            raise InvalidInput(
+                f"it is of vLLM, and engine.name is {engine}", where=origin, fix=f"unset {variable}"
+            )
 
 
 def _has(layer: Any, parts: list[str]) -> bool:

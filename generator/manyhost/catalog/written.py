@@ -57,6 +57,7 @@ WRITTEN: dict[str, tuple[str, ...]] = {
     "roles.prefill.tp_size": ("roles.prefill.tensor",),
     "routing": ("routing",),
     "vllm.command": ("engine.command",),
+    "vllm.engine": ("engine.name",),
     "vllm.env": ("variables",),
     "vllm.executor": ("engine.executor",),
     "vllm.replicaCount": ("groups",),

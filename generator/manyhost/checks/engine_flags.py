@@ -1,6 +1,6 @@
 """The pinned engine has the executor, and every argument exists in it and has a value of its type.
 
-The tables are values/engines/vllm/<version>.flags.yaml (tools/extract_engine_flags.py).
+The tables are values/engines/<engine>/<version>.flags.yaml (tools/extract_engine_flags.py).
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ RESERVED = frozenset(
     }
 )
 
+# The same of SGLang alone.
+_OF_SGLANG = frozenset({"model-path", "dist-init-addr"})
+
 LAUNCH_SCRIPT = "launch.sh"
 _DIRECT = ["vllm", "serve"]
 
 _INTEGER = re.compile(r"[+-]?\d+")
 _HUMAN = re.compile(r"[+-]?\d+|\d+[KMGT]|\d+(\.\d+)?[kmgt]")  # 1K is 1024, 1k and 25.6k are decimal
+_SI = re.compile(r"[+-]?\d+|\d+(\.\d+)?[kMGT]|\d+[KMGT]i")  # sglang/srt/utils/common.py
 
 
 class Argument(msgspec.Struct, frozen=True):
@@ -98,7 +102,7 @@ def _check_executor(container: Container, table: FlagTable) -> Iterator[Finding]
         yield Finding(
             "engine-executor",
             f"{container.where}.env[MANYHOST_EXECUTOR]",
-            f"vLLM {table.version} starts several hosts with {able}, not with {executor}",
+            f"{table} starts several hosts with {able}, not with {executor}",
             f"render a recipe for it, or set the executor to {able}",
         )
 
@@ -124,14 +128,14 @@ def _check_container(container: Container, table: FlagTable) -> Iterator[Finding
             if not flag["type"].startswith("json"):
                 yield _unknown(where, argument.spelling, table)
             continue
-        if name in RESERVED and not direct:
+        if name in RESERVED | _OF_SGLANG and not direct:
             yield _finding(where, f"--{name} is set by the launch script", "remove it", argument.spelling)
         if name in seen and not flag.get("repeat"):
             yield _finding(where, f"--{name} is given twice", "keep one of them", argument.spelling)
         seen.add(name)
         message = _wrong(flag, argument.values, off)
         if message:
-            advice = f"see vLLM {table.version}"
+            advice = f"see {table}"
             yield _finding(where, f"{argument.spelling} {message}", advice, argument.spelling)
 
 
@@ -188,6 +192,10 @@ _TYPES: dict[str, tuple[str, Callable[[str], bool]]] = {
         "JSON or a word",
         lambda text: not text.lstrip().startswith("{") or _is_json(text),
     ),
+    "si_int": (
+        "a whole number such as 32768, 32k or 32Ki",
+        lambda text: _SI.fullmatch(text) is not None,
+    ),
     "human_int": (
         "a whole number such as 32768 or 32k",
         lambda text: _HUMAN.fullmatch(text) is not None,
@@ -207,6 +215,6 @@ def _unknown(where: str, spelling: str, table: FlagTable) -> Finding:
     positive = "--" + spelling.removeprefix("--no-")
     if spelling.startswith("--no-") and positive in table.spellings:
         message = f"{positive} cannot be switched off with {spelling}"
-        return _finding(where, f"{message} in vLLM {table.version}", "leave the flag out", spelling)
+        return _finding(where, f"{message} in {table}", "leave the flag out", spelling)
     hint = nearest(spelling.replace("_", "-"), table.spellings, "remove it")
-    return _finding(where, f"{spelling} is no flag of vLLM {table.version}", hint, spelling)
+    return _finding(where, f"{spelling} is no flag of {table}", hint, spelling)

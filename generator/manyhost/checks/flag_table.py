@@ -16,11 +16,17 @@ class FlagTable(msgspec.Struct, frozen=True, dict=True):
         version: The version the flags were taken from, for messages.
         flags: Name without dashes -> type, choices, negatable, negative, aliases, list, ...
         executors: What can start its ranks on several hosts; empty when nobody says.
+        engine: What people call the engine.
     """
 
     version: str
     flags: Mapping[str, Mapping[str, Any]]
     executors: tuple[str, ...] = ()
+    engine: str = "vLLM"
+
+    def __str__(self) -> str:
+        """Return what people call it: vLLM v0.26.0."""
+        return f"{self.engine} {self.version}"
 
     @cached_property
     def spellings(self) -> dict[str, tuple[str, bool]]:

@@ -101,7 +101,7 @@ def command(
 
     Example: manyhost bench a3mega --scenario published
     """
-    from manyhost.benchmark.points import check_capacity, points, warnings
+    from manyhost.benchmark.points import check_capacity, check_engine, points, warnings
     from manyhost.catalog import Catalog
     from manyhost.catalog.environment import RunPod
     from manyhost.render import Renderer
@@ -109,6 +109,7 @@ def command(
     catalog = Catalog()
     resolved = pick(catalog, wanted.recipe, wanted.model, wanted.assignments)
     plan = Renderer(catalog).plan(resolved)
+    check_engine(plan)
     from_pod = isinstance(plan.environment.platform, RunPod) and not url
     if runner in _INSTALLED and not (url or from_pod):
         raise WrongUsage(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manyhost.catalog import Catalog, Engine
-from manyhost.catalog.engine import known_version, version_in
+from manyhost.catalog.engine import TITLES, known_version, version_in
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
 from manyhost.errors import Failed, InvalidInput
@@ -21,10 +21,14 @@ RESULT = {
     "findings": "file, check, severity (error or warning), where, message, fix and flag of each",
 }
 
+ENGINE_NAME = "MANYHOST_ENGINE_NAME"  # the chart's, of an engine other than vLLM
+
 
 @click.command(name="check")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--engine", "version", default="", metavar="VERSION", help="Check flags of this vLLM version.")
+@click.option(
+    "--engine", "version", default="", metavar="VERSION", help="Check flags of this version of the engine."
+)
 @click.option(
     "--env", "environment", default="", metavar="NAME", help="Allow pods what this environment allows."
 )
@@ -48,28 +52,29 @@ def command(files: tuple[Path, ...], version: str, environment: str, output: Pri
     findings: list[tuple[Path, checks.Finding]] = []
     for path in files:
         text, objects = _read(path)
-        image, tag = _image(objects)
-        engine = version or known_version(tag, catalog.names("engines/vllm"))
+        name, image, tag = _image(objects)
+        known = catalog.names(f"engines/{name}")
+        engine = version or known_version(tag, known)
         place = environment or _environment(objects)
         allowed = _allowed(catalog, place, objects) if place else checks.Allowance("baseline")
         if version:
-            catalog.engine(version)
+            catalog.engine(version, name)
         found = checks.run(
             objects,
-            flags=renderer.flag_table(catalog.engine(engine)) if engine else None,
+            flags=renderer.flag_table(catalog.engine(engine, name)) if engine else None,
             environment_level=allowed,
             shell=shell_problems,
             shipped_scripts=renderer.shipped_scripts(),
             manifests_text=text,
         )
-        if version and (other := _other_version(tag, catalog.engine(version), image)):
+        if version and (other := _other_version(tag, catalog.engine(version, name), image)):
             found.insert(0, checks.Finding("engine-version", f"image {image}:{tag}", *other))
         findings += [(path, finding) for finding in found]
         if tag and not engine:
             output.warn(
-                f"flags and executor are not checked: nobody here knows which vLLM {tag[:80]!r} is",
+                f"flags and executor are not checked: nobody here knows which {TITLES[name]} {tag[:80]!r} is",
                 where=str(path),
-                fix=f"add --engine and one of {', '.join(catalog.names('engines/vllm'))}",
+                fix=f"add --engine and one of {', '.join(known)}",
             )
     output.result(
         {
@@ -155,14 +160,21 @@ def _other_version(tag: str, engine: Engine, image: str) -> tuple[str, str] | No
     found = version_in(tag)
     if image.removeprefix("docker.io/") != engine.image or found in ("", version_in(engine.version)):
         return None
-    return f"is vLLM {found}, not {engine.version}", "leave --engine out, or render for that version"
+    return (
+        f"is {TITLES[engine.name]} {found}, not {engine.version}",
+        "leave --engine out, or render for that version",
+    )
 
 
-def _image(objects: list[dict[str, Any]]) -> tuple[str, str]:
-    """Return the engine's image without tag, and its tag."""
+def _image(objects: list[dict[str, Any]]) -> tuple[str, str, str]:
+    """Return the engine's name, its image without tag, and its tag."""
     containers = _find(objects, "spec", "leaderWorkerTemplate", "workerTemplate", "spec", "containers")
     for container in containers if isinstance(containers, list) else []:
         if isinstance(container, dict) and container.get("name") == "vllm":
-            name, _, tag = str(container.get("image", "")).partition("@")[0].rpartition(":")
-            return (name, tag) if "/" not in tag else ("", "")
-    return "", ""
+            told = container.get("env")
+            variables = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+            engine = next((one.get("value") for one in variables if one.get("name") == ENGINE_NAME), "vllm")
+            image, _, tag = str(container.get("image", "")).partition("@")[0].rpartition(":")
+            known = engine if engine in TITLES else "vllm"
+            return (known, image, tag) if "/" not in tag else (known, "", "")
+    return "vllm", "", ""

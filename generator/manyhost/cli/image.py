@@ -13,6 +13,7 @@ from manyhost.cli.options import local_file, output_option, pick, recipe_argumen
 from manyhost.cli.printer import Printer
 
 if TYPE_CHECKING:
+    from manyhost.catalog import Engine, Recipe
     from manyhost.cluster.image_build import CloudBuild, Standing, Wanted
 
 RESULT = {
@@ -83,9 +84,7 @@ def _build(catalog: Catalog, resolved: Resolved, output: Printer, *, dry_run: bo
     from manyhost.errors import InvalidInput, NotReady
 
     recipe, folder, file = resolved.recipe, catalog.root / "docker/vllm", local_file(catalog)
-    image = wanted(
-        recipe, catalog.engine(recipe.engine.version), catalog.environment(recipe.environment), folder
-    )
+    image = wanted(recipe, _engine(catalog, recipe), catalog.environment(recipe.environment), folder)
     before = local_settings.read(file)
     edit(
         before, pin(image, recipe.environment, f"sha256:{'0' * 64}")
@@ -153,6 +152,19 @@ def _run(cloud: CloudBuild, image: Wanted, folder: Path, output: Printer) -> tup
     return done, found.digest
 
 
+def _engine(catalog: Catalog, recipe: Recipe) -> Engine:
+    """Return vLLM at the recipe's version; InvalidInput for another engine."""
+    from manyhost.errors import InvalidInput
+
+    if recipe.engine.name != "vllm":
+        raise InvalidInput(
+            "docker/vllm is an image of vLLM",
+            where="engine.name",
+            fix="use the stock image: leave engine.image out",
+        )
+    return catalog.engine(recipe.engine.version)
+
+
 def _status(catalog: Catalog, resolved: Resolved, output: Printer) -> None:
     from manyhost.cluster.image_build import CloudBuild, Standing, known, standing
     from manyhost.errors import ManyhostError
@@ -160,7 +172,7 @@ def _status(catalog: Catalog, resolved: Resolved, output: Printer) -> None:
     from manyhost.plan.image import lock as lock_of
 
     recipe = resolved.recipe
-    engine = catalog.engine(recipe.engine.version)
+    engine = _engine(catalog, recipe)
     image = image_of(recipe, engine)
     cloud = CloudBuild(recipe.site.project_id, recipe.site.region)
     try:

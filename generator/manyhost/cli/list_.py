@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import click
 
 from manyhost.catalog import Catalog, resolve
+from manyhost.catalog.engine import TITLES
 from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
 
@@ -32,7 +33,7 @@ def command(output: Printer) -> None:
         "interconnects": [(n, catalog.interconnect(n).description) for n in catalog.names("interconnects")],
         "models": [(n, catalog.model(n).hub_id) for n in catalog.names("models")],
         "engines": [
-            (n, f"executors {', '.join(catalog.engine(n).executors)}") for n in catalog.names("engines/vllm")
+            (e.version, f"{TITLES[e.name]}, executors {', '.join(e.executors)}") for e in catalog.engines()
         ],
         "recipes": [(n, resolve(catalog, n).recipe.description) for n in catalog.recipes()],
     }

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from manyhost.catalog import Catalog
+from manyhost.catalog.engine import TITLES
 from manyhost.cli.options import output_option, recipe_argument, recipe_place, written_to
 from manyhost.cli.printer import Printer
 from manyhost.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from manyhost.catalog import Engine
     from manyhost.render.migration import Change, Step
 
 RESULT = {
@@ -27,7 +29,7 @@ RESULT = {
 
 @click.command(name="migrate")
 @recipe_argument
-@click.option("--engine", required=True, metavar="VERSION", help="Version of vLLM to move to: v0.33.0.")
+@click.option("--engine", required=True, metavar="VERSION", help="Version of the engine to move to: v0.33.0.")
 @click.option("--write", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the new recipe.")
 @output_option
 def command(recipe: str, engine: str, write: Path | None, output: Printer) -> None:
@@ -44,17 +46,21 @@ def command(recipe: str, engine: str, write: Path | None, output: Printer) -> No
     from manyhost.render import Renderer, migration
 
     catalog = Catalog()
+    renderer = Renderer(catalog)
     environment, name = catalog.asked_for(recipe)
     name = catalog.recipe_name(environment, recipe=name)
     document = catalog.recipe_document(name)
-    target = catalog.engine(engine)
-    new_name = _new_name(catalog, write, document["environment"]) if write else name
-    renderer = Renderer(catalog)
     before = renderer.plan(resolve(catalog, name))
+    target = _target(catalog, engine, before.engine)
+    new_name = _new_name(catalog, write, document["environment"]) if write else name
     path, where = catalog.recipe_file(name)
     steps = list(
         migration.steps(
-            document, target, renderer.flag_table(target), catalog.gone_flags(), before.environment
+            document,
+            target,
+            renderer.flag_table(target),
+            catalog.gone_flags() if target.name == "vllm" else {},
+            before.environment,
         )
     )
     text = migration.rewritten(path.read_text(), steps, where)
@@ -78,6 +84,20 @@ def command(recipe: str, engine: str, write: Path | None, output: Printer) -> No
         output.warn(warning)
     if write:
         output.text(f"written: {write}/recipe.yaml; next: {manyhost('render', new_name)}")
+
+
+def _target(catalog: Catalog, version: str, current: Engine) -> Engine:
+    """Return the engine to move to; InvalidInput for one of another name, whose flags mean other things."""
+    if version in catalog.names(f"engines/{current.name}"):
+        return catalog.engine(version, current.name)
+    for other in catalog.engines():
+        if other.version == version:
+            raise InvalidInput(
+                f"{other} is no version of {TITLES[current.name]}: its flags mean other things",
+                where="--engine",
+                fix=f"one of: {', '.join(catalog.names(f'engines/{current.name}'))}",
+            )
+    return catalog.engine(version, current.name)
 
 
 def _new_name(catalog: Catalog, folder: Path, environment: str) -> str:

@@ -248,6 +248,8 @@ def _choice(
     if wanted.tpot_ms:
         changes["objectives.tpot_ms"] = wanted.tpot_ms
     plan = make_plan(resolve(recipe, changes), catalog)
+    if plan.main.memory is None:
+        raise InvalidInput(f"nobody has measured the memory and the speed of {plan.engine}")
     _check_link(plan, layout)
     most = _seats(plan.main, wanted)
     changes["arguments.max-num-seqs"] = most

@@ -20,7 +20,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         model: What is served.
         engine: What serves it.
         dynamo: Releases of NVIDIA Dynamo, where routing asks for one; None elsewhere.
-        recipes: A recipe for each engine version, empty where there is none.
+        recipes: A recipe for each version of the engine, empty where there is none.
         regions: Regions of Google Cloud.
         exemptions: Hardening that no release has, with the reasons.
         mode: How long hosts are had at the recipe's capacity.mode.
@@ -68,13 +68,13 @@ def join(resolved: Resolved, catalog: Catalog) -> Facts:
         environment=environment,
         interconnect=_released(catalog.interconnect(fabric), resolved),
         model=catalog.model(recipe.model),
-        engine=catalog.engine(recipe.engine.version),
+        engine=catalog.engine(recipe.engine.version, recipe.engine.name),
         dynamo=catalog.dynamo() if recipe.routing == "dynamo" else None,
-        recipes=catalog.engine_recipes(),
+        recipes=catalog.engine_recipes(recipe.engine.name),
         regions=catalog.regions(),
         exemptions=catalog.exemptions(),
         mode=catalog.capacity().modes[recipe.capacity.mode],
-        reserved=catalog.reserved_flags(),
+        reserved=catalog.reserved_flags(recipe.engine.name),
     )
 
 

@@ -49,7 +49,8 @@ def image(recipe: Recipe, engine: Engine) -> Image:
     name = recipe.engine.image
     registry = recipe.site.artifact_registry.rstrip("/")
     if registry and "/" not in name:
-        name = f"{registry}/{name or 'vllm-openai'}"
+        usual = "vllm-openai" if engine.name == "vllm" else engine.image.rpartition("/")[2]
+        name = f"{registry}/{name or usual}"
     return Image(
         repository=name or engine.image, tag=recipe.engine.tag or engine.tag, digest=recipe.engine.digest
     )
@@ -75,19 +76,24 @@ def check(recipe: Recipe, facts: Facts) -> None:
     if (engine.device == "cuda") != (host.gpus > 0):
         device = "GPUs" if engine.device == "cuda" else "CPUs"
         raise InvalidInput(
-            f"vLLM {engine.version} computes on {device}, and a host has {host.gpus or 'no'} GPUs",
+            f"{engine} computes on {device}, and a host has {host.gpus or 'no'} GPUs",
             where="engine.version",
         )
     if executor not in engine.executors:
         able = facts.recipes.get(engine.version)
         raise InvalidInput(
-            f"vLLM {engine.version} starts several hosts with {' or '.join(engine.executors)}, "
-            f"not with {executor}",
+            f"{engine} starts several hosts with {' or '.join(engine.executors)}, not with {executor}",
             where="engine.executor and engine.version",
             fix=f"set engine.executor to {engine.executors[0]}"
             + (f", or use the recipe {able}" if able else ""),
         )
     if isinstance(facts.environment.platform, RunPod):
+        if engine.name != "vllm":
+            raise InvalidInput(
+                f"the engine's environment at RunPod is vLLM's; there is none of {engine}",
+                where="engine.name",
+                fix="set it to vllm, and engine.version to one of vLLM",
+            )
         _check_no_image(recipe)
         return  # Ray is part of the engine's environment there
     _check_reference(recipe)
@@ -130,7 +136,7 @@ def _check_tag(recipe: Recipe, facts: Facts) -> None:
         # A tag of one's own means what one likes; a digest under the very name of a version is that version.
         if recipe.engine.digest and tag in facts.recipes:
             raise InvalidInput(
-                f"{tag[:80]} is not vLLM {engine.version}, which engine.version says",
+                f"{tag[:80]} is not {engine}, which engine.version says",
                 where="engine.tag",
                 fix=f"set engine.version to {tag}, or engine.image, engine.tag and engine.digest to '' "
                 "for this recipe",
@@ -140,7 +146,7 @@ def _check_tag(recipe: Recipe, facts: Facts) -> None:
     able = facts.recipes.get(other)
     fix = f"set engine.version to {other} instead" if other else "name the image as well (engine.image)"
     raise InvalidInput(
-        f"{tag[:80]} is not vLLM {engine.version}, which engine.version says",
+        f"{tag[:80]} is not {engine}, which engine.version says",
         where="engine.tag",
         fix=fix + (f", or use the recipe {able}" if able else ""),
     )

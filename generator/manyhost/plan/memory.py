@@ -64,6 +64,64 @@ class _Stage(msgspec.Struct, frozen=True):
     tokens: int
 
 
+class Weights(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a GPU's memory where nobody has measured what the engine takes beside the weights.
+
+    Attributes:
+        gib: Weights by pipeline stage.
+        usable_gib: What weights and KV cache may take; the whole GPU where the engine decides at its start.
+    """
+
+    gib: tuple[float, ...]
+    usable_gib: float
+
+
+def weights_alone(
+    model: Model,
+    engine: Engine,
+    host: Host,
+    parallelism: Parallelism,
+    layers: tuple[int, ...],
+    *,
+    utilization: float,
+) -> Weights | None:
+    """Return the weights of a GPU of a group where no more is known; None where more is, or without GPUs.
+
+    Args:
+        model: The model.
+        engine: It has no measured memory.
+        host: The GPUs.
+        parallelism: Sizes of the group.
+        layers: Layers of each pipeline stage.
+        utilization: Share of the memory for weights and KV cache; 0 is the engine's own.
+
+    Raises:
+        InvalidInput: The weights alone do not fit.
+    """
+    if not host.gpus or engine.memory is not None:
+        return None
+    gib = tuple(
+        stage_weights_bytes(
+            model,
+            engine,
+            parallelism,
+            first_layer=sum(layers[:stage]),
+            layers=count,
+            is_last=stage == len(layers) - 1,
+        )
+        / GIB
+        for stage, count in enumerate(layers)
+    )
+    usable = host.gpu_memory_gib * (utilization or 1)
+    if max(gib) >= usable:
+        raise InvalidInput(
+            f"does not fit: a GPU offers {usable:.1f} GiB, and {max(gib):.1f} are weights",
+            where="parallelism",
+            fix="more GPUs per group (parallelism), or higher utilization",
+        )
+    return Weights(gib=tuple(round(each, 2) for each in gib), usable_gib=round(usable, 2))
+
+
 def fit(
     model: Model,
     engine: Engine,

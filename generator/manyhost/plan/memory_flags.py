@@ -14,7 +14,8 @@ from manyhost.catalog.model import GqaMoe, MlaMoe, Model
 from manyhost.catalog.recipe import Parallelism
 from manyhost.errors import InvalidInput
 
-PARTITION = "VLLM_PP_LAYER_PARTITION"
+# Of each engine (vllm/distributed/utils.py, sglang/srt/distributed/utils.py).
+PARTITION = {"vllm": "VLLM_PP_LAYER_PARTITION", "sglang": "SGLANG_PP_LAYER_PARTITION"}
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 # vllm/config/speculative.py: the model's own prediction layer, and what drafts without a model
 _OWN_LAYER = {"mtp", "deepseek_mtp"}
@@ -101,16 +102,19 @@ def read(
     )
 
 
-def partition(variables: Mapping[str, str], model: Model, sizes: Parallelism) -> tuple[int, ...]:
-    """Return the layers of each pipeline stage as VLLM_PP_LAYER_PARTITION says; empty where it says nothing.
+def partition(
+    variables: Mapping[str, str], model: Model, sizes: Parallelism, engine: Engine
+) -> tuple[int, ...]:
+    """Return the layers of each pipeline stage as the engine's variable says; empty where it says nothing.
 
     Raises:
         InvalidInput: It is no list of numbers, or the engine would refuse it (vllm/distributed/utils.py).
     """
-    text = variables.get(PARTITION, "")
+    name = PARTITION[engine.name]
+    text = variables.get(name, "")
     if not text:
         return ()
-    where, layers = f"variables.{PARTITION}", model.architecture.layers
+    where, layers = f"variables.{name}", model.architecture.layers
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
         raise InvalidInput(f"{text[:80]!r} is no list such as 31,30", where=where)

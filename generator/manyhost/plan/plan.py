@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from manyhost.catalog import Catalog, Engine, Environment, Interconnect, Model, Recipe, Resolved
+from manyhost.catalog.engine import FlagNames
 from manyhost.catalog.environment import RunPod
 from manyhost.catalog.interconnect import Sockets
 from manyhost.errors import InvalidInput, ManyhostError, first
@@ -140,7 +141,7 @@ def _make(resolved: Resolved, facts: Facts) -> Plan:
         lambda: image.check(recipe, facts),
         lambda: region.check(recipe.site, facts),
         lambda: capacity.check(recipe.capacity),
-        lambda: arguments.check(recipe.arguments, facts.reserved, "arguments"),
+        lambda: arguments.check(recipe.arguments, facts.engine, facts.reserved, "arguments"),
         lambda: roles.check(recipe, facts.interconnect, facts.engine),
         lambda: _check_lengths(recipe, facts.model),
         lambda: networks.networks(recipe, host),
@@ -223,6 +224,11 @@ def _allowed(recipe: Recipe, facts: Facts) -> security.Allowed:
 def _warnings(recipe: Recipe, facts: Facts, found: tuple[Role, ...], moved: Handover | None) -> list[str]:
     warnings = []
     gpus = facts.environment.host.gpus
+    if facts.engine.name != "vllm":
+        warnings.append(
+            f"nobody has started {facts.engine} with manyhost on GPUs: KV cache, speed and cold start are "
+            "not measured, and bench does not measure them"
+        )
     usual = facts.environment.interconnects[0]
     if isinstance(facts.interconnect, Sockets) and usual != facts.interconnect.name:
         most = max(role.hosts for role in found)
@@ -236,7 +242,8 @@ def _warnings(recipe: Recipe, facts: Facts, found: tuple[Role, ...], moved: Hand
     for role in found:
         name = "" if role.name == "serve" else f"{role.name}: "
         if role.memory:
-            warnings += [f"{name}{text}" for text in _memory_warnings(role, role.memory)]
+            names = facts.engine.flag_names
+            warnings += [f"{name}{text}" for text in _memory_warnings(role, role.memory, names)]
         if role.parallelism.tensor > gpus > 0 and not facts.interconnect.spans_hosts:
             warnings.append(
                 f"{name}tensor {role.parallelism.tensor} spans hosts: every layer waits for the network; "
@@ -261,11 +268,11 @@ def _warnings(recipe: Recipe, facts: Facts, found: tuple[Role, ...], moved: Hand
     return warnings
 
 
-def _memory_warnings(role: Role, fits: Memory) -> Iterator[str]:
-    seats, tokens = arguments.seats(role.arguments), role.traffic
+def _memory_warnings(role: Role, fits: Memory, names: FlagNames) -> Iterator[str]:
+    seats, tokens = arguments.seats(role.arguments, names), role.traffic
     if seats > role.seats:
         yield (
-            f"max-num-seqs {seats} is more than {fits.kv_tokens:,} KV tokens serve at "
+            f"{names.seats} {seats} is more than {fits.kv_tokens:,} KV tokens serve at "
             f"{tokens.input_tokens:,} + {tokens.output_tokens:,} tokens a request: some would be computed "
             f"twice; {role.seats} fit"
         )

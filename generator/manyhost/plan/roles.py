@@ -12,6 +12,7 @@ from manyhost.catalog.recipe import Parallelism, PrefillRole, Recipe, RoleTuning
 from manyhost.errors import InvalidInput
 from manyhost.plan import arguments, memory, memory_flags, seats, sizing
 from manyhost.plan.facts import Facts
+from manyhost.plan.memory import Weights
 
 RoleName = Literal["serve", "prefill", "decode"]
 
@@ -34,10 +35,11 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
         parallelism: Sizes of one group.
         pipeline_layers: Layers of each pipeline stage.
         arguments: Engine flags by name without dashes, in order.
-        memory: What fits into its GPUs; None on hosts without GPUs.
+        memory: What fits into its GPUs; None on hosts without GPUs, and where `weights` is all that is known.
+        weights: Of its GPUs, where nobody has measured what the engine takes beside them; else None.
         traffic: What stays in its KV cache of the recipe's typical request.
         seats: Requests at once that the KV cache serves at this traffic, of one data parallel rank as
-            max-num-seqs; 0 on hosts without GPUs.
+            max-num-seqs; 0 where nobody knows, and on hosts without GPUs.
     """
 
     name: RoleName
@@ -47,6 +49,7 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_layers: tuple[int, ...]
     arguments: dict[str, Any]
     memory: memory.Memory | None
+    weights: Weights | None
     traffic: Traffic
     seats: int
 
@@ -101,9 +104,10 @@ def check(recipe: Recipe, interconnect: Interconnect, engine: Engine) -> None:
         )
     if not engine.nixl:
         raise InvalidInput(
-            f"vLLM {engine.version} cannot hand KV caches over: nobody has seen NIXL in its image",
+            f"{engine} cannot hand KV caches over: "
+            + ("nobody has seen NIXL in its image" if engine.name == "vllm" else "only vLLM can, here"),
             where=f"{key} and engine.version",
-            fix=f"set {key} to 0, or use a newer engine.version",
+            fix=f"set {key} to 0" + (", or use a newer engine.version" if engine.name == "vllm" else ""),
         )
     if recipe.parallelism.pipeline > 1:
         # vllm/distributed/kv_transfer/kv_connector/v1/nixl/base_worker.py raises for consumers
@@ -160,21 +164,22 @@ def _role(
 ) -> Role:
     host, model = facts.environment.host, facts.model
     key = "arguments" if name == "serve" else f"roles.{name}.arguments"
-    given = arguments.merged(recipe, tuning.arguments, host.gpus > 0)
-    arguments.check(tuning.arguments, facts.reserved, key)
+    given = arguments.merged(recipe, facts.engine, tuning.arguments, host.gpus > 0)
+    arguments.check(tuning.arguments, facts.engine, facts.reserved, key)
     sizes = _sizes(recipe, tuning)
     sizing.check_model_fits_ranks(sizes, model, given)
     hosts = sizing.hosts_per_group(sizes, host)
     sizing.check_host_memory(given, host)
-    even = sizing.pipeline_layers(model.architecture.layers, sizes.pipeline)
-    layers = memory_flags.partition(recipe.variables, model, sizes) or even
+    sizing.check_engine(sizes, facts.engine)
+    even = sizing.pipeline_layers(model.architecture.layers, sizes.pipeline, facts.engine.name)
+    layers = memory_flags.partition(recipe.variables, model, sizes, facts.engine) or even
 
     def place(flag: str) -> str:
         return f"{key if flag in tuning.arguments else 'arguments'}.{flag}"
 
     dtype = arguments.kv_dtype(given, facts.engine, place("kv-cache-dtype"))
     flags = memory_flags.MemoryFlags()
-    if host.gpus:
+    if host.gpus and facts.engine.memory:
         flags = memory_flags.read(given, recipe.variables, model, facts.engine, sizes, place)
     try:
         fits = memory.fit(
@@ -188,6 +193,7 @@ def _role(
             kv_dtype=dtype,
             flags=flags,
         )
+        alone = memory.weights_alone(model, facts.engine, host, sizes, layers, utilization=recipe.utilization)
     except InvalidInput as error:
         where = error.where
         if where.startswith("arguments."):
@@ -205,6 +211,7 @@ def _role(
         pipeline_layers=layers,
         arguments=given,
         memory=fits,
+        weights=alone,
         traffic=traffic,
         seats=seats.seats(fits.kv_tokens, traffic) if fits else 0,
     )

@@ -15,11 +15,19 @@ from manyhost.plan.roles import Role, apart
 def check(recipe: Recipe, facts: Facts) -> None:
     """Refuse a Gateway of which not enough is said, and what the platform or the engine has not.
 
+    What stands before the groups reads the engine's counters or speaks its protocol: of vLLM alone, here.
+
     Raises:
         InvalidInput: The name of the Gateway or of the endpoint picker is missing, the platform is no
             Kubernetes and has no Gateway or is one and needs no Dynamo, or no release of Dynamo serves with
             the engine.
     """
+    if recipe.routing != "service" and facts.engine.name != "vllm":
+        raise InvalidInput(
+            f"{recipe.routing} stands before vLLM alone; the engine is {facts.engine}",
+            where="routing and engine.name",
+            fix="set routing to service",
+        )
     if facts.dynamo:
         _check_dynamo(recipe, facts, facts.dynamo)
     elif isinstance(facts.environment.platform, RunPod):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from manyhost.catalog.engine import Engine
 from manyhost.catalog.environment import Host
 from manyhost.catalog.model import GqaDense, GqaMoe, MlaMoe, Model
 from manyhost.catalog.recipe import Parallelism
@@ -137,13 +138,28 @@ def check_host_memory(arguments: Mapping[str, Any], host: Host) -> None:
         )
 
 
-def pipeline_layers(layers: int, stages: int) -> tuple[int, ...]:
+def check_engine(parallelism: Parallelism, engine: Engine) -> None:
+    """Refuse sizes of which nobody knows what the engine makes.
+
+    Raises:
+        InvalidInput: SGLang with data parallel ranks: those of its attention, or copies of the model.
+    """
+    if engine.name == "sglang" and parallelism.data > 1:
+        raise InvalidInput(
+            f"data parallel ranks of {engine} are not planned",
+            where="parallelism.data",
+            fix="set parallelism.data to 1 and raise groups: each group serves on its own",
+        )
+
+
+def pipeline_layers(layers: int, stages: int, engine: str = "vllm") -> tuple[int, ...]:
     """Return the number of layers of each pipeline stage.
 
     vLLM gives the remainder to all but the last stage, from the back: 61 layers over 2 are 31 and 30
-    (vllm/distributed/utils.py, get_pp_indices).
+    (vllm/distributed/utils.py, get_pp_indices). SGLang gives it to the last ones: 30 and 31
+    (sglang/srt/distributed/utils.py, get_pp_indices).
     """
     sizes = [layers // stages] * stages
     for extra in range(layers % stages):
-        sizes[-(extra + 2)] += 1
+        sizes[-(extra + 2 if engine == "vllm" else extra + 1)] += 1
     return tuple(sizes)

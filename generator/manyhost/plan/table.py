@@ -30,7 +30,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
             )
         )
     result += [
-        ("engine", f"vLLM {plan.engine.version}, executor {recipe.engine.executor}, image {plan.image}"),
+        ("engine", f"{plan.engine}, executor {recipe.engine.executor}, image {plan.image}"),
         ("interconnect", f"{plan.interconnect.name}; networks {', '.join(plan.networks) or 'cluster only'}"),
         ("weights", f"{plan.model.weights_bytes / 1e9:.1f} GB from {plan.weights.path or plan.model.hub_id}"),
     ]
@@ -46,12 +46,22 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
                     f"({m.concurrency:g} requests of {recipe.context:,})",
                 )
             )
-            given = arguments.seats(role.arguments)
+            given = arguments.seats(role.arguments, plan.engine.flag_names)
             result.append(
                 (
                     "seats",
-                    f"{of}max-num-seqs {given or 'is up to the engine'}; the KV cache serves {role.seats} of "
+                    f"{of}{plan.engine.flag_names.seats} {given or 'is up to the engine'}; "
+                    f"the KV cache serves {role.seats} of "
                     f"{role.traffic.input_tokens:,} + {role.traffic.output_tokens:,} tokens",
+                )
+            )
+        if role.weights:
+            filled = f"{max(role.weights.gib):.1f} of {role.weights.usable_gib:.1f} GiB"
+            result.append(
+                (
+                    "memory",
+                    f"uncalibrated: per GPU {filled} are weights; what {plan.engine} takes beside them is "
+                    "not measured, so KV tokens and seats are not known",
                 )
             )
     if plan.handover:

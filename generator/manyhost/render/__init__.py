@@ -12,11 +12,12 @@ import yaml12
 from manyhost import checks
 from manyhost.catalog import Catalog, Engine, Resolved, resolve
 from manyhost.catalog.chart import Chart
+from manyhost.catalog.engine import TITLES
 from manyhost.catalog.environment import RunPod
 from manyhost.catalog.passthrough import CHART
 from manyhost.errors import InvalidInput, first
 from manyhost.plan import Plan, make_plan, table
-from manyhost.plan.arguments import DERIVED
+from manyhost.plan.arguments import derived
 from manyhost.plan.security import Allowed
 from manyhost.render.helm import HelmEngine, InProcess, check_names
 from manyhost.render.launch import launch_json
@@ -162,11 +163,11 @@ class Renderer:
 
     def flag_table(self, engine: Engine) -> checks.FlagTable:
         """Return the flags of an engine version as the checks want them."""
-        if engine.version not in self._flags:
-            self._flags[engine.version] = checks.FlagTable(
-                engine.version, self.catalog.flags(engine), tuple(engine.executors)
+        if str(engine) not in self._flags:
+            self._flags[str(engine)] = checks.FlagTable(
+                engine.version, self.catalog.flags(engine), tuple(engine.executors), TITLES[engine.name]
             )
-        return self._flags[engine.version]
+        return self._flags[str(engine)]
 
     def shipped_scripts(self) -> frozenset[str]:
         """Return the texts of the scripts that the chart ships."""
@@ -189,8 +190,8 @@ def _in_settings(finding: checks.Finding, plan: Plan) -> InvalidInput:
         for name in arguments
         if finding.flag and finding.flag in (name, f"no-{name}")
     ]
-    if not keys and finding.flag in DERIVED:
-        keys = [DERIVED[finding.flag]]
+    if not keys and finding.flag in (follow := derived(plan.engine)):
+        keys = [follow[finding.flag]]
     if not keys:
         return InvalidInput(_shortened(str(finding)), where=f"recipe {plan.recipe}")
     where = " and ".join(f"{plan.origin(key)}: {key}" for key in keys)

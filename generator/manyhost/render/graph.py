@@ -112,6 +112,12 @@ def _refuse(plan: Plan, dynamo: Dynamo) -> None:
             where="--as dynamo",
             fix="leave it out",
         )
+    if plan.engine.name != "vllm":
+        raise InvalidInput(
+            f"the graph starts vLLM (dynamo.vllm); the engine is {plan.engine}",
+            where=f"{plan.origin('engine.name')}: engine.name",
+            fix="leave --as dynamo out",
+        )
     if plan.settings.routing != "service":
         raise InvalidInput(
             "Dynamo has a router of its own",

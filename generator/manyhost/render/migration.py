@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from manyhost.catalog import Engine, yaml_editor, yaml_reader
-from manyhost.catalog.engine import GoneFlag
+from manyhost.catalog.engine import TITLES, GoneFlag
 from manyhost.catalog.environment import Environment, RunPod
 from manyhost.catalog.merge import merge
 from manyhost.catalog.paths import at, nested
@@ -71,11 +71,16 @@ def steps(
     rented = isinstance(environment.platform, RunPod)  # Ray is part of the engine's environment there
     able = engine.executors if rented else engine.stock_image_executors
     if executor not in able:
-        reason = f"{'vLLM' if rented else 'the stock image of'} {engine.version} has {' and '.join(able)}"
+        reason = f"{engine if rented else f'the stock image of {engine.version}'} has {' and '.join(able)}"
         yield _replaced("engine.executor", executor, "engine.executor", able[0], reason)
     for key in _IMAGE:
         if (value := at(document, key)) and version != engine.version:
-            yield Step(key=key, value=value, action="dropped", reason=f"it is an image of vLLM {version}")
+            yield Step(
+                key=key,
+                value=value,
+                action="dropped",
+                reason=f"it is an image of {TITLES[engine.name]} {version}",
+            )
     if (release := at(document, "network.release")) and version != engine.version:
         nccl = engine.image_lock[engine.tag].nccl if engine.tag in engine.image_lock else ""
         reason = f"whether it suits NCCL {nccl or 'of the new image'} is for you to look up"
@@ -91,16 +96,16 @@ def _flag(where: str, name: str, value: Any, table: FlagTable, gone: Mapping[str
         return Step(key=key, value=value, action="kept")
     known = gone.get(plain)
     if value is None:
-        reason = f"vLLM {table.version} has no such flag to remove"
+        reason = f"{table} has no such flag to remove"
     elif known is None:
-        reason = f"vLLM {table.version} has no such flag"
+        reason = f"{table} has no such flag"
     elif known.now and f"--{known.now}" in table.spellings:
         became = value if known.value is None else known.value
         return _replaced(
             key, value, f"{where}.{known.now}", {known.key: became} if known.key else became, known.why
         )
     elif known.now:
-        reason = f"vLLM {table.version} has neither it nor {known.now}"
+        reason = f"{table} has neither it nor {known.now}"
     else:
         reason = known.why
     return Step(key=key, value=value, action="dropped", reason=reason)
@@ -179,7 +184,7 @@ def _facts(plan: Plan) -> dict[str, str]:
     """Return the lines of a plan that an engine changes."""
     lock = image.lock(plan.settings, plan.engine)
     found = {
-        "engine": f"vLLM {plan.engine.version}",
+        "engine": str(plan.engine),
         "executor": plan.settings.engine.executor,
         "image": str(plan.image),
         "CUDA": lock.cuda or "unknown",

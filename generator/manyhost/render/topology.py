@@ -22,7 +22,7 @@ def topology_svg(plan: Plan) -> bytes:
     crosses = any(role.hosts > 1 for role in plan.roles)
     fabric = plan.interconnect.description if crosses else "one host a group"
     subtitle = (
-        f"{table.groups(plan)} {plan.environment.host.machine_type} · vLLM {plan.engine.version} "
+        f"{table.groups(plan)} {plan.environment.host.machine_type} · {plan.engine} "
         f"({plan.settings.engine.executor}) · {fabric}"
     )
     boxes = per_host * (_GPU_WIDTH + _GAP) - _GAP + 6 * _MARGIN
@@ -182,7 +182,8 @@ def _legend(plan: Plan, top: int) -> tuple[list[str], int]:
     role, y = plan.main, top
     first = 0
     for stage, layers in enumerate(role.pipeline_layers[: len(_COLOURS)]):
-        weights = f", {role.memory.weights_gib[stage]:.1f} GiB of weights a GPU" if role.memory else ""
+        held = role.memory.weights_gib if role.memory else role.weights.gib if role.weights else ()
+        weights = f", {held[stage]:.1f} GiB of weights a GPU" if held else ""
         text = f"pipeline stage {stage}: layers {first} to {first + layers - 1}{weights}"
         parts += [
             f'<rect x="{_MARGIN}" y="{y}" width="16" height="16" rx="3" fill="{_COLOURS[stage]}"/>',

@@ -16,7 +16,7 @@ from manyhost.catalog import yaml_editor
 from manyhost.catalog.environment import Gke
 from manyhost.catalog.interconnect import GpuDirectTcp, Plugin, Rdma
 from manyhost.plan import Plan
-from manyhost.plan.arguments import DERIVED, merged
+from manyhost.plan.arguments import derived, merged
 from manyhost.plan.resources import daemon
 
 # Characters that may not stand for themselves (YAML 1.2.2, section 5.1), and line breaks of YAML 1.1.
@@ -71,8 +71,10 @@ def values_text(plan: Plan) -> str:
             by_origin.setdefault(plan.origin(key), []).append(key)
         return Note("; ".join(f"{', '.join(names)}: {origin}" for origin, names in by_origin.items()))
 
+    follow = derived(plan.engine)
+
     def argument_source(name: str) -> Note:
-        key = DERIVED.get(name)
+        key = follow.get(name)
         return Note(f"{key}: {plan.origin(key)}" if key else plan.origin(f"arguments.{name}"))
 
     environment, fabric = plan.environment, plan.interconnect
@@ -89,7 +91,7 @@ def values_text(plan: Plan) -> str:
         is_gke=isinstance(environment.platform, Gke),
         gpu_nics=sum(bool(nic.gpus) for nic in environment.host.nics),
         release_note=Note(f", release of {releases[0].date}" if releases else ""),
-        arguments=merged(plan.settings, {}, environment.host.gpus > 0),
+        arguments=merged(plan.settings, plan.engine, {}, environment.host.gpus > 0),
         cold_start=", ".join(f"{name} {seconds} s" for name, seconds in plan.cold_start),
         sources=sources,
         argument_source=argument_source,

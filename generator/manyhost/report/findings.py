@@ -14,6 +14,7 @@ import msgspec
 from manyhost.benchmark.evidence import Series
 from manyhost.benchmark.measurement import saturated
 from manyhost.benchmark.result import Deployment, Measurement
+from manyhost.catalog.engine import FlagNames
 from manyhost.plan import arguments
 from manyhost.report.runs import Point
 
@@ -170,7 +171,7 @@ def _busy(measured: Measurement) -> str:
 def _seats(deployment: Deployment) -> int:
     """Requests that all groups with answers run at once; 0 where the engine decides."""
     main = [role for role in deployment.roles if role["name"] != "prefill"]
-    return sum(arguments.seats(role["arguments"]) * int(role["groups"]) for role in main)
+    return sum(arguments.seats(role["arguments"], FlagNames()) * int(role["groups"]) for role in main)
 
 
 def _loaded(series: Series, column: Sequence[float]) -> list[float]:

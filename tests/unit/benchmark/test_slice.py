@@ -20,7 +20,11 @@ from tests.helpers.cli import ROOT
 
 GPU = ROOT / "benchmarks" / "gpu"
 CATALOG = Catalog(ROOT)
-WITH_GPUS = [name for name in CATALOG.recipes() if not name.startswith("local/")]
+WITH_GPUS = [
+    name
+    for name in CATALOG.recipes()
+    if not name.startswith("local/") and "name" not in CATALOG.recipe_document(name)["engine"]
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,6 +117,13 @@ def test_a_host_of_several_gpus_is_told_so_and_has_nvlink(
     assert two.environment(1, {})["NCCL_P2P_DISABLE"] == "1"  # TCP between hosts
     one.tensor, one.data = 1, 4
     assert one.sizes()[-2:] == ["--data-parallel-size", "4"]
+
+
+def test_an_engine_whose_memory_nobody_knows_is_not_cut() -> None:
+    from derive import NoSlice
+
+    with pytest.raises(NoSlice, match="a slice runs vLLM"):
+        job("a3mega/deepseek-r1-671b-sglang")
 
 
 @pytest.mark.parametrize("recipe", WITH_GPUS)

@@ -22,6 +22,7 @@ RECIPES = [
     for name in CATALOG.recipes()
     if isinstance(CATALOG.environment(name.split("/")[0]).platform, Kubernetes)
     and "chart" not in CATALOG.recipe_document(name)  # which other platforms refuse
+    and "name" not in CATALOG.recipe_document(name)["engine"]  # so are other engines than vLLM
 ]
 # What the chart alone sets: caches and the home lie on the SSD that it mounts, the key in a Secret.
 OF_THE_CHART = {"HF_HOME", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE"}

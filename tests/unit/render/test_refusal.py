@@ -112,6 +112,7 @@ def test_every_value_of_a_render_is_a_setting_or_a_fact() -> None:
     texts = [
         build(RECIPE, assignments=["site.gcs_bucket=bucket", "node_selector.a=b"]).values_text,
         build("local/tiny-r1-disaggregated").values_text,
+        build("a3mega/deepseek-r1-671b-sglang").values_text,
         build(
             RECIPE, assignments=["routing=inferencepool", "gateway.name=g", "gateway.picker.name=p"]
         ).values_text,
