@@ -171,6 +171,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--slice-mb", type=int, default=60)
     options = parser.parse_args()
+    if options.python != f"{sys.version_info.major}.{sys.version_info.minor}":
+        parser.error(f"run it with Python {options.python}, whose byte code travels along")
     site = options.out / "site"
     shutil.rmtree(options.out, ignore_errors=True)
     install(options.vllm, options.python, site)

@@ -206,13 +206,14 @@ class Driver:
             if "steps" in job:
                 load.run_bench(folder, WARM_UP, 7, STEP_LIMIT_SECONDS)
                 self.write("answers", **asyncio.run(load.greedy_answers(folder)))
+                self.before_load(job)
             for step, seed in self.left(job):
                 self.measure(step, seed)
                 if (self.work / "skip").exists():
                     (self.work / "skip").unlink()
                     break
             if job.get("lose"):
-                self.write("loss", **asyncio.run(load.host_loss(self.rig, job["lose"])))
+                self.write("loss", **self.loss(job["lose"]))
         except Exception as error:
             why = "".join(traceback.format_exception_only(error)).strip()
             logs = [path.read_text(errors="replace") for path in self.rig.log]
@@ -232,6 +233,13 @@ class Driver:
         spilled = len(re.findall("out of memory", text, re.IGNORECASE))
         self.write("end", out_of_memory=spilled, links=links)
 
+    def before_load(self, job: dict[str, Any]) -> None:
+        """What else is read from a server that has been warmed up."""
+
+    def loss(self, how: str) -> dict[str, Any]:
+        """Takes a part of the server away under load."""
+        return asyncio.run(load.host_loss(self.rig, how))
+
     def ask(self, options: list[str]) -> None:
         """Questions that have one right answer; counts, and what was wrong."""
         command = [sys.executable, str(ASK), "--url", f"127.0.0.1:{PORT}", *options]
@@ -248,7 +256,7 @@ class Driver:
         before, own = load.server_load(self.rig), time.process_time()
         words = load.bench_arguments(self.rig.model.name, step, seed)
         command = ["vllm", "bench", "serve", *words]
-        with load.Watch() as watch:
+        with load.Watch(self.rig.engine_url) as watch:
             result = load.run_bench(folder, step, seed, STEP_LIMIT_SECONDS)
         after, own = load.server_load(self.rig), time.process_time() - own
         seconds = result["duration"]
@@ -288,7 +296,7 @@ def plug_in(folder: Path) -> None:
         (folder / source.name).write_text(source.read_text())
 
 
-def main() -> None:
+def main(kind: type[Driver] = Driver) -> None:
     """Reads the command line and works the queue off."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="queue, logs, caches, results")
@@ -302,7 +310,7 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     plug_in(options.work / "plugin")
-    driver = Driver(options)
+    driver = kind(options)
     subprocess.run(["nvidia-smi"], check=True, stdout=subprocess.DEVNULL)
     driver.machine()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))

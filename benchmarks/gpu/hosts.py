@@ -69,11 +69,13 @@ def cut() -> None:
         net.link("set", index=net.link_lookup(ifname=LINK)[0], state="down")
 
 
-def become_host(name: str, command: list[str]) -> None:
+def become_host(name: str, command: list[str], own_network: bool) -> None:
     """Process 1 of the new host: its own mounts and name, then the command."""
     die_with_parent()
     mount("none", "/", MS_REC | MS_PRIVATE)
     mount("proc", "/proc")
+    if own_network:
+        mount("sysfs", "/sys")  # its list of interfaces is that of the network it was mounted in
     mount("tmpfs", "/dev/shm", options="size=32g")
     socket.sethostname(name)
     os.execvp(command[0], command)
@@ -97,7 +99,7 @@ def main() -> None:
             up(address)
         inner = os.fork()
         if inner == 0:
-            become_host(name, sys.argv[split + 1 :])
+            become_host(name, sys.argv[split + 1 :], bool(peer))
         os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]) & 0xFF)
     os.read(made_r, 1)
     if peer:

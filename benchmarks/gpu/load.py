@@ -51,7 +51,8 @@ def vocabulary(model: str) -> range:
 
 def bench_arguments(model: str, step: dict[str, int], seed: int) -> list[str]:
     """The command line of `vllm bench serve` for one repetition."""
-    words = ["--backend", "openai", "--model", model, "--port", str(PORT), "--seed", str(seed)]
+    port = str(step.get("port", PORT))
+    words = ["--backend", "openai", "--model", model, "--port", port, "--seed", str(seed)]
     words += ["--dataset-name", "random", "--ignore-eos", "--disable-tqdm"]
     words += ["--random-input-len", str(step["input"]), "--random-output-len", str(step["output"])]
     words += ["--num-prompts", str(step["prompts"])]
@@ -91,7 +92,7 @@ def run_bench(model: str, step: dict[str, int], seed: int, limit_seconds: float)
     return {name: value for name, value in result.items() if not isinstance(value, dict | list)}
 
 
-async def greedy_answers(model: str, count: int = 8, tokens: int = 16) -> dict[str, Any]:
+async def greedy_answers(model: str, url: str = URL, count: int = 8, tokens: int = 16) -> dict[str, Any]:
     """The server's most probable continuation of fixed prompts, to compare two servers.
 
     Returns:
@@ -106,7 +107,7 @@ async def greedy_answers(model: str, count: int = 8, tokens: int = 16) -> dict[s
         for prompt in prompts:
             body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
             body |= {"ignore_eos": True, "logprobs": 2}
-            async with session.post(f"{URL}/v1/completions", json=body) as answer:
+            async with session.post(f"{url}/v1/completions", json=body) as answer:
                 choice = (await answer.json())["choices"][0]
             answers.append(choice["text"])
             best = [sorted(top.values()) for top in choice["logprobs"]["top_logprobs"]]
@@ -117,9 +118,12 @@ async def greedy_answers(model: str, count: int = 8, tokens: int = 16) -> dict[s
 class Watch:
     """What the engine says of itself while a repetition runs, read once a second."""
 
+    def __init__(self, url: str = URL) -> None:
+        self.url = url
+
     def __enter__(self) -> Watch:
         self.over = threading.Event()
-        self.before = engine_counters()
+        self.before = engine_counters(self.url)
         self.most = {"running": 0.0, "kv_usage": 0.0}
         self.memory = [0] * len(gpu_query("memory.used"))
         self.thread = threading.Thread(target=self.look)
@@ -130,7 +134,7 @@ class Watch:
         """Keeps the highest of every reading."""
         while not self.over.wait(WATCH_SECONDS):
             with contextlib.suppress(OSError):
-                now = engine_counters()
+                now = engine_counters(self.url)
                 self.most = {name: max(most, now[name]) for name, most in self.most.items()}
             used = map(int, gpu_query("memory.used"))
             self.memory = [max(pair) for pair in zip(self.memory, used, strict=True)]
@@ -142,13 +146,13 @@ class Watch:
     def seen(self) -> dict[str, Any]:
         """Preemptions over the repetition; the most requests in a batch, share of the KV cache and
         memory of each GPU in MiB that were seen."""
-        counted = engine_counters()["preemptions"] - self.before["preemptions"]
+        counted = engine_counters(self.url)["preemptions"] - self.before["preemptions"]
         return {"preemptions": counted, **self.most, "memory": self.memory}
 
 
-def engine_counters() -> dict[str, float]:
+def engine_counters(url: str = URL) -> dict[str, float]:
     """The engine's own gauges and counters, https://docs.vllm.ai/en/v0.26.0/usage/metrics/."""
-    with urllib.request.urlopen(f"{URL}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
         text = answer.read().decode()
 
     def total(metric: str) -> float:

@@ -76,6 +76,7 @@ class Rig:
         self.hosts = 2  # pipeline stages, one on each
         self.tensor = self.data = 1  # ranks of each host, one a GPU
         self.executor = "mp"
+        self.engine_url = f"http://127.0.0.1:{PORT}"  # whose /metrics tell of a load
         self.processes: list[subprocess.Popen[bytes]] = []
         self.log: list[Path] = []
 
@@ -156,12 +157,14 @@ class Rig:
         Raises:
             TimeoutError: it did not come up in 10 s.
         """
-        state, end = Path(f"/sys/class/net/{hosts.LINK}/operstate"), time.monotonic() + 10
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                if state.read_text().strip() == "up":
+        from pyroute2 import IPRoute
+
+        end = time.monotonic() + 10
+        with IPRoute() as net:
+            while time.monotonic() < end:
+                if net.link_lookup(ifname=hosts.LINK, operstate="UP"):
                     return
-            time.sleep(0.02)
+                time.sleep(0.02)
         raise TimeoutError("no link to the second host")
 
     def ended(self, rank: int) -> bool:
