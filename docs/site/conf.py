@@ -59,6 +59,7 @@ NAVIGATION = {
         "docs/reference/gpu-answers",
         "docs/reference/gpu-slice",
         "docs/reference/gpu-stage",
+        "docs/reference/gpu-disaggregated",
         "docs/reference/memory",
         "charts/*/README",
     ],

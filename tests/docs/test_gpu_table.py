@@ -9,7 +9,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("script", ["table.py", "answers/page.py", "slice/page.py", "slice/stage_page.py"])
+PAGES = ["table.py", "answers/page.py", "slice/page.py", "slice/stage_page.py", "disaggregated/page.py"]
+
+
+@pytest.mark.parametrize("script", PAGES)
 def test_page_is_up_to_date(script):
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
