@@ -36,9 +36,11 @@ weights are random. `benchmarks/gpu/README.md` says how to run it.
 - *apart-nvlink*: both engines on one host, the KV cache from GPU to GPU; the chart does not render this.
 - *one-tensor-2*: one engine, tensor parallel over NVLink, with vLLM's own all-reduce; *-nccl* without it.
 
-All have `OMP_NUM_THREADS=1`. vLLM sets that for the workers of an engine of several GPUs, not for an engine
-of one: without it the copies through host memory took 31 CPU cores in each of the two engines, and the
-prefill engine read 1,600 to 2,000 tokens a second (its log, one start on another machine of four H100).
+The two GPUs are of a machine of four; on the others ran the two stages of machine d of the
+[slices](gpu-slice.md). All have `OMP_NUM_THREADS=1`. vLLM sets that for the workers of an engine of several
+GPUs, not for an engine of one: without it the copies through host memory took 31 CPU cores in each of the
+two engines, and the prefill engine read 1,600 to 2,000 tokens a second (its log, one start on another
+machine of four H100).
 """
 
 
