@@ -20,6 +20,8 @@ rank = json.loads(sys.argv[1])
 rank["config"] |= {"num_hidden_layers": 20}
 rank["plan"] |= {"layers": 20}
 rank["serverArgs"] |= {"max-num-seqs": 128, "num-gpu-blocks-override": 20000}
+# vLLM sets it for the workers of several GPUs only; without it the copies through host memory take 31 cores.
+rank["env"] |= {"OMP_NUM_THREADS": "1"}
 rank.pop("steps")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.charts.test_sglang import SGLANG
 from tests.helpers.helm import CHART, ROOT, find, render
 from tests.unit.scripts.members import until
 
@@ -30,6 +31,7 @@ MODES = [
     {"network": {"ncclSettings": [{"name": "NCCL_DEBUG", "value": "INFO"}]}},
     {"roles": {"prefill": {"groups": 1}}, "model": {"pp_size": 1, "tp_size": 16}},
     {"mode": "nccl"},
+    SGLANG,
 ]
 
 

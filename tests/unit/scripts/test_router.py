@@ -889,19 +889,44 @@ def test_client_leaves_during_decode(router: Running, engine: Server) -> None:
     assert engine.lost.wait(SECONDS)
 
 
+def break_off(handler: Any) -> None:
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.write(b"4\r\nhalf\r\n")
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def flood(handler: Any) -> None:
+    begin_stream(handler)
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b"data: more\n\n" * 1000)
+
+
+@pytest.mark.parametrize("answer", [flood, break_off], ids=["client", "engine"])
+def test_a_connection_that_ends_in_mid_stream_writes_no_traceback(
+    engine: Server, prefill: Server, capfd: pytest.CaptureFixture[str], answer: Callable[[Any], None]
+) -> None:
+    """Clients that leave would fill the log with what is no error of the router."""
+    engine.answer = answer
+    with routing(prefill.place, engine.place) as router:
+        for _ in range(10):
+            link = router.connect()
+            link.request("POST", "/v1/completions", json.dumps({"prompt": "p", "stream": True}))
+            with contextlib.suppress(http.client.HTTPException):
+                assert link.getresponse().read(4)
+            link.close()
+        until("all are over", lambda: router.series()["in_flight"] == 0)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_an_answer_that_breaks_off_does_not_pass_for_whole(
     router: Running, engine: Server, version: str
 ) -> None:
-    def half(handler: Any) -> None:
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        handler.wfile.write(b"4\r\nhalf\r\n")
-        handler.wfile.flush()
-        handler.connection.shutdown(socket.SHUT_RDWR)
-
-    engine.answer = half
+    engine.answer = break_off
     body = b'{"prompt":"p"}'
     head = f"POST /v1/completions HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     try:

@@ -64,8 +64,7 @@ class Server(web.Server):
 
 async def serve(settings: router_settings.Settings) -> None:
     """Serve until SIGTERM, and then until the requests in flight have their answers, or time is up."""
-    # What clients send wrongly is answered with 400; a traceback of each would be theirs to write.
-    logging.getLogger("aiohttp.server").addFilter(lambda record: not _bad_request(record))
+    logging.getLogger("aiohttp.server").addFilter(lambda record: not _of_a_peer(record))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -116,8 +115,14 @@ async def _until_idle(router: Router) -> None:
     say(f"ends: {router.admission.requests} requests in flight")
 
 
-def _bad_request(record: logging.LogRecord) -> bool:
-    return record.exc_info is not None and isinstance(record.exc_info[1], HttpProcessingError)
+def _of_a_peer(record: logging.LogRecord) -> bool:
+    """Whether a peer caused it: a request that is wrong, or a connection that ended in mid-stream.
+
+    The first is answered with 400, the second is counted where it is an engine's. Tracebacks would fill the
+    log as fast as others like.
+    """
+    error = record.exc_info and record.exc_info[1]
+    return isinstance(error, (HttpProcessingError, ConnectionResetError))
 
 
 def _listen(port: int) -> socket.socket:
