@@ -7,16 +7,13 @@ nothing is written; exit status 1 says that the page differs from what would be.
 from __future__ import annotations
 
 import statistics
-import sys
 from pathlib import Path
-from typing import Any
 
-from readings import load
+from pages import Record, finish, hardware, machines_in, of_kind, span, started, table
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "reference" / "gpu-comparison.md"
 BASE = "published"
-Record = dict[str, Any]
 
 INTRODUCTION = """\
 # GPU comparison: the published flags against ours
@@ -32,23 +29,6 @@ A *burst* sends all prompts at once; *n in flight* caps the client and leaves th
 they are. Every prompt has 1000 tokens and gets 256. Ratios are between medians; the reference is
 the published flags with the same kind of load (for capped loads the burst of 1024).
 """
-
-
-def of_kind(records: list[Record], kind: str) -> list[Record]:
-    """The readings of one kind."""
-    return [record for record in records if record["kind"] == kind]
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def span(values: list[float], form: str = ".0f") -> str:
-    """`low-high`, or one value where both print the same."""
-    low, high = format(min(values), form), format(max(values), form)
-    return low if low == high else f"{low}-{high}"
 
 
 def workload(record: Record) -> str:
@@ -206,18 +186,13 @@ def variants(machines: dict[str, list[Record]]) -> str:
     """Flags and variables of each variant, the machines, the common command."""
     rows = []
     for machine, records in machines.items():
-        for record in of_kind(records, "start"):
-            flags = " ".join(record["flags"])
-            variables = " ".join(f"{k}={v}" for k, v in sorted(record["environment"].items()))
-            rows.append([record["variant"], machine, f"`{flags}`", f"`{variables or '-'}`"])
+        rows += [started(machine, record) for record in of_kind(records, "start")]
     text = "## What was run\n\n" + table(["variant", "machine", "engine flags", "variables"], rows)
     for machine, records in machines.items():
-        facts = of_kind(records, "machine")[0]
         links = sorted({link for r in of_kind(records, "end") for link in r["links"]})
-        names = ", ".join(f"{name} {facts[name]}" for name in ("vllm", "torch", "nccl", "python"))
-        gpu = facts["gpus"][0].split(", ")
-        text += f"\nMachine {machine}: {len(facts['gpus'])} x {gpu[0]} ({gpu[1]} MiB), driver "
-        text += f"{gpu[2]}, {facts['cpus']} CPUs; {names}. NCCL: {', '.join(links)}.\n"
+        cpus = f", {of_kind(records, 'machine')[0]['cpus']} CPUs"
+        text += f"\n{hardware(machine, records, 'vllm', 'torch', 'nccl', 'python', more=cpus)}"
+        text += f" NCCL: {', '.join(links)}.\n"
     first = of_kind(next(iter(machines.values())), "bench")[0]["command"]
     text += f"\nOne repetition (seeds count up from 1001):\n\n```\n{first}\n```\n"
     facts = of_kind(next(iter(machines.values())), "machine")[0]
@@ -228,20 +203,14 @@ def variants(machines: dict[str, list[Record]]) -> str:
 
 def page() -> str:
     """The whole page."""
-    machines = {path.stem[-1]: load(path) for path in sorted((HERE / "results").glob("*.jsonl"))}
+    machines = machines_in(HERE / "results")
     parts = (goals, throughput, starts, losses, answers, variants)
     return "\n".join([INTRODUCTION, *(part(machines) for part in parts)])
 
 
 def main() -> None:
     """Writes or checks the page."""
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.parent.mkdir(parents=True, exist_ok=True)
-        PAGE.write_text(text)
-    elif not PAGE.exists() or PAGE.read_text() != text:
-        print(f"{PAGE.name} is out of date: run python benchmarks/gpu/table.py", file=sys.stderr)
-        sys.exit(1)
+    finish(PAGE, page(), "table.py")
 
 
 if __name__ == "__main__":

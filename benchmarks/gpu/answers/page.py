@@ -7,7 +7,6 @@ Every number in the page is computed here from results/answers/*.jsonl, one file
 from __future__ import annotations
 
 import re
-import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -15,10 +14,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from table import Record, load, of_kind, span, table  # noqa: E402
+from pages import Machines, Record, finish, hardware, machines_in, of_kind, span, started, table  # noqa: E402
 
 PAGE = HERE.parents[2] / "docs" / "reference" / "gpu-answers.md"
-Machines = dict[str, list[Record]]
 
 INTRODUCTION = """\
 # GPU answers: right and wrong ones, counted
@@ -162,16 +160,11 @@ def variants(machines: Machines) -> str:
     """What was run, on what."""
     rows, commands, machine_lines = [], [], []
     for machine, records in machines.items():
-        for start in of_kind(records, "start"):
-            named = " ".join(f"{name}={value}" for name, value in sorted(start["environment"].items()))
-            rows.append([start["variant"], machine, f"`{shlex.join(start['flags'])}`", f"`{named or '-'}`"])
+        rows += [started(machine, start) for start in of_kind(records, "start")]
         commands += [(record["command"]) for record in records if "command" in record]
-        facts = of_kind(records, "machine")[0]
-        name, memory, driver = (part.strip() for part in facts["gpus"][0].split(","))
         links = sorted({link for record in of_kind(records, "end") for link in record["links"]})
         machine_lines.append(
-            f"Machine {machine}: 2 x {name} ({memory} MiB), driver {driver}; vllm {facts['vllm']}, torch "
-            f"{facts['torch']}, nccl {facts['nccl']}. NCCL: {', '.join(links)}.\n"
+            f"{hardware(machine, records, 'vllm', 'torch', 'nccl')} NCCL: {', '.join(links)}.\n"
         )
     shown = "\n".join(dict.fromkeys(commands))
     return "\n".join(
@@ -189,20 +182,14 @@ def variants(machines: Machines) -> str:
 
 def page() -> str:
     """The whole page."""
-    found = sorted((HERE.parent / "results" / "answers").glob("*.jsonl"))
-    machines = {path.stem[-1]: load(path) for path in found}
+    machines = machines_in(HERE.parent / "results" / "answers")
     parts = (answers, wrong, control, speed, variants)
     return "\n".join([INTRODUCTION, *(part(machines) for part in parts)])
 
 
 def main() -> None:
     """Writes or checks the page."""
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text)
-    elif not PAGE.exists() or PAGE.read_text() != text:
-        print(f"{PAGE.name} is out of date: run python benchmarks/gpu/answers/page.py", file=sys.stderr)
-        sys.exit(1)
+    finish(PAGE, page(), "answers/page.py")
 
 
 if __name__ == "__main__":

@@ -6,19 +6,29 @@ Every number in the page is computed here from ../results/disaggregated/*.jsonl,
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from table import Record, load, of_kind, span, table  # noqa: E402
+from pages import (  # noqa: E402
+    Machines,
+    Record,
+    command,
+    failures,
+    finish,
+    hardware,
+    machines_in,
+    of_kind,
+    span,
+    started,
+    table,
+)  # fmt: skip
 
 PAGE = HERE.parents[2] / "docs" / "reference" / "gpu-disaggregated.md"
 RESULTS = HERE.parent / "results" / "disaggregated"
 BASE = "one-tensor-2"
-Machines = dict[str, list[Record]]
 
 INTRODUCTION = """\
 # Prefill and decode apart on two GPUs
@@ -245,22 +255,10 @@ def begun(machines: Machines) -> str:
     return "## Start\n\nThe slower engine of a pair.\n\n" + table(head, rows)
 
 
-def failures(machines: Machines) -> str:
-    """Servers that ended, with the engine's last word."""
-    rows = []
-    for machine, records in machines.items():
-        for record in of_kind(records, "failure"):
-            words = (record["errors"] or record["why"].splitlines() or [""])[-1][-160:]
-            rows.append([record["variant"], machine, f"`{words.replace('|', ' ').replace('`', ' ')}`"])
-    return "## Failures\n\n" + table(["set-up", "machine", "last error"], rows) if rows else ""
-
-
 def what_ran(machines: Machines) -> str:
     """Flags, variables, machines, a command."""
-    rows, lines, command = [], [], ""
+    rows = []
     for machine, start, records in starts(machines):
-        named = " ".join(f"{name}={value}" for name, value in sorted(start["environment"].items()))
-        own = [f"`{shlex.join(start['flags'])}`", f"`{named or '-'}`"]
         told = of_kind(records, "apart")
         extra = "; ".join(
             f"{role}: `{config}`" for record in told for role, config in record["handover"].items()
@@ -268,17 +266,13 @@ def what_ran(machines: Machines) -> str:
         extra += "".join(
             f"; `{name}={value}`" for record in told for name, value in record["environment"].items()
         )
-        rows.append([start["variant"], machine, *own, extra or "-"])
-        command = command or next((record["command"] for record in of_kind(records, "bench")), "")
-    for machine, records in machines.items():
-        facts = of_kind(records, "machine")[0]
-        name, size, driver = (part.strip() for part in facts["gpus"][0].split(","))
-        lines.append(
-            f"Machine {machine}: {len(facts['gpus'])} x {name} ({size} MiB), driver {driver}; "
-            f"vllm {facts['vllm']}, torch {facts['torch']}, nccl {facts['nccl']}, nixl {facts['nixl']}.\n"
-        )
+        rows.append([*started(machine, start), extra or "-"])
+    lines = [
+        hardware(machine, records, "vllm", "torch", "nccl", "nixl") + "\n"
+        for machine, records in machines.items()
+    ]
     shown = table(["set-up", "machine", "engine flags", "variables", "handover"], rows)
-    return "\n".join(["## What was run\n", shown, *lines, f"```\n{command}\n```", ""])
+    return "\n".join(["## What was run\n", shown, *lines, command(machines)])
 
 
 def page(machines: Machines) -> str:
@@ -288,14 +282,8 @@ def page(machines: Machines) -> str:
 
 
 def main() -> None:
-    """Writes or checks the page; without results there is none."""
-    found = {path.stem[-1]: load(path) for path in sorted(RESULTS.glob("*.jsonl"))}
-    text = page(found) if found else ""
-    if "--check" not in sys.argv[1:] and text:
-        PAGE.write_text(text)
-    if (PAGE.read_text() if PAGE.exists() else "") != text:
-        print(f"{PAGE.name} is out of date: run python benchmarks/gpu/disaggregated/page.py", file=sys.stderr)
-        sys.exit(1)
+    """Writes or checks the page."""
+    finish(PAGE, page(machines_in(RESULTS)), "disaggregated/page.py")
 
 
 if __name__ == "__main__":

@@ -6,19 +6,29 @@ nothing is written; exit status 1 says that the page differs from what would be.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from table import Record, load, of_kind, span, table  # noqa: E402
+from pages import (  # noqa: E402
+    Machines,
+    Record,
+    command,
+    failures,
+    finish,
+    hardware,
+    machines_in,
+    of_kind,
+    span,
+    started,
+    table,
+)  # fmt: skip
 
 PAGE = HERE.parents[2] / "docs" / "reference" / "gpu-slice.md"
 RESULTS = HERE.parent / "results" / "slice"
 BASE = "published"
-Machines = dict[str, list[Record]]
 
 INTRODUCTION = """\
 # GPU slices: one rank of the real group, and two stages with its KV cache
@@ -188,32 +198,14 @@ def starts(machines: Machines) -> str:
     return "## Start (seconds)\n\n" + table(head, rows)
 
 
-def failures(machines: Machines) -> str:
-    """Servers that ended, with the engine's last word."""
-    rows = []
-    for machine, records in machines.items():
-        for record in of_kind(records, "failure"):
-            words = (record["errors"] or record["why"].splitlines() or [""])[-1][-160:]
-            rows.append([record["variant"], machine, f"`{words.replace('|', ' ').replace('`', ' ')}`"])
-    return "## Failures\n\n" + table(["variant", "machine", "last error"], rows) if rows else ""
-
-
 def variants(machines: Machines) -> str:
     """What was run, on what."""
-    rows, lines, command = [], [], ""
+    rows, lines = [], []
     for machine, records in machines.items():
-        for start in of_kind(records, "start"):
-            named = " ".join(f"{name}={value}" for name, value in sorted(start["environment"].items()))
-            rows.append([start["variant"], machine, f"`{shlex.join(start['flags'])}`", f"`{named or '-'}`"])
-        command = command or next((record["command"] for record in of_kind(records, "bench")), "")
-        facts = of_kind(records, "machine")[0]
-        name, size, driver = (part.strip() for part in facts["gpus"][0].split(","))
-        lines.append(
-            f"Machine {machine}: {len(facts['gpus'])} x {name} ({size} MiB), driver {driver}; vllm "
-            f"{facts['vllm']}, torch {facts['torch']}, nccl {facts['nccl']}.\n"
-        )
+        rows += [started(machine, start) for start in of_kind(records, "start")]
+        lines.append(hardware(machine, records, "vllm", "torch", "nccl") + "\n")
     shown = table(["variant", "machine", "engine flags", "variables"], rows)
-    return "\n".join(["## What was run\n", shown, *lines, f"```\n{command}\n```", ""])
+    return "\n".join(["## What was run\n", shown, *lines, command(machines)])
 
 
 def page(machines: Machines) -> str:
@@ -224,14 +216,8 @@ def page(machines: Machines) -> str:
 
 
 def main() -> None:
-    """Writes or checks the page; without results there is none."""
-    found = {path.stem[-1]: load(path) for path in sorted(RESULTS.glob("*.jsonl"))}
-    text = page(found) if found else ""
-    if "--check" not in sys.argv[1:] and text:
-        PAGE.write_text(text)
-    if (PAGE.read_text() if PAGE.exists() else "") != text:
-        print(f"{PAGE.name} is out of date: run python benchmarks/gpu/slice/page.py", file=sys.stderr)
-        sys.exit(1)
+    """Writes or checks the page."""
+    finish(PAGE, page(machines_in(RESULTS)), "slice/page.py")
 
 
 if __name__ == "__main__":

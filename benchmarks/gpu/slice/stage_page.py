@@ -15,8 +15,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from page import Machines, failures, loads, servers, variants  # noqa: E402
-from table import Record, load, of_kind, span, table  # noqa: E402
+from page import loads, servers, variants  # noqa: E402
+from pages import Machines, Record, failures, finish, machines_in, of_kind, span, table  # noqa: E402
+from readings import load  # noqa: E402
 
 PAGE = HERE.parents[2] / "docs" / "reference" / "gpu-stage.md"
 RESULTS = HERE.parent / "results" / "stage"
@@ -194,15 +195,10 @@ def page(predicted: list[Record], machines: Machines) -> str:
 def main() -> None:
     """Writes or checks the page."""
     predicted = load(RESULTS / "predicted.jsonl")
-    machines = {path.stem[-1]: load(path) for path in sorted(RESULTS.glob("20*.jsonl"))}
+    machines = machines_in(RESULTS, "20*.jsonl")
     if names := late(predicted, machines):
         sys.exit(f"{', '.join(names)}: measured before anything was expected (predicted.jsonl)")
-    text = page(predicted, machines)
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text)
-    elif not PAGE.exists() or PAGE.read_text() != text:
-        print(f"{PAGE.name} is out of date: run python benchmarks/gpu/slice/stage_page.py", file=sys.stderr)
-        sys.exit(1)
+    finish(PAGE, page(predicted, machines), "slice/stage_page.py")
 
 
 if __name__ == "__main__":
