@@ -233,18 +233,19 @@ def test_only_members_are_taken_in(tmp_path: Path) -> None:
 @contextlib.asynccontextmanager
 async def watched(
     health: Callable[[web.Request], Awaitable[web.Response]], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[dynamo_hosts.Primary]:
+) -> AsyncIterator[tuple[dynamo_hosts.Primary, web.TCPSite]]:
     """A primary with one engine, whose health is asked as given; then the engine is gone."""
     app = web.Application()
     app.add_routes([web.get("/health", health)])
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     async with aiohttp.ClientSession() as session:
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
         monkeypatch.setattr(dynamo_hosts, "ENGINE_HTTP", runner.addresses[0][1])
         found = dynamo_hosts.Primary(["serve"], "127.0.0.1", "a token", folder, session)
         try:
-            yield found
+            yield found, site
         finally:
             await runner.cleanup()
         assert not await found.healthy(found.engines[0]), "nothing listens there"
@@ -256,8 +257,29 @@ def test_an_engine_that_is_slow_is_not_lost(tmp_path: Path, monkeypatch: pytest.
         return web.Response()
 
     async def run() -> None:
-        async with watched(health, tmp_path, monkeypatch) as found:
+        async with watched(health, tmp_path, monkeypatch) as (found, _):
             assert await found.healthy(found.engines[0])
+
+    asyncio.run(run())
+
+
+def test_a_host_that_goes_while_it_is_asked_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer may take 15 s, and requests go there until the loss is known."""
+
+    async def health(_: web.Request) -> web.Response:
+        await asyncio.sleep(60)
+        return web.Response()
+
+    async def run() -> None:
+        async with watched(health, tmp_path, monkeypatch) as (found, site):
+            look = asyncio.create_task(found.healthy(found.engines[0]))
+            await asyncio.sleep(1)
+            assert not look.done(), "slow is not gone"
+            await site.stop()
+            async with asyncio.timeout(5):
+                assert not await look
 
     asyncio.run(run())
 
@@ -286,7 +308,7 @@ def test_a_sidecar_that_dynamo_has_forgotten_is_started_again(
         return (tmp_path / "starts").read_text().split() if (tmp_path / "starts").exists() else []
 
     async def run() -> None:
-        async with watched(health, tmp_path, monkeypatch) as found:
+        async with watched(health, tmp_path, monkeypatch) as (found, _):
             watch = asyncio.create_task(found.watch(found.engines[0]))
             async with asyncio.timeout(20):
                 while len(starts()) < 2:

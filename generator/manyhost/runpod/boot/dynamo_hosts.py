@@ -168,7 +168,17 @@ class Primary:
         return web.Response()
 
     async def healthy(self, engine: Engine) -> bool:
-        """Ask an engine once."""
+        """Ask an engine once; a host that goes meanwhile is not waited for."""
+        answer = asyncio.create_task(self._asked(engine))
+        try:
+            while not (await asyncio.wait({answer}, timeout=_EVERY))[0]:
+                if not await _reachable(engine.address):
+                    return False
+            return answer.result()
+        finally:
+            answer.cancel()
+
+    async def _asked(self, engine: Engine) -> bool:
         limit = aiohttp.ClientTimeout(total=_ANSWER, sock_connect=_CONNECT)
         with contextlib.suppress(OSError, asyncio.TimeoutError, aiohttp.ClientError):
             async with self._session.get(f"{engine.url()}/health", timeout=limit) as answer:
@@ -191,6 +201,15 @@ class Primary:
         return await asyncio.create_subprocess_exec(
             sys.executable, *words, env=self._env, cwd="/", stdout=output, stderr=both
         )
+
+
+async def _reachable(address: str) -> bool:
+    """Whether something listens where the engine answers."""
+    with contextlib.suppress(OSError, asyncio.TimeoutError):
+        _, writer = await asyncio.wait_for(asyncio.open_connection(address, ENGINE_HTTP), _CONNECT)
+        writer.close()
+        return True
+    return False
 
 
 async def primary() -> None:
