@@ -99,7 +99,6 @@ def command(
     from manyhost.catalog.recipe import Traffic
     from manyhost.output import write_files
     from manyhost.plan import choice_table, choices
-    from manyhost.report import trade
 
     catalog = Catalog()
     wanted = choices.Wanted(
@@ -163,7 +162,11 @@ def command(
         faster = msgspec.structs.replace(wanted, tpot_ms=longest_ms)
         return choices.choices(catalog, resolved, faster, names)[0]
 
-    drawn = trade.picture(model, trade.trade(within, tpot or 0)).encode() if picture else b""
+    drawn = b""
+    if picture:
+        from manyhost.report import trade
+
+        drawn = trade.picture(model, trade.trade(within, tpot or 0)).encode()
     written = _write(catalog, found, folder, row, given) if folder else ""
     if picture:
         write_files(picture.parent, {picture.name: drawn})

@@ -6,7 +6,6 @@ Endpoints, keys, operations, limits and known troubles: runpod/docs, storage/s3-
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -334,10 +333,8 @@ class S3:
         raise RemoteError(text, where=where, fix="run the same again: what is there stays")
 
     def pauses(self) -> Iterator[float]:
-        """Yield for each try how long to wait after it, seconds: twice as long each time."""
-        for number in range(self._patience.attempts):
-            pause = self._patience.first_wait_seconds * min(60, 2**number)
-            yield pause * random.uniform(0.5, 1)  # noqa: S311  so that workers do not come back together
+        """Yield for each try how long to wait after it, seconds."""
+        yield from map(self._patience.pause, range(1, self._patience.attempts + 1))
 
     def _once(self, action: Callable[[S3Client], T], where: str) -> T:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ReadTimeoutError

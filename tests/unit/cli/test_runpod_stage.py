@@ -18,25 +18,12 @@ from manyhost.weights.stage import stage
 
 from testbed import hub, s3
 from testbed.errors import MissingError
-from tests.helpers.cli import Ran, checkout, manyhost
+from tests.helpers.cli import Ran, manyhost
 from tests.helpers.runpod import Account, Clock
+from tests.helpers.small_model import small_model
 from tests.unit.cli.test_runpod import advised
 
 RECIPE = "runpod-h200/small"
-CATALOG = """\
-name: small
-hub_id: test/small
-served_name: small
-weights_bytes: {bytes}
-weights_files: 3
-gated: false
-reasoning_parser: ""
-weight_format: fp8-block
-max_context_tokens: 4096
-revision: {revision}
-architecture: {{kind: gqa-dense, layers: 3, hidden: 128, heads: 4, vocabulary: 4096, kv_heads: 1,
-  head_dim: 32, intermediate: 256}}
-"""
 LAYOUT = """\
 description: a small model
 environment: runpod-h200
@@ -57,15 +44,9 @@ def clock() -> Clock:
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]:
     """A hub with a small model that the catalog knows."""
-    folder = hub.write_model(tmp_path / "model")
-    with hub.Hub() as running:
-        commit = running.add("test/small", folder).commit
-        own = checkout(tmp_path / "own", monkeypatch)
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        (own / "values/models/small.yaml").write_text(CATALOG.format(bytes=size, revision=commit))
+    with small_model(tmp_path, monkeypatch) as (running, own):
         (own / "recipes" / RECIPE).mkdir()
         (own / "recipes" / RECIPE / "recipe.yaml").write_text(LAYOUT)
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
         yield running
 
 

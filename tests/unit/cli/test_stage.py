@@ -13,36 +13,15 @@ import pytest
 
 from testbed import gcs, hub
 from testbed.errors import MissingError
-from tests.helpers.cli import checkout, manyhost
+from tests.helpers.cli import manyhost
 from tests.helpers.helm import helm_binaries
-
-CATALOG = """\
-name: small
-hub_id: test/small
-served_name: small
-weights_bytes: {bytes}
-weights_files: 3
-gated: false
-reasoning_parser: ""
-weight_format: fp8-block
-max_context_tokens: 4096
-revision: {revision}
-architecture: {{kind: gqa-dense, layers: 3, hidden: 128, heads: 4, vocabulary: 4096, kv_heads: 1,
-  head_dim: 32, intermediate: 256}}
-"""
+from tests.helpers.small_model import small_model
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]:
     """A hub with a small model that the catalog knows."""
-    folder = hub.write_model(tmp_path / "model")
-    with hub.Hub() as running:
-        commit = running.add("test/small", folder).commit
-        own = checkout(tmp_path / "own", monkeypatch)
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        text = CATALOG.format(bytes=size, revision=commit)
-        (own / "values/models/small.yaml").write_text(text)
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
+    with small_model(tmp_path, monkeypatch) as (running, _):
         monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
         yield running
 

@@ -48,6 +48,10 @@ class Patience:
     first_wait_seconds: float = 1
     limits: int = 20
 
+    def pause(self, failures: int) -> float:
+        """Return the wait after so many failures in a row, seconds; workers do not come back together."""
+        return self.first_wait_seconds * min(60.0, 2.0 ** (failures - 1)) * random.uniform(0.5, 1)  # noqa: S311
+
 
 class Traffic:
     """What all downloads of a run share.
@@ -286,5 +290,4 @@ class Reader:
                 f"could not be downloaded, after {self._failures} failures in a row: {reason}",
                 where=self._file.name,
             )
-        pause = patience.first_wait_seconds * min(60, 2 ** (self._failures - 1))
-        self._traffic.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  so that workers do not come back together
+        self._traffic.sleep(patience.pause(self._failures))
