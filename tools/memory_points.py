@@ -22,26 +22,28 @@ What `manyhost render` plans for each GPU, and what it was held against. `make g
 from `values/memory-points.yaml`.
 
 An engine takes its share (`utilization`) of a GPU's memory. Out of it go, in this order: the weights of the
-rank, CUDA itself, the buffers of NCCL, the activations of the largest step, and with the V1 model runner an
-estimate of the CUDA graphs. The rest is the KV cache. Each pipeline stage has its own, and the one that
-holds the fewest tokens decides. The coefficients are in `values/engines/vllm/`, one set for each version;
-v0.33.0 has those of v0.26.0, since nobody has measured it. Not measured either: NCCL's buffers for eight GPUs
-(1 GiB is assumed), FlashInfer and DeepGEMM, Blackwell, models other than DeepSeek R1.
+rank, CUDA itself, the buffers of NCCL, the activations of the largest step, and an estimate of the CUDA
+graphs, which the V2 model runner of v0.26.0 alone does not make. The rest is the KV cache. Each pipeline
+stage has its own, and the one that holds the fewest tokens decides. The coefficients are in
+`values/engines/vllm/`, one set for each version: v0.26.0 and v0.33.0 were measured, the others have those of
+the nearest. Not measured: NCCL's buffers for eight GPUs (1 GiB is assumed), FlashInfer and DeepGEMM,
+Blackwell, models other than DeepSeek R1.
 
 ## Beside its share
 
-Graphs of the V2 runner, graphs beyond V1's estimate, split buffers of the attention kernels and what the
-allocator keeps come on top. On one H100 that held a rank of tensor 8 x pipeline 2 (16 heads, 512 seats),
+Graphs of the V2 runner of v0.26.0, graphs beyond V1's estimate, split buffers of the attention kernels and
+what the allocator keeps come on top. On one H100 that held a rank of tensor 8 x pipeline 2 (16 heads),
 `nvidia-smi` showed at its highest, of 81,559 MiB:
 
-| runner | step, tokens | utilization | at its highest, MiB | beside its share, GiB |
-|---|---|---|---|---|
-| V1 | 4,096 | 0.85 | 71,281 | 2.4 |
-| V2 | 4,096 | 0.85 | 74,519 | 5.5 |
-| V2 | 8,192 | 0.92 | 80,719 | 6.1 |
+| engine | runner | seats | step, tokens | utilization | at its highest, MiB | beside its share, GiB |
+|---|---|---|---|---|---|---|
+| v0.26.0 | V1 | 512 | 4,096 | 0.85 | 71,281 | 2.4 |
+| v0.26.0 | V2 | 512 | 4,096 | 0.85 | 74,519 | 5.5 |
+| v0.26.0 | V2 | 512 | 8,192 | 0.92 | 80,719 | 6.1 |
+| v0.33.0 | V2 | 192 | 4,096 | 0.85 | 71,380 | 2.4 |
 
-The plan warns when less than that and a twentieth of the GPU is left: above 0.92 with V1 and 0.88 with V2 on
-that GPU.
+The last one ran with half of the KV blocks, which are added. The plan warns when less than that and a
+twentieth of the GPU is left: above 0.92 on that GPU, and above 0.88 with V2 of v0.26.0.
 
 ## Seats
 

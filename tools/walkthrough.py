@@ -245,9 +245,10 @@ def publish_base(registry: Registry, programs: Path, copy: Path) -> None:
     version = resolve(Catalog(ROOT), RECIPE).recipe.engine.version
     locked = Catalog(ROOT).engine(version).image_lock[version].digest
     digest = registry.add(stock.archive(programs, version), stock.REPOSITORY, version)
-    for name in (f"values/engines/vllm/{version}.yaml", "docker/vllm/bases.txt"):
-        file = copy / name
-        file.write_text(file.read_text().replace(locked, digest))
+    if locked:  # else the build looks it up
+        for name in (f"values/engines/vllm/{version}.yaml", "docker/vllm/bases.txt"):
+            file = copy / name
+            file.write_text(file.read_text().replace(locked, digest))
     (copy / f"docker/vllm/requirements/{version}.txt").write_text(stock.requirements(version))
 
 

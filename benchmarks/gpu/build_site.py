@@ -3,23 +3,25 @@
     python build_site.py --vllm 0.26.0 --out /var/tmp/site-slices
 
 Everything comes from PyPI through `uv`. The other machine needs Linux on x86-64, the Python named
-by --python, a driver for CUDA 13 and PyTorch at the version that this vLLM pins; what it has
-already (PyTorch, its CUDA libraries, Triton, transformers) is left out here. Each slice is a folder
-of archives that unpack.py unpacks on their own. With a registry at hand none of this is needed:
-`pip install vllm` does the same.
+by --python, a driver for CUDA 13, a PyTorch for CUDA 13 with its libraries, and transformers, which
+are left out here. That PyTorch is the one which this vLLM pins; with --torch the pinned one travels
+too, with its Triton and NCCL, and takes the other CUDA libraries of the one there (unpack.py links
+them). Each slice is a folder with one part of an archive, which unpack.py puts together. With a
+registry at hand none of this is needed: `pip install vllm` does the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import re
 import shutil
 import struct
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
+from typing import IO
 
 # Present on the other machine, or never imported by a text-only server on one CUDA architecture.
 LEFT_OUT = (
@@ -28,6 +30,8 @@ LEFT_OUT = (
     r"pynvvideocodec|opencv-python-headless|fastsafetensors|tilelang|z3-solver|numba|llvmlite|"
     r"quack-kernels|fastapi-cloud-cli|sentry-sdk|supervisor|anthropic|grpcio"
 )
+# What has to be of the pinned release; PyTorch's other CUDA libraries may be older ones of the same major.
+WITH_TORCH = r"torch|torchvision|triton|nvidia-nccl-cu13"
 # pyroute2 makes the network of the second host (hosts.py).
 ADDED = ("nvidia-ml-py", "pyroute2", "psutil")
 # The A100 attention library, kernels of later GPUs, sources and data of other models.
@@ -41,7 +45,20 @@ TRIMMED = (
     "*/**/tests",
     "setuptools",
     "bin",
+    "torch/bin/protoc*",
+    "torch/test",
+    "triton/FileCheck",
+    "triton/_C/libproton.so",
+    "triton/backends/nvidia/bin/*-blackwell",
+    "triton/backends/nvidia/bin/nvdisasm",
+    "triton/backends/nvidia/bin/cuobjdump",
+    "triton/backends/nvidia/lib/cupti*",
+    "triton/instrumentation",
+    "triton/plugins",
+    "nvidia/nccl/lib/libnccl_device.bc",
 )
+# Large files that have symbols which nothing looks up; the others of that size have none.
+STRIPPED = ("torch/lib/*.so", "triton/_C/*.so")
 # Only the n-gram proposer of vLLM imports numba at start, and nothing here runs it.
 NUMBA_STUB = '''"""Stands in for numba, which nothing in this folder calls."""
 
@@ -61,13 +78,12 @@ def get_num_threads():
 def set_num_threads(_):
     pass
 '''
-LARGE = 20_000_000  # bytes; such a file is an archive of its own
-SHARES = 4  # archives that the other files are spread over
+LARGE = 20_000_000  # bytes
 FATBIN_MAGIC = 0xBA55ED50
 CUBIN = 2  # the entry kind of machine code
 
 
-def install(version: str, python: str, site: Path) -> None:
+def install(version: str, python: str, site: Path, with_torch: bool) -> None:
     """Resolves vLLM for `python` (such as "3.12") and installs what has to travel."""
     where = ["--python-version", python, "--python-platform", "x86_64-manylinux_2_35"]
     resolved = subprocess.run(
@@ -78,6 +94,8 @@ def install(version: str, python: str, site: Path) -> None:
         check=True,
     ).stdout.split()
     wanted = [line for line in resolved if not re.match(rf"(?:{LEFT_OUT})==", line)]
+    if with_torch:
+        wanted += [line for line in resolved if re.match(rf"(?:{WITH_TORCH})==", line)]
     where += ["--only-binary", ":all:", "--target", str(site), "--no-deps", "--link-mode", "copy"]
     subprocess.run(["uv", "pip", "install", "-q", *where, *wanted, *ADDED], check=True)
 
@@ -88,8 +106,9 @@ def trim(site: Path, python: str) -> None:
     for pattern in TRIMMED:
         for path in site.glob(pattern.format(digit=digit)):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-    small = [str(path) for path in site.rglob("*.so") if path.stat().st_size < LARGE]
-    subprocess.run(["strip", "--strip-unneeded", *small], check=False)
+    libraries = {path for path in site.rglob("*.so") if path.stat().st_size < LARGE}
+    libraries |= {path for pattern in STRIPPED for path in site.glob(pattern)}
+    subprocess.run(["strip", "--strip-unneeded", *map(str, libraries)], check=False)
     stub = site / "numba" / "__init__.py"
     stub.parent.mkdir()
     stub.write_text(NUMBA_STUB)
@@ -128,37 +147,38 @@ def blank_other_architectures(library: Path, arch: int) -> int:
     return blanked
 
 
-def pack(site: Path, out: Path, slice_bytes: int) -> list[Path]:
-    """Packs the tree into folders of archives, each folder of at most `slice_bytes`."""
-    zstd = ["nice", "-n", "10", "zstd", "-q", "-19", "-T2", "-c"]
+def pack(site: Path, out: Path, slice_bytes: int, level: int) -> list[Path]:
+    """Packs the tree into one archive, cut into files of at most `slice_bytes`, each in a folder of its own.
 
-    def archive(files: list[Path]) -> bytes:
-        plain = io.BytesIO()
-        with tarfile.open(fileobj=plain, mode="w") as tar:
-            for file in files:
-                tar.add(file, arcname=str(file.relative_to(site)), recursive=False)
-        return subprocess.run(zstd, input=plain.getvalue(), capture_output=True, check=True).stdout
+    Args:
+        site: The tree.
+        out: Where the folders 00, 01, ... go.
+        slice_bytes: What one transfer may take.
+        level: Of zstd; 19 takes some minutes a gigabyte, 12 one.
+    """
+    zstd = subprocess.Popen(
+        ["nice", "-n", "10", "zstd", "-q", f"-{level}", "-T2", "-c"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert zstd.stdin
+    assert zstd.stdout
 
-    files = sorted(path for path in site.rglob("*") if path.is_file())
-    groups = [[file] for file in files if file.stat().st_size >= LARGE]
-    others = [file for file in files if file.stat().st_size < LARGE]
-    groups += [others[start::SHARES] for start in range(SHARES)]
-    packed = sorted((archive(group) for group in groups), key=len, reverse=True)
-    slices: list[list[bytes]] = []
-    for part in packed:
-        for held in slices:
-            if sum(map(len, held)) + len(part) <= slice_bytes:
-                held.append(part)
-                break
-        else:
-            slices.append([part])
-    written = []
-    for index, held in enumerate(slices):
-        folder = out / f"{index:02d}"
+    def feed(pipe: IO[bytes]) -> None:
+        with pipe, tarfile.open(fileobj=pipe, mode="w|") as tar:
+            tar.add(site, arcname=".")
+
+    feeding = threading.Thread(target=feed, args=(zstd.stdin,))
+    feeding.start()
+    written: list[Path] = []
+    while part := zstd.stdout.read(slice_bytes):
+        folder = out / f"{len(written):02d}"
         folder.mkdir(parents=True)
-        for number, part in enumerate(held):
-            (folder / f"{index:02d}{number:02d}.tar.zst").write_bytes(part)
-        written.append(folder)
+        written.append(folder / f"{folder.name}.part")
+        written[-1].write_bytes(part)
+    feeding.join()
+    if zstd.wait():
+        sys.exit("zstd failed")
     return written
 
 
@@ -170,22 +190,23 @@ def main() -> None:
     parser.add_argument("--arch", type=int, default=90, help="compute capability times ten")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--slice-mb", type=int, default=60)
+    parser.add_argument("--level", type=int, default=19, help="of compression, 1 to 19")
+    parser.add_argument("--torch", action="store_true", help="the PyTorch that this vLLM pins travels too")
     options = parser.parse_args()
     if options.python != f"{sys.version_info.major}.{sys.version_info.minor}":
         parser.error(f"run it with Python {options.python}, whose byte code travels along")
     site = options.out / "site"
     shutil.rmtree(options.out, ignore_errors=True)
-    install(options.vllm, options.python, site)
+    install(options.vllm, options.python, site, options.torch)
     trim(site, options.python)
-    for library in sorted(site.rglob("*.so")):
+    for library in sorted([*site.rglob("*.so"), *site.rglob("libnccl.so.2")]):
         if blanked := blank_other_architectures(library, options.arch):
             print(f"{library.relative_to(site)}: {blanked / 1e6:.1f} MB of other GPUs' code")
     # Byte code travels along: the other machine would spend its first start compiling it.
     modules = ["-m", "compileall", "-q", "-j", "2", "--invalidation-mode", "unchecked-hash"]
     subprocess.run([sys.executable, *modules, str(site)], check=False)
-    for folder in pack(site, options.out, options.slice_mb * 1_000_000):
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        print(f"{folder.name}: {size / 1e6:.1f} MB")
+    for part in pack(site, options.out, options.slice_mb * 1_000_000, options.level):
+        print(f"{part}: {part.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

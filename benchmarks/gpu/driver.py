@@ -78,6 +78,7 @@ class Driver:
     def write(self, kind: str, **facts: Any) -> None:
         """Appends one reading and shows it."""
         line = load.dumps({"kind": kind, "at": round(time.time(), 1), **self.context, **facts})
+        line = line.replace(f"{self.work}/", "")  # where it was measured is nobody's business
         with self.results.open("a") as out:
             out.write(line + "\n")
         print(line[:600], flush=True)
@@ -159,7 +160,7 @@ class Driver:
     def prepare(self, jobs: list[dict[str, Any]]) -> None:
         """Makes the prompts of all known jobs while the first server starts."""
         for job in jobs:
-            for step, seed in self.left(job):
+            for step, seed in self.left(job) if "variant" in job else []:
                 load.prepare(self.model_of(job), step, seed)
                 load.prepare(self.model_of(job), WARM_UP, 7)
 

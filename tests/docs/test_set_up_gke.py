@@ -38,10 +38,10 @@ def test_the_toolkit_is_the_one_whose_blueprints_the_table_has() -> None:
 
 
 def test_the_driver_is_the_image_locks() -> None:
-    locks = CATALOG.engine("v0.26.0").image_lock
-    newest, older = locks["v0.26.0"], locks["v0.26.0-cu129"]
+    newest = CATALOG.engine("v0.33.0").image_lock["v0.33.0"]
+    older = CATALOG.engine("v0.26.0").image_lock["v0.26.0-cu129"]
     assert f"CUDA {newest.cuda.partition('.')[0]} and needs R{newest.minimum_driver}." in TEXT
-    assert f"CUDA {older.cuda}, which runs on R{older.minimum_driver} and newer" in TEXT
+    assert f"CUDA {older.cuda} that runs on R{older.minimum_driver} and newer" in TEXT
     platform = CATALOG.environment("a3mega").platform
     assert isinstance(platform, Gke)
     accelerator = platform.node_selector["cloud.google.com/gke-accelerator"]

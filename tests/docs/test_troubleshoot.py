@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_commands_parse(line: str) -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_render(setting: str, tmp_path: Path) -> None:
-    ran = manyhost("render", "a3mega", "--out", str(tmp_path / "out"), *setting.split(maxsplit=1))
+    ran = manyhost("render", "a3mega", "--out", str(tmp_path / "out"), *shlex.split(setting))
     assert ran.code == 0, ran.err
 
 

@@ -225,7 +225,7 @@ FAULTS: dict[str, tuple[Callable[[Cluster], None], str, str, str]] = {
     "hosts in different zones": (scatter(ZONE), "topology", f"fit into one {ZONE}: free are 1 in domain-0", f"--label-columns {ZONE}"),
     "hosts in different blocks": (scatter(BLOCK), "topology", f"fit into one {BLOCK}: free are 1 in domain-0", f"--label-columns {BLOCK}"),
     "a driver older than the image's CUDA": (
-        default_drivers, "gpu-driver", "have driver R535; CUDA 13.0 in vllm/vllm-openai:v0.26.0 needs R580", "engine.tag=v0.26.0-cu129",
+        default_drivers, "gpu-driver", "have driver R535; CUDA 13.0 in vllm/vllm-openai:v0.33.0 needs R580", "engine.tag=v0.26.0-cu129",
     ),
     "a LimitRange with a low maximum": (
         limit_range(max={"memory": "500Gi"}), "limit-range", "container vllm may have no more than 500.0 GiB memory", "kubectl patch limitrange tight --type json",
@@ -295,7 +295,10 @@ CURES: dict[str, tuple[Callable[[Cluster], None], str]] = {
     "a LimitRange with a low maximum": (limit_range(max={"memory": "500Gi", "cpu": "64"}), ""),
     "a LimitRange with a ratio": (limit_range(maxLimitRequestRatio={"memory": "1"}), ""),
     "a quota of objects": (quota(**{"count/statefulsets.apps": "1"}), ""),
-    "a driver older than the image's CUDA": (default_drivers, "engine.tag=v0.26.0-cu129"),
+    "a driver older than the image's CUDA": (
+        default_drivers,
+        "engine.version=v0.26.0 --set engine.tag=v0.26.0-cu129",
+    ),
 }
 
 
@@ -306,7 +309,7 @@ def test_the_fix_cures(name: str, plant: Any, broken: Cluster) -> None:
     ((_, _, fix),) = (item for items in findings().values() for item in items)
     if setting:
         assert f"--set {setting}" in fix
-        assert findings("--set", setting) == {}
+        assert findings(*f"--set {setting}".split()) == {}
         return
     (command,) = fixes.commands(fix)
     environment = {**os.environ, "PATH": f"{broken.programs}:{os.environ['PATH']}"}

@@ -582,6 +582,8 @@ def test_the_default_recipe_unchanged(place: Place, gpu_hosts: Place, namespace:
         "--namespace",
         namespace,
         "--set",
+        "engine.version=v0.26.0",
+        "--set",
         'engine.tag="v0.26.0-cu129"',
         "--timeout",
         "60",

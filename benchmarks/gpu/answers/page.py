@@ -117,7 +117,8 @@ def control(machines: Machines) -> str:
     head = ["variant", "machine", "swaps of two blocks of one layer", "right", "wrong"]
     return (
         "## Control\n\nThe same questions while two blocks of one layer's KV cache change places now and\n"
-        "then: there must be wrong answers.\n\n" + table(head, rows)
+        "then: there must be wrong answers. One swap may have met no block that was read again: a row with\n"
+        "one is none of a control (the questions were over before the second).\n\n" + table(head, rows)
     )
 
 

@@ -93,8 +93,9 @@ def memory(machines: Machines) -> str:
     return (
         "## Memory of a rank (GiB)\n\n"
         "From vLLM's log, and `nvidia-smi` where it says MiB. *Planned* is manyhost's plan for the stage\n"
-        "and the embedding or head that a server on its own has beside it. The V2 runner estimates no\n"
-        "graphs: they are outside its budget.\n\n" + table(head, rows)
+        "and the embedding or head that a server on its own has beside it. The V2 runner of\n"
+        "0.26 estimates no graphs: they are outside its budget. Of 0.33 *non-torch* has the engine's\n"
+        "workspaces in it, which 0.26 counts to the peak.\n\n" + table(head, rows)
     )
 
 
@@ -152,10 +153,16 @@ def two_stages(machines: Machines) -> str:
     rows = []
     found = servers(machines, 2)
     for machine, start, same in found:
-        base = [rate for m, s, r in found if (m, s["variant"]) == (machine, BASE) for rate in rates(r)]
+        published = [(m, rate) for m, s, r in found if s["variant"] == BASE for rate in rates(r)]
+        own = [rate for m, rate in published if m == machine]
+        base = own or [rate for _, rate in published]
         for step, records in loads(same):
             mean = sum(rates(records)) / len(records)
-            ratio = f"{mean / (sum(base) / len(base)):.2f}" if base else "-"
+            ratio = (
+                f"{mean / (sum(base) / len(base)):.2f}" + ("" if own else " (other machines')")
+                if base
+                else "-"
+            )
             shape = f"{step['prompts']} x {step['input']}/{step['output']}"
             kv = f"{start['ranks'][0]['kv_tokens']:,.0f}"
             flight = str(step["limit"] or "all")

@@ -73,6 +73,7 @@ def memory_of(plan: Plan, role: Role, line: dict[str, Any]) -> dict[str, float]:
     """The planner's memory of one GPU of the line's server in GiB, and the KV tokens that fit."""
     sizes = Parallelism(pipeline=1, **line["parallel"])
     model = cut(plan.model, line["config"])
+    served = {name: value for name, value in line["serverArgs"].items() if name != "num-gpu-blocks-override"}
     found = memory.fit(
         model,
         plan.engine,
@@ -83,7 +84,7 @@ def memory_of(plan: Plan, role: Role, line: dict[str, Any]) -> dict[str, float]:
         utilization=plan.settings.utilization,
         kv_dtype=arguments.kv_dtype(role.arguments, plan.engine, "arguments"),
         flags=memory_flags.read(
-            role.arguments, plan.settings.variables, plan.model, plan.engine, sizes, lambda name: name
+            served, plan.settings.variables, plan.model, plan.engine, sizes, lambda name: name
         ),
     )
     assert found

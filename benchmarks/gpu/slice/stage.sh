@@ -50,7 +50,8 @@ host=runpod-h200/single-host
 # Seats are 256: with 512 in flight as many wait.
 loads=256x1000/1000@256,512x1000/1000@512,64x1000/1000@64
 document=(--set context=8192 --set arguments.kv-cache-dtype=fp8)
-experts=(--set parallelism.tensor=1 --set parallelism.data=8 --set arguments.enable-expert-parallel=true)
+# All 128 heads are on each rank: activations and graphs leave it fewer KV tokens than the recipe's context.
+experts=(--set context=65536 --set parallelism.tensor=1 --set parallelism.data=8 --set arguments.enable-expert-parallel=true)
 {
   derive $host --gpus 8 --kv-tokens fit --variant host-tp8-custom --loads $loads
   derive $host --gpus 8 --kv-tokens fit "${document[@]}" --variant host-tp8-8k-fp8-custom --loads $loads

@@ -54,7 +54,7 @@ share a server, each as wide as in the group, so that messages have their real s
   ranks. `a3ultra/deepseek-r1-671b` has the same flags.
 
 `-custom` is vLLM's own all-reduce, `-nccl` is `--disable-custom-all-reduce`. An engine over several hosts
-(`--nnodes`) has it off, whatever is asked for (vLLM 0.26.0, `vllm/config/parallel.py`): `-nccl` is the
+(`--nnodes`) has it off, whatever is asked for (vLLM 0.33.0, `vllm/config/parallel.py`): `-nccl` is the
 default recipe's stage. Torch's symmetric memory, which vLLM tries between the two, needs NVLink multicast,
 which these machines leave off. On hosts that have it, vLLM's own takes only messages below 256 KiB on
 eight H100, 18 tokens (`vllm/distributed/device_communicators/all_reduce_utils.py`), so that `--nnodes`

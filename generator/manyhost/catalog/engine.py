@@ -29,11 +29,12 @@ class ImageLock(Struct, frozen=True):
 
 
 class Linear(Struct, frozen=True):
-    """GiB on one GPU: a constant, and what each layer and each attention head of the rank adds."""
+    """GiB on one GPU: a constant, and what each layer, each attention head and each seat of a head adds."""
 
     gib: Amount = 0
     gib_per_layer: Amount = 0
     gib_per_head: Amount = 0
+    gib_per_head_seat: Amount = 0
 
 
 class Communication(Struct, frozen=True):
@@ -85,6 +86,7 @@ class GpuMemory(Struct, frozen=True):
 
     Attributes:
         batched_tokens: max-num-batched-tokens where nobody sets it.
+        seats: max-num-seqs where nobody sets it; 0 where seats change nothing.
         whole_prompt_context: Longest context at which it is the context itself: prompts are not cut.
         non_torch_gib: CUDA's context and libraries.
         communication: Buffers between GPUs.
@@ -100,6 +102,7 @@ class GpuMemory(Struct, frozen=True):
     runner: str
     runners: Annotated[dict[str, Runner], Meta(min_length=1)]
     whole_prompt_context: Count = 0
+    seats: Count = 0
 
 
 class GoneFlag(Struct, frozen=True):

@@ -255,7 +255,9 @@ def _choice(
     changes["arguments.max-num-seqs"] = most
     plan = make_plan(resolve(recipe, changes), catalog)  # seats take memory
     seats, found = _reached(catalog, plan, wanted, min(most, _seats(plan.main, wanted)))
-    changes["arguments.max-num-seqs"] = seats
+    if seats != most:
+        changes["arguments.max-num-seqs"] = seats
+        plan = make_plan(resolve(recipe, changes), catalog)
     rates = {rate: _per_mtok(usd, found.tok_s) for rate, usd in plan.cost.usd_per_hour_by_rate.items()}
     usd = plan.cost.usd_per_hour
     fits = plan.main.memory

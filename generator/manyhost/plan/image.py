@@ -96,7 +96,7 @@ def check(recipe: Recipe, facts: Facts) -> None:
             )
         _check_no_image(recipe)
         return  # Ray is part of the engine's environment there
-    _check_reference(recipe)
+    _check_reference(recipe, engine)
     _check_tag(recipe, facts)
     if recipe.engine.image or recipe.site.artifact_registry:
         return  # nobody here knows what is in it
@@ -152,7 +152,7 @@ def _check_tag(recipe: Recipe, facts: Facts) -> None:
     )
 
 
-def _check_reference(recipe: Recipe) -> None:
+def _check_reference(recipe: Recipe, engine: Engine) -> None:
     """Refuse what no runtime can pull, or what it would pull from somewhere else than was meant."""
     name, registry = recipe.engine.image, recipe.site.artifact_registry
     for key, given in (("engine.image", name), ("site.artifact_registry", registry.rstrip("/"))):
@@ -169,7 +169,7 @@ def _check_reference(recipe: Recipe) -> None:
         raise InvalidInput(
             f"{recipe.engine.tag} does not pin a version: hosts that start later would run another engine",
             where="engine.tag",
-            fix="leave it out for the engine's own, set a tag such as v0.26.0, or set engine.digest",
+            fix=f"leave it out for the engine's own, {engine.tag}, or set engine.digest",
         )
     if recipe.engine.tag.startswith("nightly") and not (recipe.engine.image or recipe.engine.digest):
         raise InvalidInput(

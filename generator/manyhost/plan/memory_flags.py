@@ -36,6 +36,7 @@ class MemoryFlags(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         batched_tokens: Tokens of one step; 0 for the engine's own.
+        seats: Requests of one step; 0 for the engine's own.
         block_tokens: Tokens of one KV block; 0 for the engine's own.
         kv_bytes: KV cache of each GPU; 0 for what is left.
         blocks: Blocks of the KV cache, whatever is left; 0 for all that fit.
@@ -49,6 +50,7 @@ class MemoryFlags(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     batched_tokens: int = 0
+    seats: int = 0
     block_tokens: int = 0
     kv_bytes: int = 0
     blocks: int = 0
@@ -89,6 +91,7 @@ def read(
     runners = engine.memory.runners if engine.memory else {}
     return MemoryFlags(
         batched_tokens=_number(arguments.get("max-num-batched-tokens")),
+        seats=_number(arguments.get(engine.flag_names.seats)),
         block_tokens=_number(arguments.get("block-size")),
         kv_bytes=_number(arguments.get("kv-cache-memory-bytes")),
         blocks=_number(arguments.get("num-gpu-blocks-override")),

@@ -17,6 +17,8 @@ _BF16_BYTES = 2
 # Of a GPU; for what nobody has measured: NCCL under load, other traffic. It makes 0.88 of what one H100 took
 # with the V2 runner: 0.85 left 7 GB free at the highest, 0.92 with larger steps less than 1.
 _RESERVE = 0.05
+# The largest batch that a graph is captured for (vllm/config/vllm.py, max_cudagraph_capture_size).
+_CAPTURED = 512
 
 
 class Overhead(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,23 +61,24 @@ def overhead(
         sizes: Heads are divided by tensor parallelism; a GPU of data parallel ranks sees the tokens of all.
         layers: Of the pipeline stage, prediction layers included.
         context: Longest request in tokens.
-        flags: Tokens of a step, the runner, and whether it captures graphs.
+        flags: Tokens and requests of a step, the runner, and whether it captures graphs.
     """
     a = model.architecture
     heads = a.heads / sizes.tensor
     runner = facts.runners[flags.runner or facts.runner]
     latent = heads if isinstance(a, MlaMoe) else 0.0
+    seats = min(flags.seats or facts.seats, _CAPTURED)
     outside = None
     if runner.outside is not None:
         # Ranks that share a KV cache gather the queries of all their heads (mla_attention.py).
-        outside = _linear(runner.outside, layers, latent * flags.context_parallel)
+        outside = _linear(runner.outside, layers, latent * flags.context_parallel, seats)
     return Overhead(
         non_torch_gib=facts.non_torch_gib,
         communication_gib=_communication(facts, sizes),
         activation_gib=_activations(
             facts.activations, model, sizes, context, batched_tokens(facts, flags, context)
         ),
-        graphs_gib=0.0 if flags.eager else _linear(runner.graphs, layers, latent),
+        graphs_gib=0.0 if flags.eager else _linear(runner.graphs, layers, latent, seats),
         outside_gib=outside,
     )
 
@@ -119,5 +122,6 @@ def _activations(facts: Activations, model: Model, sizes: Parallelism, context: 
     return max(facts.gib + forward / _GIB, attention / _GIB)
 
 
-def _linear(facts: Linear, layers: int, heads: float) -> float:
-    return facts.gib + facts.gib_per_layer * layers + facts.gib_per_head * heads
+def _linear(facts: Linear, layers: int, heads: float, seats: int) -> float:
+    of_heads = (facts.gib_per_head + facts.gib_per_head_seat * seats) * heads
+    return facts.gib + facts.gib_per_layer * layers + of_heads

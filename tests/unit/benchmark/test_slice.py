@@ -57,7 +57,7 @@ def test_the_default_recipe_is_cut_as_its_last_stage_is() -> None:
     assert (config["n_routed_experts"], config["vocab_size"]) == (256, 16160)
     assert made["serverArgs"]["max-num-seqs"] == 192
     assert made["serverArgs"]["num-gpu-blocks-override"] == 22_800  # of 16 tokens: half of the group's
-    assert made["env"]["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+    assert made["plan"]["engine"] == "v0.33.0"
 
 
 @pytest.mark.parametrize("gpus", [2, 4, 8])
@@ -88,7 +88,12 @@ def test_one_host_of_eight_gpus_is_the_model_itself() -> None:
     from model import CONFIG
 
     whole = CONFIG | {"first_k_dense_replace": 3, "num_hidden_layers": 61}
-    experts = ["parallelism.tensor=1", "parallelism.data=8", "arguments.enable-expert-parallel=true"]
+    experts = [
+        "context=65536",
+        "parallelism.tensor=1",
+        "parallelism.data=8",
+        "arguments.enable-expert-parallel=true",
+    ]
     for assignments, sizes in (([], (8, 1)), (experts, (1, 8))):
         made = job("runpod-h200/single-host", *assignments, gpus=8)
         assert made["config"] == whole
@@ -199,6 +204,30 @@ def test_figures_of_a_log() -> None:
     v2 = rank((here / "vllm_v2_runner.log").read_text())
     assert (v2["weights_gib"], v2["graphs_gib"], v2["kv_gib"]) == (44.78, 12.48, 17.18)
     assert "graphs_estimated_gib" not in v2
+    # One rank on one H100, vLLM 0.33.0, 2026-11-27: its peak, 1.49 GiB, has the estimate of the graphs in it.
+    newer = rank((here / "vllm_0_33.log").read_text())
+    assert (newer["weights_gib"], newer["peak_activation_gib"], newer["non_torch_gib"]) == (41.25, 0.6, 1.02)
+    assert (newer["graphs_gib"], newer["graphs_estimated_gib"], newer["kv_gib"]) == (0.39, 0.89, 23.54)
+    assert (newer["kv_tokens"], newer["kv_tokens_that_fit"]) == (364_800, 45_717 * 16)
+
+
+def test_the_last_line_of_a_queue_has_no_prompts_to_make(tmp_path: Path) -> None:
+    """Where a run goes on, what was measured is looked up for each line; the end has no name."""
+    code = """
+import argparse, sys
+from pathlib import Path
+sys.modules["load"] = __import__("types").SimpleNamespace(prepare=print)
+sys.path.insert(0, sys.argv[1])
+import driver
+options = argparse.Namespace(
+    work=Path(sys.argv[2]), model=None, launch=Path("x"), engine="vllm", known=[Path(sys.argv[2]) / "known"]
+)
+driver.Driver(options).prepare([{"end": True}])
+"""
+    (tmp_path / "known").write_text('{"kind": "bench", "variant": "a", "step": {}, "seed": 1}\n')
+    subprocess.run(
+        [sys.executable, "-c", code, str(GPU), str(tmp_path)], check=True, env={"PATH": "/usr/bin:/bin"}
+    )
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_explain_lists_sources_strongest_first(monkeypatch: pytest.MonkeyPatch) 
     assert ran.code == 0
     assert lines[0] == 'engine.version = "v0.26.0"  (--set)'
     assert lines[1] == 'overrides "v0.33.0"  (environment variable VLLM_VERSION)'
-    assert lines[2] == f'overrides "v0.26.0"  ({FILE})'
+    assert lines[2] == f'overrides "v0.33.0"  ({FILE})'
 
 
 def test_explain_a_key_that_nobody_set_and_a_whole_block() -> None:

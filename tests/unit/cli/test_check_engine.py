@@ -10,7 +10,7 @@ from manyhost.render import build
 from tests.helpers.cli import RECIPE, Ran, manyhost
 
 MANIFESTS = build(RECIPE).manifests_text
-IMAGE = "vllm/vllm-openai:v0.26.0"
+IMAGE = "vllm/vllm-openai:v0.33.0"
 
 
 def check(folder: Path, image: str, *options: str) -> Ran:
@@ -29,14 +29,14 @@ def test_an_engine_without_the_executor_is_refused(image: str, tmp_path: Path) -
 
 
 def test_a_build_of_a_known_version_has_its_flags_checked(tmp_path: Path) -> None:
-    assert check(tmp_path, f"{IMAGE}-cu129").err == ""
+    assert check(tmp_path, f"{IMAGE}-mine").err == ""
 
 
 def test_another_version_than_asked_for_is_refused(tmp_path: Path) -> None:
-    ran = check(tmp_path, "vllm/vllm-openai:v0.33.0", "--engine", "v0.26.0")
+    ran = check(tmp_path, "vllm/vllm-openai:v0.26.0", "--engine", "v0.33.0")
     assert ran.code == 3
-    assert "is vLLM v0.33.0, not v0.26.0" in ran.out
-    assert check(tmp_path, "o/vllm:v0.33.0", "--engine", "v0.26.0").out.count("is vLLM") == 0
+    assert "is vLLM v0.26.0, not v0.33.0" in ran.out
+    assert check(tmp_path, "o/vllm:v0.26.0", "--engine", "v0.33.0").out.count("is vLLM") == 0
 
 
 @pytest.mark.parametrize("tag", ["nightly", "v0.19.0", "mine"])

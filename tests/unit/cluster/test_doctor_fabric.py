@@ -23,10 +23,10 @@ def with_installer(method: str, path: str, headers: Any) -> Reply:
     ("setting", "end"),
     [
         (
-            "engine.version=v0.26.0",
-            "for NCCL 2.28.7-1; PyTorch in vllm/vllm-openai:v0.26.0 brings 2.28.9",
+            "engine.version=v0.33.0",
+            "for NCCL 2.28.7-1; PyTorch in vllm/vllm-openai:v0.33.0 brings 2.30.7",
         ),
-        ("engine.tag=v0.26.0-cu129", "for NCCL 2.28.7-1"),  # nobody has read it
+        ("engine.tag=v0.33.0-mine", "for NCCL 2.28.7-1"),  # nobody has read it
     ],
 )
 def test_the_nccl_of_plugin_and_image_are_said_side_by_side(

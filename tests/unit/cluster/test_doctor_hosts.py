@@ -29,6 +29,9 @@ def with_gpus(node: dict[str, Any], healthy: int, shown: int = 8) -> dict[str, A
 # ------------------------------------------------------------------ hosts
 
 
+OLDER = ("engine.version=v0.26.0", "engine.tag=v0.26.0-cu129")
+
+
 @pytest.mark.parametrize(
     ("healthy", "shown", "why"),
     [
@@ -233,11 +236,11 @@ def test_processors_that_the_image_is_not_built_for(serve: Serve, examined: Exam
         ({"driver": "default"}, "v1.32.4-gke.1", (), "fail", "driver R535; CUDA 13.0 in vllm/vllm-openai"),
         ({"driver": "latest"}, "v1.32.4-gke.1", (), "pass", "drivers from R580 on run CUDA 13.0"),
         ({"driver": "latest"}, "v1.30.1-gke.1", (), "fail", "have driver R550; CUDA 13.0"),
-        ({"driver": "default"}, "v1.32.4-gke.1", ("engine.tag=v0.26.0-cu129",), "pass", "run CUDA 12.9"),
+        ({"driver": "default"}, "v1.32.4-gke.1", OLDER, "pass", "run CUDA 12.9"),
         # Nobody has read these.
         ({"driver": "default"}, "v1.36.0-gke.1", (), "skip", "no free host tells its driver"),
         ({"driver": None}, "v1.32.4-gke.1", (), "skip", "no free host tells its driver"),
-        ({"driver": "default"}, "v1.32.4-gke.1", ("engine.tag=v0.26.0-mine",), "skip", "nobody has read"),
+        ({"driver": "default"}, "v1.32.4-gke.1", ("engine.tag=v0.33.0-mine",), "skip", "nobody has read"),
         (
             {"driver": "default"}, "v1.32.4-gke.1", ("variables.VLLM_ENABLE_CUDA_COMPATIBILITY='1'",),
             "skip", "VLLM_ENABLE_CUDA_COMPATIBILITY is set",
@@ -258,13 +261,21 @@ def test_gpu_driver(
     assert why in result.why
     if status == "fail" and labels.get("driver"):
         first, second = result.fix.split("; or ")
-        assert first.startswith("take the image with CUDA 12.9: `manyhost deploy ")
-        assert first.endswith("--set engine.tag=v0.26.0-cu129`")
+        assert first.startswith("take vLLM v0.26.0 with CUDA 12.9: `manyhost deploy ")
+        assert first.endswith(" --set engine.version=v0.26.0 --set engine.tag=v0.26.0-cu129`")
         assert second.endswith(
             "`gcloud container node-pools update a3-megagpu-8g-a3-megagpu-pool --cluster prod "
             "--location us-east4 --project p "
             "--accelerator type=nvidia-h100-mega-80gb,count=8,gpu-driver-version=latest`"
         )
+
+
+def test_an_image_of_the_recipes_own_version_is_advised_first(serve: Serve, examined: Examine) -> None:
+    node = a_host(1, driver="default")
+    result = examined("gpu-driver", a_target(OLDER[0]), served(serve, node))
+    first, *_ = result.fix.split("; or ")
+    assert first.startswith("take the image with CUDA 12.9: `manyhost deploy ")
+    assert first.endswith(" --set engine.tag=v0.26.0-cu129`")
 
 
 def test_a_driver_of_another_system_is_not_known(serve: Serve, examined: Examine) -> None:
@@ -276,7 +287,7 @@ def test_a_driver_of_another_system_is_not_known(serve: Serve, examined: Examine
 
 def test_an_image_of_whose_cuda_nothing_is_known(serve: Serve, examined: Examine) -> None:
     target = a_target()
-    engine = msgspec.structs.replace(target.plan.engine, image_lock={"v0.26.0": ImageLock()})
+    engine = msgspec.structs.replace(target.plan.engine, image_lock={"v0.33.0": ImageLock()})
     target: Target = msgspec.structs.replace(target, plan=msgspec.structs.replace(target.plan, engine=engine))
     api = served(serve, a_host(1, driver="default"))
     for name in ("gpu-driver", "image-architecture"):

@@ -23,8 +23,8 @@ from tests.helpers.cli import ROOT, Ran, checkout, manyhost
 from tests.unit.cluster.doctor import Serve
 
 FOLDER = ROOT / "docker/vllm"
-VERSION = "v0.26.0"
-LOCKED = Catalog(ROOT).engine(VERSION).image_lock[VERSION].digest
+VERSION = "v0.33.0"
+LOCKED = f"sha256:{'b' * 64}"  # as if somebody had read it
 MADE = f"{inputs(FOLDER, VERSION)}-{LOCKED}"
 PUSHED = f"sha256:{'d' * 64}"
 
@@ -43,6 +43,8 @@ class Cloud:
         self.repository = f"{self.host}/p/r/vllm-openai"
         own = checkout(folder / "own", monkeypatch)
         (own / "docker").symlink_to(ROOT / "docker")
+        engine = own / f"values/engines/vllm/{VERSION}.yaml"
+        engine.write_text(engine.read_text().replace(f"{VERSION}: {{", f"{VERSION}: {{digest: {LOCKED}, "))
         self.local = own / "values/local.yaml"
         self.local.write_text(
             f"# Ours.\nsite:\n  project_id: p\n  region: us-east4\n  artifact_registry: {self.host}/p/r\n"
@@ -113,7 +115,7 @@ def test_what_was_pinned_is_rendered_and_another_version_of_the_environment_is_r
     assert f"digest: {cloud.next}" in (tmp_path / "out/values.yaml").read_text().replace('"', "")
     other = manyhost("render", "a3mega/deepseek-r1-671b-published", "--out", str(tmp_path / "other"))
     assert other.code == 3
-    assert "v0.26.0 is not vLLM v0.7.3" in other.err
+    assert "v0.33.0 is not vLLM v0.7.3" in other.err
 
 
 def test_the_same_again_builds_nothing_and_changes_nothing(cloud: Cloud) -> None:
@@ -215,7 +217,7 @@ def test_a_settings_file_that_cannot_be_edited_is_found_before_the_build(cloud: 
         (("a4x", "--set", "groups=1"), "docker/vllm builds for amd64; a4x is arm64"),
         (("local",), "docker/vllm has no list of extras for vLLM v0.32.0-cpu"),
         (("a3mega", "--set", "engine.image=x/y"), "x is no registry of your own"),
-        (("a3mega", "--set", 'engine.tag="mine"'), "mine is not what a build is tagged with: v0.26.0"),
+        (("a3mega", "--set", 'engine.tag="mine"'), "mine is not what a build is tagged with: v0.33.0"),
     ],
 )
 def test_what_cannot_be_built_is_refused(arguments: tuple[str, ...], said: str, cloud: Cloud) -> None:
@@ -243,7 +245,7 @@ def test_status_of_an_image_that_was_built_and_pinned(cloud: Cloud) -> None:
         f"image     {cloud.repository}@{cloud.next}",
         f"registry  {cloud.repository}@{cloud.next} is {cloud.next}",
         "pinned    values/local.yaml: a3mega",
-        "inside    vLLM v0.26.0; executors mp, ray; CUDA 13.0; driver R580 or newer; NCCL 2.28.9; amd64, arm64",
+        "inside    vLLM v0.33.0; executors mp, ray; CUDA 13.0; driver R580 or newer; NCCL 2.30.7; amd64, arm64",
         "build     b1 SUCCESS 2026-11-26T08:20:00Z https://console/b1",
     ]
 
@@ -266,7 +268,7 @@ def test_a_stock_tag_that_has_moved_is_not_the_image_that_somebody_has_read(clou
     done = manyhost("image", "status", "a3mega")
     assert f"inside    not known: the tag has moved, and the image lock knows {LOCKED}" in done.out
     file.write_text(text.replace(LOCKED, moved))
-    assert "inside    vLLM v0.26.0; executors mp; CUDA 13.0" in manyhost("image", "status", "a3mega").out
+    assert "inside    vLLM v0.33.0; executors mp; CUDA 13.0" in manyhost("image", "status", "a3mega").out
 
 
 def test_status_without_registry_or_gcloud_says_what_can_be_said(
@@ -333,9 +335,10 @@ def test_the_files_sum_is_the_one_that_build_sh_writes(tmp_path: Path) -> None:
     docker.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
     subprocess.run(
-        ["sh", str(FOLDER / "build.sh"), "eu.pkg.dev/p/r/vllm", VERSION], env=environment, check=True
+        ["sh", str(FOLDER / "build.sh"), "eu.pkg.dev/p/r/vllm", "v0.26.0"], env=environment, check=True
     )
+    locked = Catalog(ROOT).engine("v0.26.0").image_lock["v0.26.0"].digest
     (label,) = re.findall(rf"--label {re.escape(INPUTS)}=(\S+)", (tmp_path / "call").read_text())
-    assert label == MADE
-    assert is_same({INPUTS: label}, inputs(FOLDER, VERSION), LOCKED)
+    assert label == f"{inputs(FOLDER, 'v0.26.0')}-{locked}"
+    assert is_same({INPUTS: label}, inputs(FOLDER, "v0.26.0"), locked)
     assert is_same({INPUTS: f"{inputs(FOLDER, VERSION)}-sha256:other"}, inputs(FOLDER, VERSION), "")

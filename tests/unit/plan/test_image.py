@@ -14,7 +14,9 @@ from tests.helpers.cli import RECIPE, ROOT
 
 CATALOG = Catalog(ROOT)
 ENGINE = CATALOG.engine("v0.26.0")
-FACTS = join(resolve(CATALOG, RECIPE), CATALOG)
+# The version whose images most is known of: two tags, a digest.
+VERSION = f"engine.version={ENGINE.version}"
+FACTS = join(resolve(CATALOG, RECIPE, assignments=[VERSION]), CATALOG)
 A3MEGA, A4X = CATALOG.environment("a3mega"), CATALOG.environment("a4x")
 BOTH = msgspec.structs.replace(ENGINE, image_lock={"v0.26.0": ImageLock(architectures=["amd64", "arm64"])})
 INTEL = msgspec.structs.replace(ENGINE, image_lock={"v0.26.0": ImageLock(architectures=["amd64"])})
@@ -27,7 +29,7 @@ def facts(engine: Engine, environment: Environment) -> Facts:
 
 
 def recipe(*assignments: str, **variables: str) -> Recipe:
-    return resolve(CATALOG, RECIPE, assignments=assignments, variables=variables).recipe
+    return resolve(CATALOG, RECIPE, assignments=[VERSION, *assignments], variables=variables).recipe
 
 
 def test_an_image_for_other_cpus_is_refused_before_a_host_pulls_it() -> None:
@@ -97,8 +99,8 @@ PUBLISHED = "a3mega/deepseek-r1-671b-published"
             "--set: engine.version",
             "starts several hosts with ray, not with mp",
         ),
-        (("engine.tag=v0.7.3",), {}, "--set: engine.tag", "v0.7.3 is not vLLM v0.26.0"),
-        (("engine.tag=0.7.3",), {}, "--set: engine.tag", "0.7.3 is not vLLM v0.26.0"),
+        (("engine.tag=v0.7.3",), {}, "--set: engine.tag", "v0.7.3 is not vLLM v0.33.0"),
+        (("engine.tag=0.7.3",), {}, "--set: engine.tag", "0.7.3 is not vLLM v0.33.0"),
         (("engine.tag=v0.7.3",), {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r"}, "--set: engine.tag", "is not vLLM"),
     ],
 )
@@ -146,9 +148,9 @@ def test_a_version_that_nobody_knows_needs_an_image_of_its_own() -> None:
         ("engine.image=o//vllm", "is not written like the name of an image", "vllm/vllm-openai"),
         ("site.artifact_registry=https://eu.pkg.dev/p/r", "is a web address", "write eu.pkg.dev/p/r"),
         ("site.artifact_registry=eu.pkg.dev/P/r", "has upper case", "write eu.pkg.dev/p/r"),
-        ("engine.tag=latest", "does not pin a version", "v0.26.0"),
-        ("engine.tag=nightly", "does not pin a version", "v0.26.0"),
-        ("engine.tag=nightly-x86_64", "does not pin a version", "v0.26.0"),
+        ("engine.tag=latest", "does not pin a version", "v0.33.0"),
+        ("engine.tag=nightly", "does not pin a version", "v0.33.0"),
+        ("engine.tag=nightly-x86_64", "does not pin a version", "v0.33.0"),
         ("engine.tag=nightly-0123abc", "is none of the versions whose flags", "engine.image"),
     ],
 )

@@ -60,17 +60,26 @@ def test_the_oldest_engine_takes_whole_prompts_in_a_step() -> None:
     assert chunks < short
 
 
-def test_the_v1_runner_keeps_room_for_its_graphs_and_v2_takes_them_beside_its_share() -> None:
-    v1 = fits()
-    v2 = fits('variables.VLLM_USE_V2_MODEL_RUNNER="1"')
+def test_the_v1_runner_of_0_26_keeps_room_for_its_graphs_and_v2_takes_them_beside_its_share() -> None:
+    older = "engine.version=v0.26.0"
+    v1 = fits(older, 'variables.VLLM_USE_V2_MODEL_RUNNER="0"')
+    v2 = fits(older, 'variables.VLLM_USE_V2_MODEL_RUNNER="1"')
     assert v1.overhead.graphs_gib > 0.9
     assert v2.overhead.graphs_gib == 0
     assert v2.kv_tokens > v1.kv_tokens
     assert (v1.utilization_ceiling, v2.utilization_ceiling) == (0.92, 0.88)
-    new = fits("engine.version=v0.33.0", "variables.VLLM_USE_V2_MODEL_RUNNER=null")
-    assert new.utilization_ceiling == 0.88  # it takes V2 by itself
-    old = fits("variables.VLLM_USE_V2_MODEL_RUNNER=null")
-    assert old == v1
+    assert fits(older) == v1
+
+
+def test_from_0_33_on_v2_keeps_room_for_graphs_by_seats() -> None:
+    default = fits()
+    assert default == fits('variables.VLLM_USE_V2_MODEL_RUNNER="1"')  # it takes V2 by itself
+    assert default.utilization_ceiling == 0.92
+    fewer, most, more, own = (
+        fits(f"arguments.max-num-seqs={seats}").overhead.graphs_gib for seats in (192, 512, 1024, "null")
+    )
+    assert fewer < default.overhead.graphs_gib < most
+    assert most == more == own  # no graph is captured for more than 512 requests; the engine's own are 1,024
 
 
 @pytest.mark.parametrize(
@@ -156,7 +165,7 @@ def test_a_number_of_blocks_of_ones_own() -> None:
     assert fits("arguments.num-gpu-blocks-override=20000").kv_tokens == 320_000
     assert fits("arguments.num-gpu-blocks-override=5000", "arguments.block-size=64").kv_tokens == 320_000
     message = refused("arguments.num-gpu-blocks-override=60000")
-    assert "60,000 blocks are 960,000 KV tokens; 773,792 fit" in message
+    assert "60,000 blocks are 960,000 KV tokens; 756,912 fit" in message
     assert "arguments.num-gpu-blocks-override" in message
 
 

@@ -65,8 +65,10 @@ def test_weights_are_within_one_percent(point: Point) -> None:
     assert found.weights_gib == pytest.approx(point.weights_gib, rel=0.01)
 
 
-def test_both_runners_of_the_default_engine_and_the_published_one_are_among_them() -> None:
-    assert {point.engine for point in POINTS} == {"v0.26.0", "v0.7.3"}
+def test_both_runners_of_the_default_engines_and_the_published_one_are_among_them() -> None:
+    assert {point.engine for point in POINTS} == {"v0.33.0", "v0.26.0", "v0.7.3"}
     ranks = [point for point in POINTS if point.changed.get("heads") == 16]
-    assert {point.variables.get("VLLM_USE_V2_MODEL_RUNNER") for point in ranks} == {"0", "1"}
+    for engine in ("v0.33.0", "v0.26.0"):
+        runners = {p.variables.get("VLLM_USE_V2_MODEL_RUNNER") for p in ranks if p.engine == engine}
+        assert runners == {"0", "1"}
     assert {point.arguments.get("max-num-batched-tokens") for point in ranks} == {2048, 4096, 8192}

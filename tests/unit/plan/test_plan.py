@@ -57,7 +57,7 @@ def test_the_default_recipe_in_numbers() -> None:
     # The last stage has more weights and so decides, with its 30 layers.
     assert role.memory.kv_bytes_per_token == 1152 * 30
     assert role.memory.kv_tokens == role.memory.kv_tokens_by_stage[1] < role.memory.kv_tokens_by_stage[0]
-    assert (role.arguments["max-num-seqs"], role.seats) == (384, 400)
+    assert (role.arguments["max-num-seqs"], role.seats) == (384, 384)
     assert role.memory.concurrency == pytest.approx(role.memory.kv_tokens / 32768, abs=0.1)
     assert (p.cost.usd_per_hour, p.cost.region) == (185.88, "us-east4")
 
@@ -67,7 +67,7 @@ def test_the_default_recipe_in_numbers() -> None:
     [
         (("engine.version=v0.7.3",), {}, "vLLM v0.7.3 starts several hosts with ray, not with mp"),
         (("engine.executor=ray",), {}, "does not contain Ray"),
-        (("engine.version=v0.33.0", "engine.executor=ray"), {}, "does not contain Ray"),
+        (("engine.version=v0.26.0", "engine.executor=ray"), {}, "does not contain Ray"),
     ],
 )
 def test_executors_that_cannot_start(
@@ -81,17 +81,17 @@ def test_executors_that_cannot_start(
 @pytest.mark.parametrize(
     ("assignments", "variables", "image"),
     [
-        ((), {}, "vllm/vllm-openai:v0.26.0"),
-        (("engine.executor=ray", "engine.image=x/with-ray"), {}, "x/with-ray:v0.26.0"),
+        ((), {}, "vllm/vllm-openai:v0.33.0"),
+        (("engine.executor=ray", "engine.image=x/with-ray"), {}, "x/with-ray:v0.33.0"),
         (
             ("engine.executor=ray",),
             {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r"},
-            "eu.pkg.dev/p/r/vllm-openai:v0.26.0",
+            "eu.pkg.dev/p/r/vllm-openai:v0.33.0",
         ),
-        ((), {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r/", "VLLM_IMAGE": "vllm"}, "eu.pkg.dev/p/r/vllm:v0.26.0"),
-        ((), {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r", "VLLM_IMAGE": "o/vllm"}, "o/vllm:v0.26.0"),
+        ((), {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r/", "VLLM_IMAGE": "vllm"}, "eu.pkg.dev/p/r/vllm:v0.33.0"),
+        ((), {"ARTIFACT_REGISTRY": "eu.pkg.dev/p/r", "VLLM_IMAGE": "o/vllm"}, "o/vllm:v0.33.0"),
         (("engine.tag=mine",), {"VLLM_IMAGE": "o/vllm"}, "o/vllm:mine"),
-        ((), {"VLLM_VERSION": "v0.33.0"}, "vllm/vllm-openai:v0.33.0"),
+        ((), {"VLLM_VERSION": "v0.26.0"}, "vllm/vllm-openai:v0.26.0"),
     ],
 )
 def test_images(assignments: tuple[str, ...], variables: dict[str, str], image: str) -> None:
@@ -145,7 +145,7 @@ def test_fp8_kv_is_refused_where_the_engine_cannot_serve_it() -> None:
     assert "vLLM v0.7.3 cannot serve this model with it" in message
 
 
-@pytest.mark.parametrize("flag", sorted({*RESERVED, *derived(CATALOG.engine("v0.26.0"))}))
+@pytest.mark.parametrize("flag", sorted({*RESERVED, *derived(CATALOG.engine("v0.33.0"))}))
 @pytest.mark.parametrize("prefix", ["", "no-"])
 def test_flags_that_manyhost_sets_itself(flag: str, prefix: str) -> None:
     message = refused(f"arguments.{prefix}{flag}=1")
@@ -174,7 +174,7 @@ def test_price_by_region(variables: dict[str, str], region: str, price: float) -
 
 
 def test_cold_start_phases_and_budget() -> None:
-    model, engine = CATALOG.model("deepseek-r1-671b"), CATALOG.engine("v0.26.0")
+    model, engine = CATALOG.model("deepseek-r1-671b"), CATALOG.engine("v0.33.0")
     phases = dict(startup.cold_start(model, engine, "hub"))
     assert list(phases) == ["schedule", "image", "import", "weights", "compile"]
     assert phases["weights"] == math.ceil(688_586_727_753 / 0.38e9)
@@ -204,8 +204,8 @@ def test_warnings() -> None:
     assert plan().warnings == ()
     (seats,) = plan("arguments.max-num-seqs=512").warnings
     assert seats == (
-        "max-num-seqs 512 is more than 773,792 KV tokens serve at 1,000 + 1,000 tokens a request: "
-        "some would be computed twice; 400 fit"
+        "max-num-seqs 512 is more than 744,960 KV tokens serve at 1,000 + 1,000 tokens a request: "
+        "some would be computed twice; 384 fit"
     )
     assert plan("arguments.max-num-seqs=512", "traffic.output_tokens=200").warnings == ()
     (share,) = plan("utilization=0.95").warnings
@@ -213,7 +213,7 @@ def test_warnings() -> None:
         "utilization 0.95: about 2.4 GiB of each GPU are taken beside it under load; 0.92 "
     )
     (own,) = plan("arguments.kv-cache-memory-bytes=30G").warnings
-    assert own.startswith("utilization 0.944: ")
+    assert own.startswith("utilization 0.951: ")
     assert plan("arguments.max-num-seqs=4").warnings == ()
 
 
@@ -288,7 +288,7 @@ def test_plan_json_is_stable_and_whole() -> None:
         "environment": "a3mega",
         "interconnect": "tcpxo",
         "model": "deepseek-r1-671b",
-        "engine": "v0.26.0",
+        "engine": "v0.33.0",
     }
     assert document["provenance"]["context"] == f"recipes/{RECIPE}/recipe.yaml"
     fits = plan().main.memory

@@ -25,12 +25,16 @@ from tools.extract_kubernetes_schemas import strict
 
 CATALOG = Catalog(ROOT)
 DYNAMO = CATALOG.dynamo()
-APART = ("a3ultra/deepseek-r1-671b", "roles.prefill.groups=2")
-BUCKET = ("a3ultra/deepseek-r1-671b", "site.gcs_bucket=my-bucket", "weights.source=bucket")
-SERVED = [
-    name for name in on_kubernetes(CATALOG) if DYNAMO.pair(CATALOG.recipe_document(name)["engine"]["version"])
+# The newest version of the engine that a release of Dynamo serves with and that ran on GPUs.
+PAIRED = "engine.version=v0.26.0"
+APART = ("a3ultra/deepseek-r1-671b", PAIRED, "roles.prefill.groups=2")
+BUCKET = ("a3ultra/deepseek-r1-671b", PAIRED, "site.gcs_bucket=my-bucket", "weights.source=bucket")
+NEWEST = [
+    name
+    for name in on_kubernetes(CATALOG)
+    if CATALOG.recipe_document(name)["engine"] == {"version": "v0.33.0", "executor": "mp"}
 ]
-CASES = [*((name,) for name in SERVED), APART, BUCKET]
+CASES = [*((name, PAIRED) for name in NEWEST), APART, BUCKET]
 Graph = dict[str, Any]
 
 
@@ -141,13 +145,13 @@ def test_the_frontend_reads_the_tokenizer_where_weights_are_staged() -> None:
     words = main(serve)["args"]
     assert words[words.index("--model") + 1].startswith(f"{mount['mountPath']}/")
     assert frontend["podTemplate"]["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
-    plain = components("a3ultra/deepseek-r1-671b")["Frontend"]
+    plain = components("a3ultra/deepseek-r1-671b", PAIRED)["Frontend"]
     assert "volumes" not in plain["podTemplate"]["spec"]
     assert "metadata" not in plain["podTemplate"]
 
 
 def test_over_tcpxo_the_daemon_and_its_script_come_along() -> None:
-    scripts, found = yaml.safe_load_all(render("a3mega/deepseek-r1-671b"))
+    scripts, found = yaml.safe_load_all(render("a3mega/deepseek-r1-671b", PAIRED))
     assert list(scripts["data"]) == ["tcpxo-daemon.sh"]
     _, serve = found["spec"]["components"]
     (daemon,) = serve["podTemplate"]["spec"]["initContainers"]
@@ -161,9 +165,9 @@ def test_over_tcpxo_the_daemon_and_its_script_come_along() -> None:
 
 def test_the_engine_starts_with_the_profile_and_the_settings_that_win_over_it(tmp_path: Path) -> None:
     container = main(
-        components("a3mega/deepseek-r1-671b", 'network.nccl={"NCCL_DEBUG":"INFO"}', "variables.MINE=a b")[
-            "serve"
-        ]
+        components(
+            "a3mega/deepseek-r1-671b", PAIRED, 'network.nccl={"NCCL_DEBUG":"INFO"}', "variables.MINE=a b"
+        )["serve"]
     )
     profile = tmp_path / "profile.sh"
     profile.write_text("export NCCL_FROM_PROFILE=1 NCCL_DEBUG=WARN\n")
@@ -197,22 +201,22 @@ REFUSED: list[tuple[tuple[str, ...], str, str]] = [
         "v0.26.0",
     ),
     (
-        ("a3mega/deepseek-r1-671b", "roles.prefill.groups=1"),
+        ("a3mega/deepseek-r1-671b", PAIRED, "roles.prefill.groups=1"),
         r"roles\.prefill\.groups: prefill and decode cannot be apart over tcpxo: NIXL has no TCPXO transport",
         "one engine over all hosts",
     ),
     (
-        ("a4/deepseek-r1-671b", "arguments.chat-template=x"),
+        ("a4/deepseek-r1-671b", PAIRED, "arguments.chat-template=x"),
         r"arguments\.chat-template: is a flag of vLLM's own HTTP server",
         "remove it",
     ),
     (
-        ("a4/deepseek-r1-671b", 'engine.command=["bash"]'),
+        ("a4/deepseek-r1-671b", PAIRED, 'engine.command=["bash"]'),
         r"engine\.command: Dynamo starts its own engine",
         "leave it out",
     ),
     (
-        ("a4/deepseek-r1-671b", "routing=inferencepool", "gateway.name=g", "gateway.picker.name=p"),
+        ("a4/deepseek-r1-671b", PAIRED, "routing=inferencepool", "gateway.name=g", "gateway.picker.name=p"),
         "routing: Dynamo has a router of its own",
         "service",
     ),
@@ -236,11 +240,13 @@ def test_one_kind_of_files_lies_in_a_folder(tmp_path: Path) -> None:
         ("helm", ["manifests.yaml", "plan.json", "topology.svg", "values.yaml"]),
         ("dynamo", ["dynamo.yaml", "plan.json", "topology.svg"]),
     ):
-        assert manyhost("render", "a3mega", "--as", form, *out).code == 0
+        assert manyhost("render", "a3mega", "--set", PAIRED, "--as", form, *out).code == 0
         assert sorted(tree(tmp_path)) == names
-    own = manyhost("render", "a3mega", "--as", "dynamo", "--set", "engine.image=example.com/own", *out)
+    own = manyhost(
+        "render", "a3mega", "--as", "dynamo", "--set", PAIRED, "--set", "engine.image=example.com/own", *out
+    )
     assert "the image example.com/own is not used" in own.err
-    refused = manyhost("render", "a4", "--as", "dynamo", "--set", "engine.version=v0.33.0", *out)
+    refused = manyhost("render", "a4", "--as", "dynamo", *out)
     assert refused.code == 3
     assert sorted(tree(tmp_path)) == ["dynamo.yaml", "plan.json", "topology.svg"]
 

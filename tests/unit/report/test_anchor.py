@@ -55,10 +55,10 @@ def test_the_newest_run_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     made.written(tmp_path / "run", [[50, 51, 49]], recipe=RECIPE)
     file = Path(manyhost("anchor", "add", "run", "--output", "json").output.result["file"])
     newer = file.read_text().replace("2027-01-15", "2027-02-01").replace("own-", "newer-")
-    (file.parent / "newer-a3ultra-deepseek-r1-671b-v0-26-0-2027-02-01.yaml").write_text(newer)
+    (file.parent / "newer-a3ultra-deepseek-r1-671b-v0-33-0-2027-02-01.yaml").write_text(newer)
     rows = manyhost("plan", "deepseek-r1-671b", "--env", "a3ultra", "--output", "json").output.result[
         "choices"
     ]
     assert {row["anchor"] for row in rows if row["basis"] == "anchored"} == {
-        "newer-a3ultra-deepseek-r1-671b-v0-26-0-2027-02-01"
+        "newer-a3ultra-deepseek-r1-671b-v0-33-0-2027-02-01"
     }

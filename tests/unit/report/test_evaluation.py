@@ -69,7 +69,7 @@ def test_set_up_and_results_of_every_run(tmp_path: Path) -> None:
     for words in (
         "| hosts | 1 x a3-ultragpu-8g | 2 x 8 x NVIDIA H200 |",
         "| layout | 1 group of 1 host, tensor 8 | 1 group of 2 hosts, tensor 8, pipeline 2 |",
-        "| engine | vLLM v0.26.0, says 0.26.0 | vLLM v0.26.0, says 0.26.0 |",
+        "| engine | vLLM v0.33.0, says 0.33.0 | vLLM v0.33.0, says 0.33.0 |",
         "| USD an hour | 88.21, on-demand | not published |",
     ):
         assert words in setup

@@ -26,7 +26,7 @@ KEY = "a key of this test"
 @pytest.mark.parametrize(
     ("recipe", "settings", "where", "text"),
     [
-        ("single-host", ["routing=dynamo"], "engine.version", "can stand before vLLM v0.26.0"),
+        ("single-host", ["routing=dynamo"], "engine.version", "can stand before vLLM v0.33.0"),
         ("dynamo-router", ["engine.executor=ray"], "engine.executor", "over Ray"),
         ("single-host", ["groups=2"], "routing", "RunPod has nothing"),
         ("dynamo-disaggregated", ["routing=service"], "routing", "RunPod has nothing"),

@@ -115,7 +115,7 @@ def test_the_volume_has_room_for_weights_and_engine() -> None:
 def test_what_cannot_be_started_is_refused() -> None:
     with pytest.raises(InvalidInput, match="is not locked for RunPod"):
         launch.stage_pod(
-            plan("runpod-h200/single-host", "engine.version=v0.33.0"),
+            plan("runpod-h200/single-host", "engine.version=v0.20.2"),
             TERMS,
             CHARTS,
             Cpu(id="cpu5c", vcpu_count=4),

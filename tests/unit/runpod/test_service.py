@@ -67,7 +67,7 @@ def test_no_pod_that_could_stage(ours: Service, cloud: Account, monkeypatch: pyt
 
 
 def test_an_engine_that_nobody_has_locked(api: Api, cloud: Account, clock: Clock, tmp_path: Path) -> None:
-    made = plan(RECIPE, "engine.version=v0.33.0")
+    made = plan(RECIPE, "engine.version=v0.20.2")
     with pytest.raises(InvalidInput, match="is not locked for RunPod"):
         service(api, clock, tmp_path / "journal", made=made).up(WANTED, answered)
     assert nothing_made(cloud)

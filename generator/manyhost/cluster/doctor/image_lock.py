@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from manyhost.catalog.engine import ImageLock
+from manyhost.catalog import Catalog
+from manyhost.catalog.engine import Engine, ImageLock
 from manyhost.catalog.environment import Gke
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped
 from manyhost.cluster.doctor.hosts import Room, free_rooms
@@ -82,12 +83,14 @@ def _branch(sight: Sight, room: Room) -> int:
 def _newer(sight: Sight, old: list[Room], branch: int, lock: ImageLock) -> str:
     """Another image that the driver runs, if one is known; else, or besides, a newer driver."""
     plan = sight.target.plan
-    ways = [
-        f"take the image with CUDA {other.cuda}: "
-        + sight.commands.manyhost("deploy", "--set", f"engine.tag={tag}")
-        for tag, other in plan.engine.image_lock.items()
-        if 0 < other.minimum_driver <= branch and other.minimum_driver < lock.minimum_driver
-    ]
+    ways = []
+    if found := _runs_on(sight, branch, lock):
+        engine, tag, cuda = found
+        settings = ["--set", f"engine.tag={tag}"] if tag != engine.tag else []
+        if engine.version != plan.engine.version:
+            settings = ["--set", f"engine.version={engine.version}", *settings]
+        of = "the image" if engine.version == plan.engine.version else str(engine)
+        ways.append(f"take {of} with CUDA {cuda}: " + sight.commands.manyhost("deploy", *settings))
     if isinstance(plan.environment.platform, Gke):
         pools = sorted({room.labels.get(_POOL, "POOL") for room in old})
         gpus = f"type={old[0].labels.get(_ACCELERATOR, 'TYPE')},count={plan.environment.host.gpus}"
@@ -98,6 +101,26 @@ def _newer(sight: Sight, old: list[Room], branch: int, lock: ImageLock) -> str:
             for pool in pools
         ]
     return "; or ".join(ways) or "whoever runs the hosts updates their driver"
+
+
+def _runs_on(sight: Sight, branch: int, lock: ImageLock) -> tuple[Engine, str, str] | None:
+    """A stock image that the driver runs: engine, tag and CUDA; of the recipe's version, or the newest."""
+    plan = sight.target.plan
+    others = [other for other in Catalog().engines() if other.name == plan.engine.name]
+    others.sort(
+        key=lambda other: (other.version == plan.engine.version, _numbers(other.version)), reverse=True
+    )
+    for engine in others:
+        if engine.device != "cuda" or plan.settings.engine.executor not in engine.stock_image_executors:
+            continue
+        for tag, other in engine.image_lock.items():
+            if 0 < other.minimum_driver <= branch and other.minimum_driver < lock.minimum_driver:
+                return engine, tag, other.cuda
+    return None
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"[0-9]+", version)]
 
 
 def _lock(sight: Sight) -> ImageLock:
