@@ -82,8 +82,8 @@ def listed(folder: Path) -> list[Entry]:
     Raises:
         InvalidInput: A run is of another version.
     """
-    runs = [store.read_run(path.parent) for path in folder.glob(f"*/{store.RUN}")]
-    return _sorted(entry(run) for run in runs)
+    folders = [path.parent for path in folder.glob(f"*/{store.RUN}")]  # one may have been copied, or renamed
+    return _sorted(msgspec.structs.replace(entry(store.read_run(run)), id=run.name) for run in folders)
 
 
 def is_bucket(place: str) -> bool:

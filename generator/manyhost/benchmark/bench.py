@@ -25,6 +25,7 @@ from manyhost.benchmark.result import (
     Load,
     Measurement,
     PointSummary,
+    Role,
     Run,
 )
 from manyhost.benchmark.runners import Runner
@@ -205,15 +206,15 @@ def describe(
     """
     host, gpus = plan.environment.host, plan.gpus_per_host
     roles = [
-        {
-            "name": role.name,
-            "groups": role.groups,
-            "hosts": role.hosts,
-            "tensor": role.parallelism.tensor,
-            "pipeline": role.parallelism.pipeline,
-            "data": role.parallelism.data,
-            "arguments": role.arguments,
-        }
+        Role(
+            name=role.name,
+            groups=role.groups,
+            hosts=role.hosts,
+            tensor=role.parallelism.tensor,
+            pipeline=role.parallelism.pipeline,
+            data=role.parallelism.data,
+            arguments=role.arguments,
+        )
         for role in plan.roles
     ]
     text = msgspec.json.encode(values or roles, order="sorted")

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from manyhost.benchmark.evidence import Statistic
-from manyhost.benchmark.result import Deployment, Measurement, Metrics
+from manyhost.benchmark.result import Deployment, Measurement, Metrics, Role
 
 VERSION = "0.2.1"
 _PLACES = {"serve": "replica", "prefill": "prefill", "decode": "decode"}
@@ -39,24 +39,24 @@ def llmd_report(measured: Measurement, deployment: Deployment, run_id: str) -> d
     }
 
 
-def _component(role: dict[str, Any], deployment: Deployment) -> dict[str, Any]:
-    gpus = role["tensor"] * role["pipeline"] * role["data"] if deployment.gpus else 0
+def _component(role: Role, deployment: Deployment) -> dict[str, Any]:
+    gpus = role.tensor * role.pipeline * role.data if deployment.gpus else 0
     return {
-        "metadata": {"label": f"vllm-{role['name']}", "cfg_id": _hash(role)},
+        "metadata": {"label": f"vllm-{role.name}", "cfg_id": _hash(role)},
         "standardized": {
             "kind": "inference_engine",
             "tool": "vllm",
             "tool_version": deployment.image,
-            "role": _PLACES[role["name"]],
-            "replicas": role["groups"],
+            "role": _PLACES[role.name],
+            "replicas": role.groups,
             "model": {"name": deployment.model},
             "accelerator": {
                 "model": deployment.gpu,
-                "count": gpus * role["groups"],
-                "parallelism": {"tp": role["tensor"], "pp": role["pipeline"], "dp": role["data"]},
+                "count": gpus * role.groups,
+                "parallelism": {"tp": role.tensor, "pp": role.pipeline, "dp": role.data},
             },
         },
-        "native": {"args": role["arguments"]},
+        "native": {"args": role.arguments},
     }
 
 

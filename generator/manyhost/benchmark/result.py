@@ -7,11 +7,12 @@ field's own schema (llmd_report.py), for other tools.
 The modules of these shapes have no `from __future__ import annotations`, as in the catalog.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from manyhost.benchmark.evidence import Answer, Calibration, Counters, Latencies, Requests, Series, Server
+from manyhost.catalog.struct import Positive
 
 SCHEMA = "manyhost.benchmark/v1"
 
@@ -299,6 +300,28 @@ class ColdStart(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[ColdStep]
 
 
+class Role(msgspec.Struct, frozen=True, kw_only=True):
+    """Hosts that do one thing.
+
+    Attributes:
+        name: What they do.
+        groups: How many groups.
+        hosts: Of one group.
+        tensor: GPUs that share a layer.
+        pipeline: Stages.
+        data: Data parallel ranks.
+        arguments: Flags of the engine.
+    """
+
+    name: Literal["serve", "prefill", "decode"]
+    groups: Positive
+    hosts: Positive
+    tensor: Positive
+    pipeline: Positive
+    data: Positive
+    arguments: dict[str, Any]
+
+
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured.
 
@@ -309,7 +332,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         engine: Version of vLLM.
         image: The engine's image.
         executor: What starts the ranks.
-        roles: For each role groups, hosts of one group, tensor, pipeline, data and arguments.
+        roles: Of its hosts.
         hosts: Of all groups.
         gpus: Of all groups.
         gpu: Their name.
@@ -329,7 +352,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     image: str
     executor: str
-    roles: list[dict[str, Any]]
+    roles: Annotated[list[Role], msgspec.Meta(min_length=1)]
     hosts: int
     gpus: int
     gpu: str

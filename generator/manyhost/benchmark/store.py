@@ -15,6 +15,7 @@ from manyhost.output import write_files
 
 _FILE = re.compile(r"(\d+)-(\d+)\.json")
 RUN = "run.json"
+AGAIN = "take the file as it was written, or measure again into another folder (bench --to)"
 T = TypeVar("T")
 
 
@@ -67,10 +68,10 @@ def _read(path: Path, kind: type[T]) -> T:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (FileNotFoundError, NotADirectoryError):
         raise InvalidInput("there is no result", where=str(path)) from None
-    except (OSError, msgspec.DecodeError) as error:
-        raise InvalidInput(
-            f"is no result of this version: {error}", where=str(path), fix="measure into another folder: --to"
-        ) from None
+    except OSError as error:
+        raise InvalidInput(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"is no result of this version: {error}", where=str(path), fix=AGAIN) from None
 
 
 def _json(document: object) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from manyhost.cli.options import output_option, pick
+from manyhost.cli.options import here_or_bucket, output_option, pick
 from manyhost.cli.printer import Printer
 from manyhost.cli.session import Wanted, open_target, place_options
 from manyhost.commands import manyhost
@@ -79,6 +79,7 @@ _INSTALLED = {"locust", "aiperf"}
     default="build/runs",
     show_default=True,
     metavar="PLACE",
+    callback=here_or_bucket,
     help="Where the results go, a folder or gs://BUCKET/FOLDER; what is there already is not measured again.",
 )
 @output_option

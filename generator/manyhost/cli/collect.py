@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from manyhost.cli.options import output_option
+from manyhost.cli.options import here, output_option
 from manyhost.cli.printer import Printer
 from manyhost.cli.session import Wanted, open_release, place_options
 
@@ -25,7 +25,13 @@ RESULT = {
 
 @click.command(name="collect")
 @place_options
-@click.option("--to", default="", metavar="FILE", help="The archive; build/RELEASE-TIME.tar.gz by default.")
+@click.option(
+    "--to",
+    default="",
+    metavar="FILE",
+    callback=here,
+    help="The archive; build/RELEASE-TIME.tar.gz by default.",
+)
 @output_option
 def command(wanted: Wanted, to: str, output: Printer) -> None:
     """Pack logs, events, objects, plan, versions and doctor's result for a bug report.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from manyhost.cli.options import output_option
+from manyhost.cli.options import here, output_option
 from manyhost.cli.printer import Printer
 from manyhost.errors import WrongUsage
 
@@ -27,6 +27,7 @@ RESULT = {
     default="build/evaluation",
     show_default=True,
     metavar="FOLDER",
+    callback=here,
     help="Where evaluation.html, evaluation.md and its picture go.",
 )
 @output_option

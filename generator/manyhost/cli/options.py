@@ -17,7 +17,9 @@ from manyhost.errors import InvalidInput
 
 # A release has the recipe's name (Helm's charts, releaseName), and a label has both names.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,43}[a-z0-9])?")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:/")
 F = TypeVar("F", bound=Callable[..., Any])
+P = TypeVar("P", str, Path, Path | None)
 
 
 class _Recipe(click.types.StringParamType):
@@ -60,6 +62,32 @@ def output_option(function: Callable[..., None]) -> Callable[..., None]:
         show_default=True,
         help="Text for people, JSON for programs.",
     )(command)
+
+
+def here(ctx: click.Context, param: click.Parameter, value: P) -> P:
+    """Return the place of an option that writes files on this machine: gs://BUCKET would make a folder gs:.
+
+    Raises:
+        InvalidInput: It is an address.
+    """
+    if _ADDRESS.match(str(value)):
+        raise InvalidInput(
+            f"{str(value)[:200]} cannot be written", where=param.opts[0], fix="name a place on this machine"
+        )
+    return value
+
+
+def here_or_bucket(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Return the place of an option that writes files here or into a bucket.
+
+    Raises:
+        InvalidInput: It is another address.
+    """
+    if _ADDRESS.match(value) and not value.startswith("gs://"):
+        raise InvalidInput(
+            f"{value[:200]} cannot be written", where=param.opts[0], fix="gs://BUCKET/FOLDER or a folder"
+        )
+    return value
 
 
 def pick(catalog: Catalog, recipe: str, model: str, assignments: tuple[str, ...]) -> Resolved:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manyhost.catalog import Catalog, Resolved, resolve
-from manyhost.cli.options import local_file, output_option, recipe_place, written_to
+from manyhost.cli.options import here, local_file, output_option, recipe_place, written_to
 from manyhost.cli.printer import Printer
 from manyhost.errors import InvalidInput, WrongUsage
 
@@ -59,6 +59,7 @@ def _traffic(ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
     "--picture",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.svg",
+    callback=here,
     help="Draw tokens a second of a host against those of one user, a line for each environment.",
 )
 @click.option(

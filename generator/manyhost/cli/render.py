@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from manyhost.catalog import Catalog
-from manyhost.cli.options import output_option, pick, recipe_argument, settings_options
+from manyhost.cli.options import here, output_option, pick, recipe_argument, settings_options
 from manyhost.cli.printer import Printer
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ RESULT = {
 @settings_options
 @click.option("--release", default="", metavar="NAME", help="Release name; the recipe's by default.")
 @click.option("--namespace", default="default", show_default=True, help="Namespace of the release.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; build/<env>/<recipe> by default.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    callback=here,
+    help="Folder; build/<env>/<recipe> by default.",
+)
 @click.option("--helm", is_flag=True, help="Render with the helm program ($HELM) instead of in process.")
 @click.option(
     "--as",

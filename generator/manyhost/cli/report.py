@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from manyhost.cli.options import output_option
+from manyhost.cli.options import here, output_option
 from manyhost.cli.printer import Printer
 
 RESULT = {
@@ -24,6 +24,7 @@ RESULT = {
     default="build/report",
     show_default=True,
     metavar="FOLDER",
+    callback=here,
     help="Where report.html, report.md and its pictures go.",
 )
 @output_option

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manyhost.catalog import Catalog
-from manyhost.cli.options import output_option, pick, settings_options
+from manyhost.cli.options import here, output_option, pick, settings_options
 from manyhost.cli.printer import Printer
 from manyhost.commands import manyhost
 from manyhost.errors import NotReady, WrongUsage
@@ -72,6 +72,7 @@ _USD_PER_HOUR = 80.0
     default="build/observe",
     show_default=True,
     metavar="FOLDER",
+    callback=here,
     help="With observe: where its files go.",
 )
 @click.option("--unleased", is_flag=True, help="Rent without a lease: nothing ends by itself.")

@@ -45,7 +45,8 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
         raise Failed(f"cannot be written: {problem}", where=str(folder)[:200]) from None
     finally:
         for temporary_path, _ in made:
-            temporary_path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError, ValueError):  # what could not be written cannot be removed
+                temporary_path.unlink(missing_ok=True)
         for path in folders:
             with contextlib.suppress(OSError, ValueError):  # somebody else's files are in it by now
                 path.rmdir()

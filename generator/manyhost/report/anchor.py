@@ -25,7 +25,7 @@ def anchor(results: Results, models: Mapping[str, str], gpus: Collection[str]) -
     """
     run, where = results.run, results.folder
     deployment = run.deployment
-    if len(deployment.roles) > 1 or deployment.roles[0]["groups"] > 1:
+    if len(deployment.roles) > 1 or deployment.roles[0].groups > 1:
         raise InvalidInput(
             "several groups answered: the planner predicts one", where=where, fix="take a run of one group"
         )
@@ -43,11 +43,14 @@ def anchor(results: Results, models: Mapping[str, str], gpus: Collection[str]) -
     usable = [
         point.summary
         for point in results.points
-        if point.summary.passed and point.summary.load.concurrency and not point.summary.load.prefix_count
+        if point.summary.load.concurrency
+        and not point.summary.load.prefix_count
+        and {_TPOT, _RATE} <= point.summary.metrics.keys()
     ]
     if not usable:
         raise InvalidInput(
-            "no point of it has numbers at a fixed number of requests in flight, without shared prefixes",
+            "no point of it has throughput and mean TPOT at a fixed number of requests in flight, without "
+            "shared prefixes",
             where=where,
             fix="take a run of the scenario ramp or published",
         )
@@ -61,9 +64,9 @@ def anchor(results: Results, models: Mapping[str, str], gpus: Collection[str]) -
         version=deployment.engine,
         gpu=deployment.gpu,
         model=model,
-        tensor=role["tensor"],
-        pipeline=role["pipeline"],
-        data=role["data"],
+        tensor=role.tensor,
+        pipeline=role.pipeline,
+        data=role.data,
         concurrency=best.load.concurrency,
         input_tokens=best.load.input_tokens,
         output_tokens=best.load.output_tokens,

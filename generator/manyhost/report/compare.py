@@ -207,10 +207,10 @@ def _deployments(base: Results, other: Results) -> Iterator[tuple[str, str, str,
             yield other.folder, field, str(first), str(second)
             continue
         for one, two in zip(first, second, strict=False):
-            for key in sorted(one["arguments"].keys() | two["arguments"].keys()):
-                values = [str(role["arguments"].get(key, "not set")) for role in (one, two)]
+            for key in sorted(one.arguments.keys() | two.arguments.keys()):
+                values = [str(role.arguments.get(key, "not set")) for role in (one, two)]
                 if values[0] != values[1]:
-                    yield other.folder, f"{two['name']}: --{key}", *values  # type: ignore[misc]
+                    yield other.folder, f"{two.name}: --{key}", *values  # type: ignore[misc]
             for key in ("groups", "hosts", "tensor", "pipeline", "data"):
-                if one[key] != two[key]:
-                    yield other.folder, f"{two['name']}: {key}", str(one[key]), str(two[key])
+                if getattr(one, key) != getattr(two, key):
+                    yield other.folder, f"{two.name}: {key}", str(getattr(one, key)), str(getattr(two, key))

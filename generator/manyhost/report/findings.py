@@ -170,8 +170,8 @@ def _busy(measured: Measurement) -> str:
 
 def _seats(deployment: Deployment) -> int:
     """Requests that all groups with answers run at once; 0 where the engine decides."""
-    main = [role for role in deployment.roles if role["name"] != "prefill"]
-    return sum(arguments.seats(role["arguments"], FlagNames()) * int(role["groups"]) for role in main)
+    main = [role for role in deployment.roles if role.name != "prefill"]
+    return sum(arguments.seats(role.arguments, FlagNames()) * role.groups for role in main)
 
 
 def _loaded(series: Series, column: Sequence[float]) -> list[float]:

@@ -120,7 +120,7 @@ def facts(run: Results) -> dict[str, str]:
     of = run.run.deployment
     arguments: dict[str, list[str]] = {}
     for role in of.roles:
-        for name, value in role["arguments"].items():
+        for name, value in role.arguments.items():
             if name != _CONTEXT:
                 arguments.setdefault(f"--{name}", []).append(str(value))
     return {
@@ -130,7 +130,7 @@ def facts(run: Results) -> dict[str, str]:
         "hosts": str(of.hosts),
         "GPUs": str(of.gpus),
         "GPU": of.gpu,
-        "roles": " and ".join(role["name"] for role in of.roles),
+        "roles": " and ".join(role.name for role in of.roles),
         "layout": layout(of),
         "interconnect": of.interconnect,
         "engine": of.engine,
@@ -148,8 +148,8 @@ def layout(of: Deployment) -> str:
     return "; ".join(
         ", ".join(
             [
-                f"{_many(role['groups'], 'group')} of {_many(role['hosts'], 'host')}",
-                *(f"{kind} {role[kind]}" for kind in kinds if role[kind] != 1),
+                f"{_many(role.groups, 'group')} of {_many(role.hosts, 'host')}",
+                *(f"{kind} {getattr(role, kind)}" for kind in kinds if getattr(role, kind) != 1),
             ]
         )
         for role in of.roles

@@ -44,7 +44,7 @@ def read(folder: Path, name: str = "") -> Results:
             raise InvalidInput(
                 f"is not as it was measured: {text}",
                 where=str(folder / f"{measured.point}-{measured.repetition}.json"),
-                fix="take the file as it was written, or measure again into another folder: --to",
+                fix=store.AGAIN,
             )
         if measured.metrics:
             paces[measured.point] = pace(measured.requests)
@@ -98,7 +98,7 @@ def _points(
             raise InvalidInput(
                 f"has measurements of something else at point {number}",
                 where=str(folder),
-                fix="measure again into another folder: --to",
+                fix=store.AGAIN,
             )
         load = known.load if known else measured[0].load
         skipped = bool(known and known.skipped and not measured)

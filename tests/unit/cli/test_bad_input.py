@@ -404,6 +404,35 @@ def test_a_name_that_is_too_long(out: Path) -> None:
     _fails(out, 1, ("cannot be written: File name too long",), "render", "a3mega", "--out", "x" * 300)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("render", "a3mega", "--out"),
+        ("report", "run", "--to"),
+        ("evaluate", "run", "--to"),
+        ("collect", "a3mega", "--to"),
+        ("plan", "qwen3-8b", "--picture"),
+        ("runpod", "observe", "runpod-h200/single-host", "--to"),
+    ],
+)
+def test_an_address_is_no_place_on_this_machine(
+    arguments: tuple[str, ...], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(out)
+    words = (f"{arguments[-1]}: gs:/", "cannot be written", "fix: name a place on this machine")
+    _fails(out, 3, words, *arguments, "gs://bucket/a.svg")
+
+
+def test_results_go_into_a_bucket_of_google_or_a_folder(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(out)
+    words = ("--to: s3://bucket/runs cannot be written", "fix: gs://BUCKET/FOLDER or a folder")
+    _fails(out, 3, words, "bench", "a3mega", "--dry-run", "--to", "s3://bucket/runs")
+
+
+def test_a_picture_whose_name_is_too_long(out: Path) -> None:
+    _fails(out, 1, ("File name too long",), "plan", "qwen3-8b", "--picture", str(out / ("x" * 250 + ".svg")))
+
+
 def test_a_nul_in_the_folder(out: Path) -> None:
     before = tree(out.parent)  # no program gets one from its command line, but a library does
     with pytest.raises(Failed, match=r"cannot be written: .*embedded null"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_a_run_whose_numbers_are_withheld_is_refused(tmp_path: Path) -> None:
     made.written(tmp_path / "run", [[]], recipe=RECIPE)
     ran = manyhost("anchor", "add", str(tmp_path / "run"))
     assert ran.code == 3
+
+
+def test_a_run_without_the_mean_time_of_a_token_is_refused(tmp_path: Path) -> None:
+    """The client was right in the median and too far off in the mean: that statistic alone is withheld."""
+    for path in made.written(tmp_path / "run", [[50, 51, 49]], recipe=RECIPE).glob("0-?.json"):
+        document = json.loads(path.read_text())
+        document["metrics"]["latencies"]["tpot_ms"]["mean"] = None
+        path.write_text(json.dumps(document))
+    ran = manyhost("anchor", "add", str(tmp_path / "run"))
+    assert ran.code == 3
+    assert "no point of it has throughput and mean TPOT" in ran.err
 
 
 def test_the_newest_run_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

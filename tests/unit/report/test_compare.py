@@ -66,8 +66,13 @@ def test_a_difference_that_the_client_may_have_made_is_none(tmp_path: Path) -> N
     point = made.loads(sample.RECIPE, "ramp", 1)[0]
     latencies = sample.document(point)["latencies"]
     count = point.load.requests
-    slower = {**latencies, "ttft_ms": sample.times([200.5] * count), "e2e_ms": None}
-    requests = sample.document(point)["requests"] | {"ttft_us": [200_500] * count}
+    slower = {**latencies, "ttft_ms": sample.times([200.5] * count)}
+    document = sample.document(point)["requests"]
+    requests = document | {
+        "ttft_us": [200_500] * count,
+        "e2e_us": [took + 500 for took in document["e2e_us"]],
+    }
+    slower["e2e_ms"] = sample.times([took / 1000 for took in requests["e2e_us"]])
     calibration = sample.document(point)["calibration"]
     attempt = calibration["attempts"][0]
     off = {**attempt["measured"], "ttft_ms": sample.times([200.9] * 64)}

@@ -79,7 +79,10 @@ def test_prompts_that_take_longer_than_answers(tmp_path: Path) -> None:
     count, whole = point.load.requests, 200 + 20.0 * (point.load.output_tokens - 1)
     first = 0.7 * whole
     document = sample.document(point)
-    latencies = document["latencies"] | {"ttft_ms": sample.times([first] * count)}
+    pace = sample.times([0.3 * whole / (point.load.output_tokens - 1)] * count)
+    gaps = pace | {"count": count * (point.load.output_tokens - 1.0)}
+    times = {"ttft_ms": sample.times([first] * count), "tpot_ms": pace, "itl_ms": gaps}
+    latencies = document["latencies"] | times
     requests = document["requests"] | {"ttft_us": [round(first * 1000)] * count}
     told = found(tmp_path / "run", [[100.0]], latencies=latencies, requests=requests, series=made.series(1))
     assert [each.kind for each in told] == ["prefill", "load"]

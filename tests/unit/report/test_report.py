@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -177,6 +179,14 @@ def test_withheld_numbers_are_nowhere_and_their_reasons_are(tmp_path: Path) -> N
         (("requests", "ok", [1]), "does not have every request whole"),
         (("requests", "ok", [0] * 8), "by its own requests 0"),
         (("requests", "ttft_us", [1] * 8), "and by its own requests"),
+        (("metrics", "seconds", 50.0), "seconds is 50, and by its own requests 100"),
+        (("metrics.latencies.ttft_ms", "p99", 0.0), "the p99 of ttft_ms is 0, and by its own requests 200"),
+        (("metrics.latencies.tpot_ms", "mean", -1), "the mean of tpot_ms is -1, and by its own requests 20"),
+        (("metrics.latencies.itl_ms", "p90", -1e308), "the p90 of itl_ms is -1e+308, and its longest answer"),
+        (("metrics.latencies.itl_ms", "mean", 10.0), "the mean of itl_ms is 10, and by its own requests 20"),
+        (("requests", "e2e_us", [-1] * 8), "has requests with times that cannot be"),
+        (("requests", "ok", [2] * 8), "has requests with times that cannot be"),
+        (("server.series", "prompt_tokens", []), "does not have every sample of the engine's counters whole"),
     ],
 )
 def test_a_file_that_is_not_as_it_was_measured_is_refused(
@@ -187,7 +197,7 @@ def test_a_file_that_is_not_as_it_was_measured_is_refused(
     document = json.loads(path.read_text())
     where, key, value = change
     if key:
-        document[where][key] = value
+        functools.reduce(operator.getitem, where.split("."), document)[key] = value
     else:
         document[where] = value
     path.write_text(json.dumps(document))
@@ -197,6 +207,48 @@ def test_a_file_that_is_not_as_it_was_measured_is_refused(
         assert words in ran.err
         assert str(path) in ran.err
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        ([], "$.deployment.roles"),
+        ([{"name": "serve"}], "$.deployment.roles[0]"),
+        ("groups", "$.deployment.roles[0].groups"),
+        ("hosts", "$.deployment.roles[0].hosts"),
+    ],
+)
+def test_roles_that_say_nothing(roles: str | list[dict[str, str]], words: str, tmp_path: Path) -> None:
+    path = made.written(tmp_path / "run", [[100.0]]) / "run.json"
+    document = json.loads(path.read_text())
+    if isinstance(roles, str):
+        document["deployment"]["roles"][0][roles] = 0
+    else:
+        document["deployment"]["roles"] = roles
+    path.write_text(json.dumps(document))
+    to = ("--to", str(tmp_path / "to"))
+    for command in (("report", *to), ("evaluate", *to), ("compare", str(path.parent)), ("anchor", "add")):
+        ran = manyhost(*command, str(path.parent))
+        assert ran.code == 3
+        assert words in ran.err
+        assert str(path) in ran.err
+
+
+def test_a_run_that_cannot_be_read(tmp_path: Path) -> None:
+    run = made.written(tmp_path / "run", [[100.0]])
+    (run / "0-0.json").unlink()
+    (run / "0-0.json").mkdir()
+    ran = manyhost("compare", str(run), str(run))
+    assert (ran.code, ran.err) == (3, f"manyhost: {run / '0-0.json'}: cannot be read: Is a directory\n")
+
+
+def test_runs_are_listed_where_they_are(tmp_path: Path) -> None:
+    """Copied and renamed: what the list says can be given to report."""
+    made.written(tmp_path / "runs/before-the-upgrade", [[100.0]])
+    (line,) = manyhost("runs", str(tmp_path / "runs")).out.splitlines()
+    place = line.split()[-1]
+    assert place == str(tmp_path / "runs/before-the-upgrade")
+    assert manyhost("report", place, "--to", str(tmp_path / "report")).code == 0
 
 
 def test_an_engine_that_counted_less_and_a_run_of_something_else(tmp_path: Path) -> None:
