@@ -179,6 +179,7 @@ WORKER = (
     "__init__",
     "commands",
     "errors",
+    "secret",
     *(
         f"weights/{name}"
         for name in (

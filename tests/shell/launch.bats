@@ -120,6 +120,14 @@ P
   run -0 check
 }
 
+@test "a key with the line break of its file holds at once and is not shown" {
+  VLLM_API_KEY=$'s3cret-key\n' MANYHOST_SIZE=1 member 0
+  seen 0 phase=held
+  grep -qF 'VLLM_API_KEY has a line break' "$FAKE/log.0"
+  [ "$(grep -cF s3cret-key "$FAKE/log.0")" -eq 0 ]
+  [ ! -e "$FAKE/argv.0" ]
+}
+
 @test "missing weights hold at once, before any engine starts" {
   MANYHOST_MODEL_PATH=$FAKE/nowhere member 0
   seen 0 "reason=\"weights missing at $FAKE/nowhere: no config.json\""

@@ -37,8 +37,12 @@ _READ_SECONDS = 30.0
 
 
 def headers() -> dict[str, str]:
-    """Return what lets a client in where the engine has a key."""
-    key = os.environ.get("VLLM_API_KEY")
+    """Return what lets a client in where the engine has a key; ValueError when no header takes that key."""
+    key = os.environ.get("VLLM_API_KEY", "")
+    if not (key.isascii() and key.isprintable() and key == key.strip()):  # http.client would show it
+        raise ValueError(
+            "VLLM_API_KEY has a blank or a line break at an end of it, or a character that no key has"
+        )
     return {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
 

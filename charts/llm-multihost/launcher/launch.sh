@@ -235,6 +235,12 @@ run_sglang() {
   exec "${serve[@]}" --host 0.0.0.0
 }
 
+# A Secret that was made from a file ends with its line break, which no client can send; Python would show all of it.
+sendable() {
+  local LC_ALL=C
+  [[ ${VLLM_API_KEY:-} != *[!\ -~]* ]] || die "VLLM_API_KEY has a line break or another character that no client can send"
+}
+
 run_engine() {
   local -a serve=("${engine[@]}" serve "$MANYHOST_MODEL" "$@")
   local -a listen=(--host 0.0.0.0 --port "$MANYHOST_PORT")
@@ -281,8 +287,14 @@ case $step in
     prepare
     run_child python3 -B "$here/manyhost_run.py" "$held" "$here/launch.sh" "$@"
     ;;
-  weights) weights "$@" ;;
-  engine) run_engine "$@" ;;
+  weights)
+    sendable
+    weights "$@"
+    ;;
+  engine)
+    sendable
+    run_engine "$@"
+    ;;
   nccl)
     prepare
     measure

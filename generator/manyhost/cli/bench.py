@@ -15,6 +15,7 @@ from manyhost.cli.printer import Printer
 from manyhost.cli.session import Wanted, open_target, place_options
 from manyhost.commands import manyhost
 from manyhost.errors import Failed, InvalidInput, NotReady, RemoteError, WrongUsage
+from manyhost.secret import secret
 
 if TYPE_CHECKING:
     from manyhost.benchmark.here import Here
@@ -135,6 +136,8 @@ def command(
     if dry_run:
         output.result({"points": told, "runs": []}, [line for some in work for line in _planned(*some)])
         return
+    if url:
+        secret("VLLM_API_KEY")  # the client would say of each request what is wrong with it
     asked = _checked(prometheus, "--prometheus") if prometheus else ""
     beside = None
     if from_pod:
@@ -257,7 +260,7 @@ def _here(plan: Plan, client: Path, url: str) -> Here:
     from manyhost.catalog.environment import RunPod
     from manyhost.runpod.api import KEY
 
-    if not isinstance(plan.environment.platform, RunPod) or not os.environ.get(KEY):
+    if not isinstance(plan.environment.platform, RunPod) or not secret(KEY):
         return Here(client, url)
     from manyhost.benchmark.rented import Rented
     from manyhost.cli.runpod import account

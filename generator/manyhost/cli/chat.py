@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from manyhost.cli.options import output_option
 from manyhost.cli.printer import Printer
 from manyhost.cli.session import Wanted, open_place, place_options
 from manyhost.errors import Failed, WrongUsage
+from manyhost.secret import secret
 
 if TYPE_CHECKING:
     from manyhost.cluster.chat import Piece, Server
@@ -51,10 +51,11 @@ def command(
 
     if output.as_json and not prompt:
         raise WrongUsage("a conversation is for people", where="--output json", fix="add --prompt TEXT")
+    key = secret(KEY)
     connection, place = open_place(wanted)
     server = ready_server(connection, place)
     try:
-        _talk(connection, place, server, prompt, max_tokens, temperature, os.environ.get(KEY, ""), output)
+        _talk(connection, place, server, prompt, max_tokens, temperature, key, output)
     except Locked as error:
         fix = key_command(connection, place)
         raise Failed(error.message, fix=fix or f"set {KEY} to the key that it was started with") from None

@@ -16,6 +16,7 @@ from manyhost.cli.options import here, output_option, pick, settings_options
 from manyhost.cli.printer import Printer
 from manyhost.commands import manyhost
 from manyhost.errors import NotReady, WrongUsage
+from manyhost.secret import secret
 
 if TYPE_CHECKING:
     from manyhost.catalog.settings import Resolved
@@ -253,7 +254,7 @@ def _stage(
 def _up(service: Service, plan: Plan, wanted: Wanted, again: Callable[..., str], output: Printer) -> None:
     from manyhost.runpod.watch import answers
 
-    key = os.environ.get(API_KEY, "")
+    key = secret(API_KEY)
     if not key:
         raise NotReady(
             "is not set: without a key anybody could use the model",
@@ -395,7 +396,7 @@ def account() -> Api:
     from manyhost.runpod.api import URL as RUNPOD
     from manyhost.runpod.api import Api
 
-    key = os.environ.get(KEY, "")
+    key = secret(KEY)
     if not key:
         raise NotReady("is not set", where=KEY, fix=f"export {KEY}=...")
     return Api(key, os.environ.get(URL, RUNPOD))

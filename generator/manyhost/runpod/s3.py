@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from manyhost.errors import ManyhostError, NotReady, RemoteError
+from manyhost.secret import secret
 from manyhost.weights.transfer import Patience
 
 if TYPE_CHECKING:
@@ -85,21 +86,23 @@ def keys() -> Keys:
 
     Raises:
         NotReady: It has none, or one of Amazon's.
+        InvalidInput: It has a character that no key has.
     """
-    for name in (ACCESS, SECRET):
-        if not os.environ.get(name):
+    found = Keys(secret(ACCESS), secret(SECRET))
+    for name, value in ((ACCESS, found.access), (SECRET, found.secret)):
+        if not value:
             raise NotReady(
                 "is not set: the S3 endpoint wants a key of its own",
                 where=name,
                 fix=f"{_MAKE}, and export {ACCESS}=... {SECRET}=...",
             )
-    if os.environ[ACCESS].startswith(_OF_AWS):
+    if found.access.startswith(_OF_AWS):
         raise NotReady(
             "is a key of Amazon's, not an S3 API key of RunPod's",
             where=ACCESS,
             fix=f"{_MAKE}, and export {ACCESS}=... {SECRET}=...",
         )
-    return Keys(os.environ[ACCESS], os.environ[SECRET])
+    return found
 
 
 def endpoint(data_center: str) -> str:

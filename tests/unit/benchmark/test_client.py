@@ -286,3 +286,11 @@ def test_aiperf_sends_by_rate_too(tmp_path: Path) -> None:
 def test_aiperf_without_a_record_of_each_request_is_a_failure(tmp_path: Path) -> None:
     assert aiperf_load(tmp_path, 2).returncode == 1
     assert not (tmp_path / "result").exists()
+
+
+def test_a_key_that_no_header_takes_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Secret that was made from a file ends with its line break."""
+    monkeypatch.setenv("VLLM_API_KEY", "s3cret-key\n")
+    with pytest.raises(ValueError, match="VLLM_API_KEY has a blank or a line break") as told:
+        engine.fetch("http://127.0.0.1:9/v1/models")
+    assert "s3cret" not in str(told.value)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manyhost.errors import InvalidInput, ManyhostError, NotReady, RemoteError
+from manyhost.secret import secret
 from manyhost.weights import manifest, safetensors
 from manyhost.weights.digest import RemoteFile
 
@@ -78,7 +79,7 @@ class Hub:
 
         logging.set_verbosity_error()  # retries are told by whoever waits for them
         self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-        token: str | bool = os.environ.get("HF_TOKEN") or False
+        token: str | bool = secret("HF_TOKEN") or False
         self._api = HfApi(endpoint=self.endpoint, token=token)
         self._headers: dict[str, str] = {
             **build_hf_headers(token=token),
