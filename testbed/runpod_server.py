@@ -27,6 +27,7 @@ class Fault:
         lost: The request is carried out and its answer never comes.
         late: Seconds after which what was asked for appears (with `lost`).
         headers: Of the answer.
+        garbled: The request is carried out and its answer is not as described.
         stuck: The last so many members of the cluster that is asked for never leave PROVISIONING.
     """
 
@@ -35,6 +36,7 @@ class Fault:
     lost: bool = False
     late: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
+    garbled: bool = False
     stuck: int = 0
 
 
@@ -112,7 +114,10 @@ class Server:
                 found = self._checked(method, split.path, split.query, body, fault or Fault(""))
             except Refused as refused:
                 found = Answer(refused.status, refused.problem, refused.headers)
-        return None if fault and fault.lost else Answer(found.status, found.data, headers | found.headers)
+        if fault and fault.lost:
+            return None
+        data = "a page of a proxy" if fault and fault.garbled else found.data
+        return Answer(found.status, data, headers | found.headers)
 
     def _checked(self, method: str, path: str, query: str, body: Any, fault: Fault) -> Answer:
         named = {name: ",".join(values) for name, values in parse_qs(query).items()}

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from manyhost.errors import RemoteError
+from manyhost.home import home
 
 _REQUIREMENTS = Path(__file__).parent / "requirements"
 _LAST_LINES = 3
@@ -45,7 +46,7 @@ def installed(tool: str) -> Path:
 
 
 def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or home() / ".cache"
     return Path(base) / "manyhost"
 
 

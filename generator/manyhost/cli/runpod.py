@@ -16,6 +16,7 @@ from manyhost.cli.options import here, output_option, pick, settings_options
 from manyhost.cli.printer import Printer
 from manyhost.commands import manyhost
 from manyhost.errors import NotReady, WrongUsage
+from manyhost.home import home
 from manyhost.secret import secret
 
 if TYPE_CHECKING:
@@ -437,7 +438,7 @@ def opened(api: Api, resolved: Resolved, owner: str, output: Printer) -> tuple[S
 
 def _state_folder() -> Path:
     """Return where a program keeps what must survive (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "manyhost"
+    return Path(os.environ.get("XDG_STATE_HOME") or home() / ".local/state") / "manyhost"
 
 
 def _user() -> str:

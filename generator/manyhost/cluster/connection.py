@@ -19,6 +19,7 @@ from manyhost.catalog.recipe import Site
 from manyhost.cluster import gke
 from manyhost.commands import Commands, line
 from manyhost.errors import NotReady, RemoteError, no_space
+from manyhost.home import home
 
 T = TypeVar("T")
 Object = dict[str, Any]
@@ -398,7 +399,7 @@ def connect(context: str = "", site: Site = _ANY) -> Connection:
     from kubernetes.client import ApiClient, Configuration
     from kubernetes.config import ConfigException, kube_config
 
-    files = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    files = os.environ.get("KUBECONFIG") or str(home() / ".kube" / "config")
     if not any(Path(item).expanduser().is_file() for item in files.split(os.pathsep) if item):
         raise NotReady(
             "there is no kubeconfig",

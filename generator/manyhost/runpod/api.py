@@ -196,7 +196,10 @@ class Api:
             if status == 429 and self._wait(headers, 0, end):
                 continue
             if status in {201, 200}:
-                return self._decode(data, kind, path)
+                try:
+                    return self._decode(data, kind, path)
+                except RemoteError as error:
+                    raise NoAnswer(f"{error.message}: it may have been made", where=error.where) from None
             if status >= 500:
                 raise NoAnswer(f"answered with {status}: it may have been made", where=f"RunPod POST {path}")
             raise _refusal("POST", path, status, data)
@@ -222,7 +225,7 @@ class Api:
     def _wait(self, headers: Any, pause: float, end: float) -> bool:
         """Wait as long as the answer says, or as given; say whether there was time for it."""
         told = headers.get("Retry-After", "")
-        seconds = float(told) if told.isdigit() else pause
+        seconds = max(float(told), _FIRST_PAUSE) if told.isdecimal() else pause
         if not seconds or self._clock() + seconds > end:
             return False
         self._sleep(seconds)

@@ -51,28 +51,49 @@ class Journal:
         """Return what it has, oldest first; a last line that was cut off was never acted on.
 
         Raises:
-            Failed: Another line than the last one cannot be read.
+            Failed: The file, or another line than the last one, cannot be read.
         """
-        if not self.path.exists():
+        try:
+            lines = self.path.read_bytes().split(b"\n")
+        except FileNotFoundError:
             return
-        lines = self.path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if not line:
+        except OSError as error:
+            raise Failed(f"cannot be read: {error.strerror}", where=str(self.path)) from None
+        for number, written in enumerate(lines, 1):
+            if not written:
                 continue
             try:
-                yield msgspec.json.decode(line, type=Entry)
+                yield msgspec.json.decode(written, type=Entry)
             except msgspec.DecodeError as error:
                 if number == len(lines):  # no end of line: the write was cut off before the request left
                     return
-                raise Failed(f"line {number} cannot be read: {error}", where=str(self.path)) from None
+                raise Failed(
+                    f"line {number} cannot be read: {error}",
+                    where=str(self.path),
+                    fix="put the file aside: what is yours has its name at RunPod",
+                ) from None
 
     def note(self, entry: Entry) -> None:
-        """Append an entry; it is on the disk when this returns."""
+        """Append an entry; it is on the disk when this returns.
+
+        Raises:
+            Failed: The file cannot be written.
+        """
+        try:
+            self._append(msgspec.json.encode(entry) + b"\n")
+        except OSError as error:
+            raise Failed(
+                f"cannot be written: {error.strerror}",
+                where=str(self.path),
+                fix="export XDG_STATE_HOME=... with a folder that can: what is yours has its name at RunPod",
+            ) from None
+
+    def _append(self, entry: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             if file.tell() and not self.path.read_bytes().endswith(b"\n"):
                 file.truncate(self.path.read_bytes().rfind(b"\n") + 1)  # what was cut off
-            file.write(msgspec.json.encode(entry) + b"\n")
+            file.write(entry)
             file.flush()
             os.fsync(file.fileno())
 

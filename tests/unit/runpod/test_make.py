@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from manyhost.errors import InvalidInput, NotReady, RemoteError
+from manyhost.errors import Failed, InvalidInput, NotReady, RemoteError
 from manyhost.runpod.api import Api, NoAnswer, NotPlaced
 from manyhost.runpod.journal import Journal
 from manyhost.runpod.make import Maker
@@ -106,6 +107,47 @@ def test_an_answer_that_was_lost(api: Api, cloud: RunPod, clock: Clock, tmp_path
     made = up(api, clock, tmp_path / "j")
     assert cloud.calls.count("POST /v2/clusters") == 1, "it is looked for and not asked for again"
     assert Journal(tmp_path / "j").open()["clusters", "mh-1"].identity == made.id
+
+
+def test_an_answer_that_cannot_be_read(api: Api, cloud: RunPod, clock: Clock, tmp_path: Path) -> None:
+    """RunPod has made it, and it is billed: it is looked for, and not noted as refused."""
+    cloud.faults.append(Fault("POST /v2/clusters", garbled=True))
+    made = up(api, clock, tmp_path / "j")
+    assert cloud.calls.count("POST /v2/clusters") == 1
+    assert Journal(tmp_path / "j").open()["clusters", "mh-1"].identity == made.id
+
+
+@pytest.mark.parametrize("told", ["0", "²"])
+def test_a_wait_that_is_none_is_a_short_one(api: Api, cloud: RunPod, told: str) -> None:
+    cloud.faults.append(Fault("GET /v2/pods", 429, headers={"Retry-After": told}))
+    assert api.pods() == []
+
+
+@pytest.mark.parametrize("kind", ["a folder", "in a file"])
+def test_a_journal_that_cannot_be(kind: str, api: Api, cloud: RunPod, clock: Clock, tmp_path: Path) -> None:
+    path = tmp_path / "state" / "journal"
+    if kind == "a folder":
+        path.mkdir(parents=True)
+    else:
+        path.parent.touch()
+    with pytest.raises(Failed, match=re.escape(str(path))) as told:
+        up(api, clock, path)
+    assert "cannot be" in told.value.message
+    assert cloud.alive() == [], "what cannot be noted is not asked for"
+
+
+def test_a_damaged_journal_is_put_aside_by_what_is_advised(
+    api: Api, cloud: RunPod, clock: Clock, tmp_path: Path
+) -> None:
+    path = tmp_path / "j"
+    up(api, clock, path)
+    path.write_text("damaged\n" + path.read_text())
+    with pytest.raises(Failed, match="line 1 cannot be read") as told:
+        up(api, clock, path)
+    assert told.value.fix.startswith("put the file aside")
+    path.rename(tmp_path / "aside")
+    up(api, clock, path)
+    assert cloud.calls.count("POST /v2/clusters") == 1, "found by its name"
 
 
 def test_what_appears_too_late_is_still_taken_away(

@@ -1,4 +1,4 @@
-"""Secrets that no HTTP header takes: told before anything is asked, and shown nowhere."""
+"""What a user's environment lacks, or has and cannot be sent: told before anything is asked, not shown."""
 
 from __future__ import annotations
 
@@ -25,6 +25,25 @@ def cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Account]:
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
         yield made
+
+
+@pytest.mark.parametrize(
+    "arguments", [("runpod", "status", RECIPE), ("doctor", "a3mega")], ids=lambda words: words[0]
+)
+def test_a_user_without_a_home(
+    arguments: tuple[str, ...], cloud: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs as any user."""
+
+    def nobody(user: object) -> object:
+        raise KeyError(user)
+
+    for name in ("HOME", "XDG_STATE_HOME", "KUBECONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    ran = manyhost(*arguments, *(("--owner", "ann") if arguments[0] == "runpod" else ()))
+    assert ran.code == 4, ran
+    assert ran.err.startswith("manyhost: HOME: is not set")
 
 
 @pytest.mark.parametrize("kind", KEYS)
