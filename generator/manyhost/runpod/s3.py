@@ -183,13 +183,15 @@ class S3:
         self, volume: str, key: str, sleep: Callable[[float], None] = time.sleep
     ) -> Object | None:  # fmt: skip
         """Return what an object is; None if there is none."""
+
+        def look(client: S3Client) -> Object:
+            found = client.head_object(Bucket=volume, Key=key)
+            return Object(found["ContentLength"], found["LastModified"].timestamp(), found.get("ETag", ""))
+
         try:
-            found = self.call(
-                lambda client: client.head_object(Bucket=volume, Key=key), f"s3://{volume}/{key}", sleep
-            )
+            return self.call(look, f"s3://{volume}/{key}", sleep)
         except Missing:
             return None
-        return Object(found["ContentLength"], found["LastModified"].timestamp(), found.get("ETag", ""))
 
     def get(self, volume: str, key: str, start: int, length: int) -> bytes:
         """Return some bytes of an object.
@@ -200,6 +202,7 @@ class S3:
 
         def read(client: S3Client) -> bytes:
             found = client.get_object(Bucket=volume, Key=key, Range=f"bytes={start}-{start + length - 1}")
+            _ = found["LastModified"]  # which a page of a proxy lacks
             if found["ContentLength"] > length:
                 raise NoAnswer("sends more than it was asked for", where=f"s3://{volume}/{key}")
             return found["Body"].read()
@@ -347,6 +350,8 @@ class S3:
             return action(self._client)
         except ClientError as error:
             raise _meaning(error.response, where) from None
+        except KeyError as error:  # a page of a proxy, say
+            raise NoAnswer(f"RunPod's S3 endpoint answers without {error}", where=where) from None
         except (BotoCoreError, HTTPClientError, ResponseParserError) as error:
             lost = NoAnswer(f"RunPod's S3 endpoint gives no answer: {type(error).__name__}", where=where)
             lost.late = isinstance(error, ReadTimeoutError)

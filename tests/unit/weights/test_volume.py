@@ -142,6 +142,13 @@ def test_what_a_pod_has_begun_is_read_and_kept(
         ("^ListParts|^ListMultipartUploads", "refused", 500, "", 2),
         ("^HeadObject", "refused", 524, "", 3),
         ("^GetObject", "reset", 0, "", 3),
+        ("^CreateMultipartUpload", "late", 200, "", 2),
+        ("^UploadPart .* 1$", "late", 200, "", 2),
+        ("^PutObject", "late", 200, "", 2),
+        ("^CompleteMultipartUpload", "late", 200, "", 2),
+        ("^GetObject", "late", 200, "", 2),
+        ("^HeadObject", "late", 200, "", 2),
+        ("^ListParts|^ListMultipartUploads|^ListObjectsV2", "late", 200, "", 2),
     ],
 )
 def test_what_goes_wrong_on_the_way_is_overcome(
