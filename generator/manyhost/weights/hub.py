@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from manyhost.errors import InvalidInput, ManyhostError, NotReady, RemoteError
 from manyhost.secret import secret
@@ -74,11 +75,12 @@ class Hub:
     """
 
     def __init__(self, endpoint: str = "", *, seconds: float = 60) -> None:
+        self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        _check(self.endpoint)
         from huggingface_hub import HfApi
         from huggingface_hub.utils import build_hf_headers, logging
 
         logging.set_verbosity_error()  # retries are told by whoever waits for them
-        self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
         token: str | bool = secret("HF_TOKEN") or False
         self._api = HfApi(endpoint=self.endpoint, token=token)
         self._headers: dict[str, str] = {
@@ -104,7 +106,7 @@ class Hub:
             commit = str(self._api.model_info(model, revision=revision or None).sha)
             tree = list(self._api.list_repo_tree(model, recursive=True, revision=commit))
         except Exception as error:  # the client's errors have no common class
-            raise _explain(error, model, revision) from None
+            raise _explain(error, model, revision, self.endpoint) from None
         files = [_file(item) for item in tree if hasattr(item, "size")]
         if not any(file.name == safetensors.INDEX for file in files):
             return Snapshot(model, commit, tuple(file for file in files if _is_wanted(file.name, None)))
@@ -140,7 +142,7 @@ class Hub:
             )
             hf_raise_for_status(response)
         except Exception as error:
-            raise _explain(error, snapshot.model, snapshot.revision) from None
+            raise _explain(error, snapshot.model, snapshot.revision, self.endpoint) from None
         data: bytes = response.content
         return data[start:end] if response.status_code == 200 else data
 
@@ -255,10 +257,10 @@ def wait_of(error: BaseException) -> float | None:
     if limit and limit.remaining == 0:
         return float(limit.reset_in_seconds)
     after = str(headers.get("retry-after", "")).strip()
-    return float(after) if after.isdigit() else None
+    return float(after) if after.isdecimal() else None
 
 
-def _explain(error: Exception, model: str, revision: str) -> ManyhostError:
+def _explain(error: Exception, model: str, revision: str, endpoint: str) -> ManyhostError:
     """Return what a failure of the client means."""
     name, status = type(error).__name__, status_of(error)
     if name == "RevisionNotFoundError":
@@ -278,4 +280,26 @@ def _explain(error: Exception, model: str, revision: str) -> ManyhostError:
         return NotReady("HF_HUB_OFFLINE is set", fix="unset HF_HUB_OFFLINE")
     if name == "HFValidationError":
         return InvalidInput(f"no name of a model on the hub: {model[:120]}", where="model")
-    return RemoteError(f"the hub fails for {model}: {f'HTTP {status}' if status else name}")
+    return RemoteError(
+        f"the hub fails for {model}: {f'HTTP {status}' if status else name}",
+        where="" if endpoint == DEFAULT_ENDPOINT else endpoint,
+    )
+
+
+def _check(endpoint: str) -> None:
+    """See that an address is one, before the client's module reads it.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    try:
+        address = urlsplit(endpoint)
+        fine = address.scheme in {"http", "https"} and bool(address.hostname) and address.port != 0
+    except ValueError:
+        fine = False
+    if not fine:
+        raise InvalidInput(
+            f"{endpoint[:120]!r} is no address of a hub",
+            where="HF_ENDPOINT",
+            fix=f"unset it, or write it like {DEFAULT_ENDPOINT}",
+        )

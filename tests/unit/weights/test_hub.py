@@ -9,6 +9,7 @@ from manyhost.errors import InvalidInput, NotReady, RemoteError
 from manyhost.weights.hub import Hub
 
 from testbed import hub
+from tests.helpers.cli import manyhost
 from tests.unit.weights.conftest import MODEL
 
 
@@ -50,8 +51,19 @@ def test_refusals_say_what_to_do(server: hub.Hub, folder: Path, monkeypatch: pyt
     assert "https://huggingface.co/test/gated" in gated.value.fix
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     assert Hub(server.url).snapshot("test/gated", "main").files
-    with pytest.raises(RemoteError, match="the hub fails for test/m"):
+    with pytest.raises(RemoteError, match=r"^http://127\.0\.0\.1:9: the hub fails for test/m"):
         Hub("http://127.0.0.1:9").snapshot(MODEL, "main")
+
+
+@pytest.mark.parametrize(
+    "address", ["hub.example", "http://", "http://[::1", "http://127.0.0.1:99999", "ftp://x", "\n"]
+)
+def test_an_address_that_is_none(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    ran = manyhost("weights", "verify", "qwen3-8b")
+    assert ran.code == 3
+    assert ran.err.startswith("manyhost: HF_ENDPOINT: ")
+    assert "is no address of a hub" in ran.err
 
 
 def test_the_token_goes_to_the_hub_and_nowhere_else(
