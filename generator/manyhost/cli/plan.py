@@ -150,13 +150,8 @@ def command(
     reasons = list(choice_table.reasons(rejected))
     if not found:
         output.text(*reasons)
-        somewhere = any(each.layout != "all" for each in rejected)
         raise InvalidInput(
-            f"no layout of up to {hosts} hosts serves {model} so",
-            where="plan",
-            fix="a shorter --context, a longer --ttft or --tpot, or more --hosts"
-            if somewhere
-            else "another --env",
+            f"no layout of up to {hosts} hosts serves {model} so", where="plan", fix=choices.fix(rejected)
         )
 
     def within(longest_ms: int) -> list[Choice]:

@@ -25,6 +25,9 @@ _SEATS_STEP = 16
 _HIDDEN_BYTES = 2  # bfloat16
 _STAGE_MESSAGES = 2  # hidden states and residual go to the next stage
 _LAYER_MESSAGES = 2  # all-reduce after attention and after the feed-forward network
+# To whom no layout helps.
+_ELSEWHERE = "another --env"
+_OTHER_SIZES = "a shorter --context, a longer --ttft or --tpot, or more --hosts"
 _DEFAULTS = {"groups": 1, "roles.prefill.groups": 0}
 
 Resolve = Callable[[str, dict[str, Any]], Resolved]
@@ -103,11 +106,19 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True):
-    """One way that does not work, and why."""
+    """One way that does not work, and why.
+
+    Attributes:
+        environment: Where.
+        layout: Of its GPUs, for people; "all" when none works there.
+        reason: Why.
+        fix: What may help; empty where nobody knows.
+    """
 
     environment: str
     layout: str
     reason: str
+    fix: str = ""
 
 
 class _Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,15 +198,22 @@ def choices(
     return found, rejected
 
 
+def fix(rejected: list[Rejected]) -> str:
+    """Return what may help where nothing works."""
+    fixes = {each.fix for each in rejected if each.fix}
+    # No size helps where something else is refused.
+    return "; or ".join(sorted(fixes - {_OTHER_SIZES} or fixes))
+
+
 def _of(catalog: Catalog, resolve: Resolve, wanted: Wanted, name: str) -> Iterator[Choice | Rejected]:
     environment, model = catalog.environment(name), catalog.model(wanted.model)
     host = environment.host
     if not host.gpus:
-        yield Rejected(environment=name, layout="all", reason="its hosts have no GPUs")
+        yield Rejected(environment=name, layout="all", reason="its hosts have no GPUs", fix=_ELSEWHERE)
         return
     if host.gpu not in catalog.performance().gpus:
         reason = f"values/performance.yaml does not say how fast a {host.gpu} is"
-        yield Rejected(environment=name, layout="all", reason=reason)
+        yield Rejected(environment=name, layout="all", reason=reason, fix=_ELSEWHERE)
         return
     recipe = _base(catalog, name, wanted.model)
     resolve(recipe, {})  # what is wrong with the settings is wrong with every layout
@@ -203,7 +221,9 @@ def _of(catalog: Catalog, resolve: Resolve, wanted: Wanted, name: str) -> Iterat
         try:
             yield _choice(catalog, resolve, wanted, recipe, layout, model)
         except InvalidInput as error:
-            yield Rejected(environment=name, layout=layout.text, reason=error.message)
+            own = not error.where or any(key in error.where for key in OWN)
+            text = _OTHER_SIZES if own else error.fix and f"{error.where.rpartition(': ')[2]}: {error.fix}"
+            yield Rejected(environment=name, layout=layout.text, reason=error.message, fix=text)
 
 
 def _base(catalog: Catalog, environment: str, model: str) -> str:
@@ -249,7 +269,11 @@ def _choice(
         changes["objectives.tpot_ms"] = wanted.tpot_ms
     plan = make_plan(resolve(recipe, changes), catalog)
     if plan.main.memory is None:
-        raise InvalidInput(f"nobody has measured the memory and the speed of {plan.engine}")
+        raise InvalidInput(
+            f"nobody has measured the memory and the speed of {plan.engine}",
+            where="engine",
+            fix="plan with vLLM: leave engine.name out",
+        )
     _check_link(plan, layout)
     most = _seats(plan.main, wanted)
     changes["arguments.max-num-seqs"] = most

@@ -167,10 +167,10 @@ def _role(
     given = arguments.merged(recipe, facts.engine, tuning.arguments, host.gpus > 0)
     arguments.check(tuning.arguments, facts.engine, facts.reserved, key)
     sizes = _sizes(recipe, tuning)
-    sizing.check_model_fits_ranks(sizes, model, given)
+    sizing.check_engine(sizes, facts.engine)
+    sizing.check_model_fits_ranks(sizes, model, given, facts.engine.name)
     hosts = sizing.hosts_per_group(sizes, host)
     sizing.check_host_memory(given, host)
-    sizing.check_engine(sizes, facts.engine)
     even = sizing.pipeline_layers(model.architecture.layers, sizes.pipeline, facts.engine.name)
     layers = memory_flags.partition(recipe.variables, model, sizes, facts.engine) or even
 

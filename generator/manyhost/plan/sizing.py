@@ -69,13 +69,16 @@ def _check_part_of_host(ranks: int, host: Host, product: str) -> None:
         )
 
 
-def check_model_fits_ranks(parallelism: Parallelism, model: Model, arguments: Mapping[str, Any]) -> None:
+def check_model_fits_ranks(
+    parallelism: Parallelism, model: Model, arguments: Mapping[str, Any], engine: str = "vllm"
+) -> None:
     """Check that heads, experts, FP8 blocks and layers can be divided.
 
     Args:
         parallelism: The sizes of one group.
         model: Its architecture and the format of its weights.
         arguments: Engine flags; expert parallelism keeps experts whole.
+        engine: Whose they are.
 
     Raises:
         InvalidInput: When a division leaves a rest or a stage would be empty.
@@ -98,7 +101,7 @@ def check_model_fits_ranks(parallelism: Parallelism, model: Model, arguments: Ma
             a.moe_intermediate,
             tensor * parallelism.data,
             model,
-            "set arguments.enable-expert-parallel",
+            "set arguments.enable-expert-parallel" if engine == "vllm" else "",  # SGLang's is not planned
         )
     if isinstance(a, GqaDense) or (isinstance(a, MlaMoe) and a.dense_layers):
         _check_width("layers", a.intermediate, tensor, model, "")

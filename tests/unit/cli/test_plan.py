@@ -327,3 +327,26 @@ def test_no_more_requests_run_than_are_in_flight() -> None:
 def test_an_environment_named_twice_is_there_once() -> None:
     once, twice = (_planned(*("--env", "a3mega") * count)["choices"] for count in (1, 2))
     assert once == twice
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        (
+            ("--set", "engine.version=v0.7.3"),
+            "engine.version: set engine.executor to ray, or use the recipe ",
+        ),
+        (
+            ("--set", "engine.name=sglang", "--set", "engine.version=v0.5.20"),
+            "plan with vLLM: leave engine.name",
+        ),
+        (("--set", "network.interconnect=rdma"), "network.interconnect: choose one of: none, tcpxo"),
+        (("--tpot", "1"), "a shorter --context, a longer --ttft or --tpot, or more --hosts"),
+    ],
+)
+def test_where_nothing_works_it_says_what_helps(options: tuple[str, ...], fix: str) -> None:
+    """What helps against the reasons: no --context makes another executor of it."""
+    ran = manyhost("plan", R1, "--env", "a3mega", *options)
+    assert ran.code == 3
+    assert fix in ran.err
+    assert ("--context" in ran.err) == ("--context" in fix)

@@ -99,3 +99,17 @@ def test_the_readme_says_that_it_was_never_started() -> None:
     for recipe in RECIPES:
         document = yaml.safe_load((ROOT / "recipes" / recipe / "recipe.yaml").read_text())
         assert document["description"].endswith("never started for real")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("parallelism.tensor=32", "cannot be divided by 32 ranks"),
+        ("parallelism.data=2", "data parallel ranks of SGLang v0.5.20 are not planned"),
+    ],
+)
+def test_no_flag_of_vllm_is_advised(setting: str, words: str) -> None:
+    ran = manyhost("render", "a3mega/deepseek-r1-671b-sglang", "--set", setting)
+    assert ran.code == 3
+    assert words in ran.err
+    assert "enable-expert-parallel" not in ran.err
