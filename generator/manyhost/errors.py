@@ -103,5 +103,7 @@ def nearest(word: str, known: Iterable[str], otherwise: str = "") -> str:
     import difflib  # noqa: PLC0415  for mistakes only
 
     names = sorted(known)
+    if not names:
+        return otherwise
     close = difflib.get_close_matches(word, names, n=1)
     return f"did you mean {close[0]}?" if close else otherwise or f"choose one of: {', '.join(names)}"

@@ -1,5 +1,6 @@
 """Environments: kinds of place with hosts (values/environments/)."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -165,14 +166,34 @@ class Environment(Struct, frozen=True):
 
 def contradiction(environment: Environment) -> tuple[str, str]:
     """Return the key of an environment that contradicts another one, and why; empty texts when none does."""
-    price, seen = environment.price, set[int]()
+    price = environment.price
     if price and price.default_region not in price.usd_per_host_hour:
         return "price.default_region", "is none of the regions of usd_per_host_hour"
-    for index, nic in enumerate(environment.host.nics):
+    return next(_too_much(environment.host), None) or next(_gpus_of_nics(environment.host), ("", ""))
+
+
+def _too_much(host: Host) -> Iterator[tuple[str, str]]:
+    """Yield what no host can give: its pods would wait for ever."""
+    share = host.share or Share(cpu=0, memory_gib=0)
+    limit = share.memory_limit_gib or host.memory_gib
+    for key, wanted, most, there in (
+        ("shm_gib", host.shm_gib, "memory_gib", host.memory_gib),
+        ("share.memory_limit_gib", share.memory_limit_gib, "memory_gib", host.memory_gib),
+        ("share.memory_gib", share.memory_gib, "memory_gib", host.memory_gib),
+        ("share.memory_gib", share.memory_gib, "share.memory_limit_gib", limit),
+        ("share.cpu", share.cpu, "cpus", host.cpus or share.cpu),
+    ):
+        if wanted > there:
+            yield f"host.{key}", f"is {wanted:g}, more than host.{most}: {there:g}"
+
+
+def _gpus_of_nics(host: Host) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the GPUs of its NICs."""
+    seen = set[int]()
+    for index, nic in enumerate(host.nics):
         for gpu in nic.gpus:
-            if gpu >= environment.host.gpus:
-                return f"host.nics[{index}].gpus", f"names GPU {gpu} of {environment.host.gpus}"
+            if gpu >= host.gpus:
+                yield f"host.nics[{index}].gpus", f"names GPU {gpu} of {host.gpus}"
             if gpu in seen:
-                return f"host.nics[{index}].gpus", f"names GPU {gpu}, which another NIC carries"
+                yield f"host.nics[{index}].gpus", f"names GPU {gpu}, which another NIC carries"
             seen.add(gpu)
-    return "", ""

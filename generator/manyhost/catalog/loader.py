@@ -6,6 +6,7 @@ the current folder has values/ or recipes/ too, its files are added, and one of 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -203,7 +204,7 @@ class Catalog:
         from manyhost.catalog.scenario import Benchmark  # noqa: PLC0415
 
         path, where = self._find(f"recipes/{recipe}/benchmark.yaml")
-        if not path.exists():
+        if not os.path.lexists(path):
             return Benchmark(scenarios={"published": None})
         found = yaml_reader.convert(yaml_reader.read_mapping(path, where), Benchmark, where)
         for name in found.scenarios:
@@ -358,7 +359,8 @@ class Catalog:
 
     def _find(self, name: str) -> tuple[Path, str]:
         """Return a file and how errors call it: by its whole path where the short one would mislead."""
-        path = next((root / name for root in self.roots if (root / name).exists()), self.root / name)
+        # A link to nowhere counts: what comes with the program would take its place without a word.
+        path = next((root / name for root in self.roots if os.path.lexists(root / name)), self.root / name)
         misleads = path.is_relative_to(self.root) and (self.root == _PACKAGED or len(self.roots) > 1)
         return path, str(path) if misleads else name
 

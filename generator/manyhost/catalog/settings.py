@@ -7,6 +7,7 @@ an environment holds settings for its recipes alone.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -98,7 +99,7 @@ def resolve(
     document = catalog.recipe_document(name) if document is None else document
     over = [("--set", assigned(catalog, text)) for text in assignments]
     layers: list[Layer] = [(f"recipes/{name}/recipe.yaml", document), *([changes] if changes else [])]
-    if local_file is not None and local_file.exists():
+    if local_file is not None and os.path.lexists(local_file):
         environment = next((layer["environment"] for _, layer in over[::-1] if "environment" in layer), "")
         layers += _local_layers(catalog, local_file, environment or document.get("environment", ""))
     for variable, key in VARIABLES.items():

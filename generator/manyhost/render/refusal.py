@@ -51,7 +51,7 @@ def in_settings(refusal: ChartRefusal, values: dict[str, Any], origin: Callable[
 
 def _in_settings(key: str, text: str, values: dict[str, Any], origin: Callable[[str], str]) -> InvalidInput:
     text = re.sub(_MENTION, lambda match: " or ".join(_names(match[0], values, origin)), text)
-    what, _, fix = text.partition("; ")
+    what, fix = _parted(text)
     names = _names(key, values, origin)
     if key not in _MAPS:  # their entries come from several places
         names = [f"{origin(name.partition('[')[0])}: {name}" for name in names]
@@ -60,6 +60,15 @@ def _in_settings(key: str, text: str, values: dict[str, Any], origin: Callable[[
         where=" and ".join(names) or (f"chart: {key}" if key else "chart"),
         fix=fix,
     )
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """Return what is wrong and what to do, parted by "; ": not by one of a value in quotes."""
+    for found in re.finditer("; ", text):
+        what, fix = text[: found.start()], text[found.end() :]
+        if what.count("'") % 2 == 0 or fix.count("'") % 2 == 0:
+            return what, fix
+    return text, ""
 
 
 def _split(problem: str) -> tuple[str, str]:

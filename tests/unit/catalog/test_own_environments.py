@@ -104,6 +104,14 @@ TWICE = [{"network": "a", "gpus": [0]}, {"network": "b", "gpus": [0]}]
             {"host": {"nics": TOO_MANY}},
             "host.nics[1].gpus: names GPU 9 of 8",
         ),
+        ({"host": {"memory_gib": 16, "shm_gib": 8}}, "host.share.memory_limit_gib: is "),
+        ({"host": {"shm_gib": 4096}}, "host.shm_gib: is 4096, more than host.memory_gib: "),
+        (
+            {"host": {"share": {"memory_gib": 9999}}},
+            "host.share.memory_gib: is 9999, more than host.memory_gib",
+        ),
+        ({"host": {"share": {"memory_limit_gib": 100}}}, "more than host.share.memory_limit_gib: 100"),
+        ({"host": {"share": {"cpu": 9999}}}, "host.share.cpu: is 9999, more than host.cpus: "),
         (
             {"host": {"nics": TWICE}},
             "GPU 0, which another NIC",
@@ -117,6 +125,38 @@ def test_facts_that_contradict_each_other_name_the_key(own: Path, change: dict[s
     assert ran.code == 3, ran.out
     assert f"values/environments/mine.yaml: {words.partition(':')[0]}" in ran.err or words in ran.err
     assert words in ran.err
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("values/environments/mine.yaml", "values/environments/mine.yaml: file not found\n"),
+        ("recipes/mine/r1/recipe.yaml", "RECIPE: environment mine has no recipe 'r1'\n"),
+    ],
+)
+def test_a_link_to_nowhere_is_named_where_it_is(
+    place: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of one's own, outside of the checkout."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("values/environments", "recipes"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr("manyhost.catalog.loader._HERE", tmp_path)
+    _add(tmp_path, _environment("a3mega", name="mine", description="my hosts"))
+    (tmp_path / place).unlink()
+    (tmp_path / place).symlink_to(tmp_path / "unmounted.yaml")
+    ran = manyhost("render", "mine/r1")
+    assert (ran.code, ran.err) == (3, f"manyhost: {words}")
+
+
+def test_settings_that_are_a_link_to_nowhere_are_not_left_out(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MANYHOST_LOCAL")
+    (own / "values/local.yaml").symlink_to(own / "unmounted.yaml")
+    ran = manyhost("render", "a3mega")
+    assert ran.code == 3
+    assert "local.yaml: file not found" in ran.err
 
 
 def test_a_platform_that_was_left_leaves_no_files_behind(own: Path) -> None:

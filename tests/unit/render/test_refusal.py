@@ -38,6 +38,7 @@ FACTS = {
         ("node_selector.a=b c", "node_selector.a", "does not match pattern"),
         ("network.nccl.1a=b", "network.nccl.1a", "is no name of a variable"),
         ("variables.a-b=x", "variables.a-b", "is no name of a variable"),
+        ("engine.tag=a; b", "engine.tag", "'a; b' does not match pattern"),
         ("variables.HF_TOKEN=x", "variables", "HF_TOKEN would put a secret"),
         ("ssd_host_path=x", "ssd_host_path", "must be an absolute path"),
         ('engine.command=[""]', "engine.command[0]", "does not match pattern"),
