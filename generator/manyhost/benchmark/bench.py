@@ -127,8 +127,8 @@ def bench(
     begun = min((each.started for each in kept), default=timestamp(time.time()))
     summaries: list[PointSummary] = []
 
-    def written(complete: bool) -> Run:
-        run = Run(
+    def now(complete: bool) -> Run:
+        return Run(
             id=folder.name,
             scenario=scenario.name,
             program=__version__,
@@ -139,10 +139,15 @@ def bench(
             cost=cost_inputs(plan),
             points=list(summaries),
         )
+
+    def written(complete: bool) -> Run:
+        run = now(complete)
         store.save_run(folder, run)
         keep(run)
         return run
 
+    if not kept:  # a place that cannot be written is found out before a measurement is paid for
+        store.save_run(folder, now(complete=False))
     for point in points:
         own = [each for each in kept if each.point == point.number]
         counted = [each for each in summaries if not each.skipped and each.metrics]

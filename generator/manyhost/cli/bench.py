@@ -407,6 +407,26 @@ def _lines(path: str, run: Run) -> list[str]:
 
 
 def _checked(url: str, option: str) -> str:
+    """Return an address that requests can go to, and that results may name.
+
+    Raises:
+        InvalidInput: It is none, or has a password in it.
+    """
+    from urllib.parse import urlsplit
+
     if not url.startswith(("http://", "https://")):
         raise InvalidInput("must begin with http:// or https://", where=f"{option} {url[:100]}")
+    try:
+        address = urlsplit(url)
+        fine = bool(address.hostname) and address.port != 0 and url.isprintable() and " " not in url
+    except ValueError:
+        fine = False
+    if not fine:
+        raise InvalidInput("is no address of a server", where=f"{option} {url[:100]}")
+    if "@" in address.netloc:
+        raise InvalidInput(
+            "has a user or a password in it, which would stand in the results",
+            where=option,
+            fix="leave it out: the key of an engine is in VLLM_API_KEY",
+        )
     return url

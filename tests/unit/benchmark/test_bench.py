@@ -52,6 +52,39 @@ def bench(service: Service, folder: Path, *more: str) -> Ran:
 
 
 @pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("place", ["/proc", "a file"])
+def test_a_place_that_cannot_be_written_is_found_out_before_anything_is_asked(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(tmp_path, monkeypatch, ONE)
+    (tmp_path / "a file").touch()
+    with Service() as service:
+        ran = bench(service, tmp_path / place)
+        assert (ran.code, service.counts["asked"]) == (1, 0), ran
+    assert "cannot be written" in ran.err
+
+
+@pytest.mark.parametrize("option", ["--url", "--prometheus"])
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://", "is no address of a server"),
+        ("http://[::1", "is no address of a server"),
+        ("http://127.0.0.1:99999", "is no address of a server"),
+        ("http://a b/", "is no address of a server"),
+        ("http://ann:s3cret@127.0.0.1:9", "has a user or a password in it"),
+    ],
+)
+def test_an_address_that_is_none(option: str, url: str, words: str, tmp_path: Path) -> None:
+    own = () if option == "--url" else ("--url", "http://127.0.0.1:9")
+    ran = manyhost("bench", "local", option, url, *own, "--to", str(tmp_path / "runs"))
+    assert ran.code == 3
+    assert words in ran.err
+    assert "s3cret" not in ran.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("patient")
 def test_the_table_and_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(tmp_path, monkeypatch, ONE)
     with Service() as service:
