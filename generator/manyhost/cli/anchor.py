@@ -24,7 +24,7 @@ def command(verb: str, run: str, output: Printer) -> None:
     add writes the point of most throughput of a run to values/anchors: manyhost plan predicts the same model
     on the same GPUs and link from it. A run is a folder, or gs://BUCKET/FOLDER/RUN.
 
-    Example: manyhost anchor add build/runs/20261126T120000Z-published
+    Example: manyhost anchor add build/runs/a3mega__deepseek-r1-671b-published-0123456789ab
     """
     import msgspec
     import yaml

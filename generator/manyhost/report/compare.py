@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from manyhost.benchmark.measurement import numbers
-from manyhost.benchmark.result import Load, Measurement
+from manyhost.benchmark.result import Load, Measurement, Role
 from manyhost.report.runs import Point, Results
 from manyhost.report.significance import Difference, difference
 
@@ -206,7 +206,12 @@ def _deployments(base: Results, other: Results) -> Iterator[tuple[str, str, str,
         if field != "roles":
             yield other.folder, field, str(first), str(second)
             continue
-        for one, two in zip(first, second, strict=False):
+        names = [" and ".join(role.name for role in roles) for roles in (first, second)]
+        pairs = list(zip(first, second, strict=False))
+        if names[0] != names[1]:
+            yield other.folder, "roles", names[0], names[1]
+            pairs = [(_main(first), _main(second))]
+        for one, two in pairs:
             for key in sorted(one.arguments.keys() | two.arguments.keys()):
                 values = [str(role.arguments.get(key, "not set")) for role in (one, two)]
                 if values[0] != values[1]:
@@ -214,3 +219,8 @@ def _deployments(base: Results, other: Results) -> Iterator[tuple[str, str, str,
             for key in ("groups", "hosts", "tensor", "pipeline", "data"):
                 if getattr(one, key) != getattr(two, key):
                     yield other.folder, f"{two.name}: {key}", str(getattr(one, key)), str(getattr(two, key))
+
+
+def _main(roles: Sequence[Role]) -> Role:
+    """Return the role whose engines give the answers."""
+    return next((role for role in roles if role.name != "prefill"), roles[0])

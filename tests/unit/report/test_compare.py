@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,17 @@ def test_the_command_says_what_it_cannot_compare(tmp_path: Path) -> None:
     ran = manyhost("compare", str(first), str(good))
     assert ran.code == 0
     assert "measured once" in ran.out
+
+
+def test_prefill_and_decode_apart_are_a_difference(tmp_path: Path) -> None:
+    together, apart = (made.written(tmp_path / name, [[100, 101]]) for name in "ab")
+    document = json.loads((apart / "run.json").read_text())
+    (serve,) = document["deployment"]["roles"]
+    document["deployment"]["roles"] = [
+        serve | {"name": "prefill", "tensor": 4},
+        serve | {"name": "decode", "tensor": 8},
+    ]
+    (apart / "run.json").write_text(json.dumps(document))
+    told = " ".join(manyhost("compare", str(together), str(apart)).out.split())
+    assert "roles serve prefill and decode" in told
+    assert "decode: tensor 1 8" in told
