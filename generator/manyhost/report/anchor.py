@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Mapping
+
+import msgspec
 
 from manyhost.catalog.performance import Anchor
 from manyhost.errors import InvalidInput
 from manyhost.report.runs import Results
 
+_NAME = 45  # characters of it before day and run
 _TPOT, _RATE = "tpot_mean_ms", "output_token_rate"
 
 
@@ -58,8 +62,10 @@ def anchor(results: Results, models: Mapping[str, str], gpus: Collection[str]) -
     (role,) = deployment.roles
     day = run.started[:10]
     slug = re.sub(r"[^a-z0-9]+", "-", f"{deployment.recipe}-{deployment.engine}".lower()).strip("-")
-    return Anchor(
-        name=f"own-{slug}-{day}",
+    # Two runs of a day have a file each; a name has 63 characters at the most.
+    name = f"{f'own-{slug}'[:_NAME].rstrip('-')}-{day}-{hashlib.sha256(run.id.encode()).hexdigest()[:6]}"
+    found = Anchor(
+        name=name,
         engine="vllm",
         version=deployment.engine,
         gpu=deployment.gpu,
@@ -76,3 +82,7 @@ def anchor(results: Results, models: Mapping[str, str], gpus: Collection[str]) -
         date=day,
         source=f"run {run.id}, {best.passed} of {best.measured} measurements",
     )
+    try:
+        return msgspec.convert(msgspec.to_builtins(found), Anchor)  # a file of values/ that is none ends plan
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"is no point that the planner takes: {error}", where=where) from None

@@ -35,11 +35,14 @@ def leased(name: str, until: float) -> str:
 
 
 def parts(name: str) -> tuple[str, float | None]:
-    """Return the stem of a name and when its lease ends; None when it has none."""
+    """Return the stem of a name and when its lease ends; None when it has none, or one that is no time."""
     found = _UNTIL.match(name)
     if not found:
         return name, None
-    return found["stem"], float(timegm(time.strptime(found["end"], _FORMAT)))
+    try:
+        return found["stem"], float(timegm(time.strptime(found["end"], _FORMAT)))
+    except ValueError:  # renamed by hand: of a thing that is billed the stem counts all the same
+        return found["stem"], None
 
 
 def ours(name: str, owner: str = "") -> bool:

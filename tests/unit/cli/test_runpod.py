@@ -311,6 +311,19 @@ def test_logs_that_say_nothing_for_long(cloud: Account, monkeypatch: pytest.Monk
     assert (ran.code, ran.out, ran.err) == (0, "one\ntwo\n", "")
 
 
+def test_a_lease_that_is_no_time_keeps_nobody_from_what_is_his(cloud: Account) -> None:
+    """Somebody has renamed it by hand: his own thing, and another one of the account."""
+    wrong = "-until-20261399T0000Z"
+    for name in (STEM + wrong, f"of-somebody-else{wrong}"):
+        Api(cloud.key, cloud.url).make_cluster(cluster(name))
+    status = runpod("status")
+    assert (status.code, "lease         none" in status.out) == (0, True), status
+    assert runpod("sweep").out.count("stays") == 1
+    down = runpod("down")
+    assert down.code == 0, down
+    assert cloud.alive() == [f"of-somebody-else{wrong}"]
+
+
 def test_sweep(cloud: Account, clock: Clock) -> None:
     api = Api(cloud.key, cloud.url)
     old, new = "-until-20200101T0000Z", "-until-20990101T0000Z"

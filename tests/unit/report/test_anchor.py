@@ -62,15 +62,50 @@ def test_a_run_without_the_mean_time_of_a_token_is_refused(tmp_path: Path) -> No
     assert "no point of it has throughput and mean TPOT" in ran.err
 
 
+def edited(run: Path, **changes: str) -> Path:
+    document = json.loads((run / "run.json").read_text())
+    document["deployment"]["recipe"] = changes.pop("recipe", RECIPE)
+    (run / "run.json").write_text(json.dumps(document | changes))
+    return run
+
+
+def test_an_anchor_of_a_long_name_ends_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = edited(
+        made.written(tmp_path / "run", [[50, 51, 49]], recipe=RECIPE), recipe=f"a3ultra/{'long-' * 9}"
+    )
+    file = Path(manyhost("anchor", "add", str(run), "--output", "json").output.result["file"])
+    ran = manyhost("plan", "deepseek-r1-671b", "--env", "a3ultra")
+    assert ran.code == 0, ran.err
+    assert file.stem in ran.out
+
+
+def test_a_damaged_date_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = edited(made.written(tmp_path / "run", [[50, 51, 49]], recipe=RECIPE), started="yesterday")
+    ran = manyhost("anchor", "add", str(run))
+    assert ran.code == 3
+    assert f"{run}: is no point that the planner takes" in ran.err
+    assert not (tmp_path / "values").exists()
+
+
+def test_two_runs_of_a_day_have_a_file_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = set()
+    for name in ("published", "ramp", "ramp"):
+        run = edited(made.written(tmp_path / name, [[50, 51, 49]], recipe=RECIPE), id=name)
+        files.add(manyhost("anchor", "add", str(run), "--output", "json").output.result["file"])
+    assert len(files) == len(list((tmp_path / "values/anchors").iterdir())) == 2
+
+
 def test_the_newest_run_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made.written(tmp_path / "run", [[50, 51, 49]], recipe=RECIPE)
     file = Path(manyhost("anchor", "add", "run", "--output", "json").output.result["file"])
+    name = file.stem.replace("2027-01-15", "2027-02-01").replace("own-", "newer-")
     newer = file.read_text().replace("2027-01-15", "2027-02-01").replace("own-", "newer-")
-    (file.parent / "newer-a3ultra-deepseek-r1-671b-v0-33-0-2027-02-01.yaml").write_text(newer)
+    (file.parent / f"{name}.yaml").write_text(newer)
     rows = manyhost("plan", "deepseek-r1-671b", "--env", "a3ultra", "--output", "json").output.result[
         "choices"
     ]
-    assert {row["anchor"] for row in rows if row["basis"] == "anchored"} == {
-        "newer-a3ultra-deepseek-r1-671b-v0-33-0-2027-02-01"
-    }
+    assert {row["anchor"] for row in rows if row["basis"] == "anchored"} == {name}
