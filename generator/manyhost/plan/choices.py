@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ _SEATS_STEP = 16
 _HIDDEN_BYTES = 2  # bfloat16
 _STAGE_MESSAGES = 2  # hidden states and residual go to the next stage
 _LAYER_MESSAGES = 2  # all-reduce after attention and after the feed-forward network
+_FACTS = re.compile(r"\bvalues/[a-z]+/")
 # To whom no layout helps.
 _ELSEWHERE = "another --env"
 _OTHER_SIZES = "a shorter --context, a longer --ttft or --tpot, or more --hosts"
@@ -221,6 +223,8 @@ def _of(catalog: Catalog, resolve: Resolve, wanted: Wanted, name: str) -> Iterat
         try:
             yield _choice(catalog, resolve, wanted, recipe, layout, model)
         except InvalidInput as error:
+            if _FACTS.search(error.where):  # a damaged file is wrong with no layout
+                raise
             own = not error.where or any(key in error.where for key in OWN)
             text = _OTHER_SIZES if own else error.fix and f"{error.where.rpartition(': ')[2]}: {error.fix}"
             yield Rejected(environment=name, layout=layout.text, reason=error.message, fix=text)

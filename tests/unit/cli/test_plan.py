@@ -350,3 +350,15 @@ def test_where_nothing_works_it_says_what_helps(options: tuple[str, ...], fix: s
     assert ran.code == 3
     assert fix in ran.err
     assert ("--context" in ran.err) == ("--context" in fix)
+
+
+@pytest.mark.parametrize("file", ["anchors/mine.yaml", "interconnects/tcpxo.yaml"])
+def test_a_damaged_file_is_named_and_is_no_reason_of_a_layout(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "values" / file).parent.mkdir(parents=True)
+    (tmp_path / "values" / file).write_text("name: mine\n")
+    ran = manyhost("plan", R1, "--env", "a3mega")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.startswith(f"manyhost: values/{file}: ")
