@@ -7,6 +7,7 @@ the current folder has values/ or recipes/ too, its files are added, and one of 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +43,9 @@ STORAGE = "values/storage.yaml"
 DYNAMO = "values/dynamo.yaml"
 PERFORMANCE = "values/performance.yaml"
 GONE_FLAGS = "values/engines/gone-flags.yaml"
+# As the chart has it, for labels of pods.
+_LABEL = 63
+_RECIPE = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _HERE = Path()  # relative, so that errors name files as their owner does
 _PACKAGED = Path(__file__).resolve().parents[1] / "_data"  # pyproject.toml puts it into the wheel
 HOME = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[3]
@@ -328,6 +332,12 @@ class Catalog:
                     f"environment {environment} has no recipe {recipe[:80]!r}",
                     where="RECIPE",
                     fix=nearest(recipe, own),
+                )
+            if len(name) > _LABEL or not _RECIPE.fullmatch(recipe):
+                raise InvalidInput(
+                    f"{recipe[:80]!r} is no name of a recipe",
+                    where=f"recipes/{environment}",
+                    fix=f"rename the folder: a-z, 0-9, . and -, {_LABEL} at the most with {environment}/",
                 )
             own_model = self.recipe_document(name)["model"]
             if model and model != own_model:

@@ -44,7 +44,8 @@ def check_names(name: str, namespace: str, limit: int) -> None:
             where="namespace",
         )
     if len(name) > limit or not _RELEASE.fullmatch(name):
-        valid = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:limit].strip("-")
+        plain = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
+        valid = (f"r-{plain}" if plain[:1].isdecimal() else plain)[:limit].strip("-")
         raise InvalidInput(
             f"{name[:80]!r} must be at most {limit} of a-z, 0-9 and -, starting with a letter",
             where="release name",

@@ -80,6 +80,7 @@ USAGE = [
     (("render", "a3mega", "--model", "gpt"), 3, ("unknown model 'gpt'", "choose one of")),
     (("render", "local", "--model", "deepseek-r1-671b"), 3, ("MODEL: environment local has no recipe",)),
     (("render", "a3mega", "--release", "jane_doe"), 3, ("release name: 'jane_doe'", "use 'jane-doe'")),
+    (("render", "a3mega", "--release", "9lives"), 3, ("fix: use 'r-9lives'",)),
     (("render", "a3mega", "--release", "x" * 46), 3, ("must be at most 45",)),
     (("render", "a3mega", "--release", "9lives"), 3, ("starting with a letter",)),
     (("render", "a3mega", "--release", "r1", "--namespace", "My_Space"), 3, ("namespace: 'My_Space'",)),

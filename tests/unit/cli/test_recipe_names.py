@@ -69,3 +69,18 @@ def test_make_refuses_two_environments() -> None:
 def _make(*words: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "--no-print-directory", "render", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["Upper", "a_b", "with space", "-x", "long" * 15])
+def test_a_folder_whose_name_no_label_takes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "recipes/a3mega" / name
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text((ROOT / f"recipes/{PUBLISHED}/recipe.yaml").read_text())
+    ran = manyhost("render", f"a3mega/{name}", "--release", "r")
+    assert ran.code == 3
+    assert ran.err.startswith(
+        f"manyhost: recipes/a3mega: {name!r} is no name of a recipe\n  fix: rename the folder"
+    )
