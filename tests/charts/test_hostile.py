@@ -1,7 +1,9 @@
 """Hostile text in any string value: refused, or carried as it is. It never becomes YAML or a template."""
 
 import copy
+import functools
 import json
+import re
 
 import pytest
 import yaml
@@ -111,24 +113,24 @@ JANITOR = merge(BASE, {"janitor": {"enabled": True}})
 LEAVES = {".".join(map(str, path)): path for path in strings(APART)}
 
 
-def replaced(path, value):
-    def put(node, keys):
-        if not keys:
-            return value
-        result = copy.copy(node)
-        result[keys[0]] = put(node[keys[0]], keys[1:])
-        return result
-
-    return put({"roles": APART, "janitor": JANITOR}.get(path[0], BASE), path)
+def base(path):
+    return {"roles": APART, "janitor": JANITOR}.get(path[0], BASE)
 
 
-def attempt(path, value):
-    try:
-        return render(replaced(path, value))
-    except RenderError as error:
-        message = str(error)
-    assert not message.endswith("): executed")
-    return None
+def replaced(values, path, value):
+    if not path:
+        return value
+    result = copy.copy(values)
+    result[path[0]] = replaced(values[path[0]], path[1:], value)
+    return result
+
+
+def everywhere(names, value):
+    """Render with one value in several places; they share a base."""
+    values = base(LEAVES[next(iter(names))])
+    for name in names:
+        values = replaced(values, LEAVES[name], value)
+    return render(values)
 
 
 def compare(actual, expected, marker, value, expanded=False):
@@ -151,25 +153,92 @@ def compare(actual, expected, marker, value, expanded=False):
 
 # Names of variables, and what the objects are ordered by here.
 ELSEWHERE = {*ARGUMENTS, "vllm.env.0.name", "extraObjects.0.kind", "extraObjects.0.metadata.name"}
+# What decides what else is rendered, and what would hide another place that has the same text.
+ALONE = {
+    "network.interconnect",
+    "networkPolicy.allowedNamespaces.0",
+    "vllm.envFrom.0.name",
+    *(f"gpuPlatformSettings.env.{number}.name" for number in range(3)),
+}
 
 
-@pytest.mark.parametrize("name", [name for name in LEAVES if name not in ELSEWHERE])
-def test_text_stays_text(name):
-    path = LEAVES[name]
-    for form in ("{}", "/{}", "image/{}:v1"):
-        reference = attempt(path, form.format("marker"))
-        found = {text: attempt(path, form.replace("{}", text)) for text in HOSTILE}
-        for text, objects in found.items():
-            if objects is not None:
-                compare(objects, reference, "marker", text)
-        if reference is not None:  # the other forms are for values of a narrower shape
-            break
+def refused(message, names):
+    """Return the places whose own text the schema refuses; else all that are refused, maybe for another's.
+
+    Every refusal names a place, by its key.
+    """
+    if "the specifications of the schema" in message:
+        found = re.findall(r"^ *- at '/(.*?)': (?!validation failed)", message, re.MULTILINE)
+        keys = {place.replace("/", ".").replace("~1", "/").replace("~0", "~") for place in found}
+        if keys & names:
+            return keys & names, set()
+    else:
+        lines = message.partition("): ")[2].splitlines()
+        keys = {re.sub(r"\[(\d+)\]", r".\1", line.partition(": ")[0]) for line in lines}
+    doubtful = {name for name in names if any(f"{name}.".startswith(f"{key}.") for key in keys)}
+    assert doubtful, message
+    return set(), doubtful
+
+
+def carried(names, value):
+    """Return the places that carry a value, in groups with what each group renders.
+
+    What is refused because it is in several places is tried in fewer of them, at last alone.
+    """
+    groups = []
+    while names:
+        try:
+            return [*groups, (names, everywhere(names, value))]
+        except RenderError as error:
+            message = str(error)
+        assert not message.endswith("): executed")
+        if len(names) == 1:
+            return groups
+        own, doubtful = refused(message, names)
+        apart = {name: LEAVES[name][-1] for name in doubtful}  # members of a list must differ
+        if len(set(apart.values())) == 1:
+            apart = {name: name for name in doubtful}
+        for one in set(apart.values()):
+            groups += carried(frozenset(name for name in doubtful if apart[name] == one), value)
+        names = names - own - doubtful
+    return groups
+
+
+@functools.cache
+def carry_plain_text(names, form):
+    return {name for group, _ in carried(names, form.format("marker")) for name in group}
+
+
+@functools.cache
+def reference(names, form):
+    return everywhere(names, form.format("marker"))
+
+
+PLACES = {name for name in LEAVES if name not in ELSEWHERE}
+TOGETHER = {
+    **{name: frozenset([name]) for name in sorted(ALONE)},
+    "base": frozenset(name for name in PLACES - ALONE if base(LEAVES[name]) is BASE),
+    "apart": frozenset(name for name in PLACES if base(LEAVES[name]) is APART),
+    "janitor": frozenset(name for name in PLACES if base(LEAVES[name]) is JANITOR),
+}
+
+
+@pytest.mark.parametrize("together", TOGETHER)
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_stays_text(text, together):
+    left = TOGETHER[together]
+    for form in ("{}", "/{}", "image/{}:v1"):  # the later ones are for values of a narrower shape
+        plain = carry_plain_text(left, form)
+        for names, objects in carried(left, form.replace("{}", text)):
+            assert names <= plain
+            compare(objects, reference(names, form), "marker", text)
+        left -= plain
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 @pytest.mark.parametrize("text", [*HOSTILE, "", "-x", "--port=1"])
 def test_arguments_stay_one_word(name, text):
-    given = args(attempt(LEAVES[name], text))
+    given = args(everywhere([name], text))
     flag = name.split(".")[2]
     if flag == "text" and text.startswith("-"):
         assert f"--text={text}" in given
@@ -196,7 +265,7 @@ def test_what_helm_could_only_leave_out_is_refused(values):
 
 
 def test_old_and_new_yaml_readers_agree():
-    text = render_text(replaced(LEAVES["vllm.env.0.value"], "yes: 0o17 ~"))
+    text = render_text(replaced(BASE, LEAVES["vllm.env.0.value"], "yes: 0o17 ~"))
     new = [item for item in yaml12.parse_yaml(text, multi=True) if item]
     old = [item for item in yaml.safe_load_all(text) if item]
     assert new == old
