@@ -22,13 +22,14 @@ def manifests_text(objects: list[dict[str, Any]], scripts: Path) -> str:
         objects: Parsed manifests of one release.
         scripts: Folder of the chart's launcher; their texts in a ConfigMap are replaced by their names.
     """
+    names = _names(scripts)
     result = sorted(copy.deepcopy(objects), key=lambda item: (item["kind"], item["metadata"]["name"]))
     for item in result:
         if item["kind"] == "ConfigMap":
-            item["data"] = {name: _named(text, scripts) for name, text in item["data"].items()}
+            item["data"] = {name: names.get(text, text) for name, text in item["data"].items()}
         if item["kind"] == "CronJob":
             for container in item["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]:
-                container["command"] = [_named(word, scripts) for word in container["command"]]
+                container["command"] = [names.get(word, word) for word in container["command"]]
         template = item.get("spec", {}).get("leaderWorkerTemplate", {})
         for role in ("leaderTemplate", "workerTemplate"):
             annotations = template.get(role, {}).get("metadata", {}).get("annotations", {})
@@ -37,12 +38,13 @@ def manifests_text(objects: list[dict[str, Any]], scripts: Path) -> str:
     return "---\n".join(_dump(item) for item in result)
 
 
-def _named(text: str, scripts: Path) -> str:
-    """Return the name of the launcher's file that has this text, or the text of none."""
-    for path in sorted(scripts.rglob("*")):
-        if path.suffix in {".py", ".sh"} and path.read_text() == text:
-            return f"the text of launcher/{path.relative_to(scripts).as_posix()}"
-    return text
+def _names(scripts: Path) -> dict[str, str]:
+    """Return by the text of each of the launcher's files what stands for it."""
+    return {
+        path.read_text(): f"the text of launcher/{path.relative_to(scripts).as_posix()}"
+        for path in sorted(scripts.rglob("*"), reverse=True)
+        if path.suffix in {".py", ".sh"}
+    }
 
 
 def folder_name(recipe: str) -> str:
@@ -51,4 +53,4 @@ def folder_name(recipe: str) -> str:
 
 
 def _dump(document: dict[str, Any]) -> str:
-    return yaml.safe_dump(document, sort_keys=True, allow_unicode=True, width=100)
+    return str(yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=True, allow_unicode=True, width=100))

@@ -43,7 +43,7 @@ def _objects(text: str) -> dict[str, str]:
     """Return each object's text by kind and name."""
     documents = [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
     return {
-        f"{item['kind']}/{item['metadata']['name']}": yaml.safe_dump(item, sort_keys=True)
+        f"{item['kind']}/{item['metadata']['name']}": yaml.dump(item, Dumper=yaml.CSafeDumper, sort_keys=True)
         for item in documents
     }
 
