@@ -7,6 +7,7 @@ variable, as an archive that is the same for the same plan (docs/adr/0014-a-pod-
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import hashlib
 import io
@@ -215,16 +216,21 @@ def archive(files: Mapping[str, bytes]) -> str:
     Raises:
         Failed: It does not fit into one variable.
     """
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name in sorted(files):
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(files[name]), 0o644
-            tar.addfile(entry, io.BytesIO(files[name]))
-    text = base64.b64encode(gzip.compress(packed.getvalue(), 9, mtime=0)).decode()
+    text = _packed(tuple(sorted(files.items())))
     if len(text) + 32 > _FULL:
         raise Failed(f"what a pod starts with has {len(text)} bytes, and a variable holds {_FULL}")
     return text
+
+
+@functools.lru_cache(maxsize=8)  # the pods of a role, and each look at a launch, have the same
+def _packed(files: tuple[tuple[str, bytes], ...]) -> str:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in files:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            tar.addfile(entry, io.BytesIO(content))
+    return base64.b64encode(gzip.compress(packed.getvalue(), 9, mtime=0)).decode()
 
 
 def _serving_files(plan: Plan, terms: Terms, charts: Path) -> dict[str, bytes]:
