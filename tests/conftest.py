@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 from hypothesis import settings
+from manyhost.catalog import yaml_reader
 from manyhost.catalog.settings import VARIABLES
 from manyhost.errors import ManyhostError
 
@@ -16,6 +19,24 @@ from tests.helpers import fixes, processes
 
 # yaml.safe_load with libyaml's parser: ten times faster, also while tests are collected, in each worker.
 yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment, misc]
+
+
+@functools.lru_cache(maxsize=4000)
+def _parsed(text: str) -> bytes:
+    return pickle.dumps(_parse(text, "what the tests read"))
+
+
+def _parse_once(text: str, where: str) -> Any:
+    """Parse as the product does, each text once: every command reads the same files. Errors name `where`."""
+    try:
+        known = _parsed(text)
+    except ManyhostError:
+        return _parse(text, where)
+    return pickle.loads(known)
+
+
+_parse = yaml_reader.parse
+yaml_reader.parse = _parse_once
 
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
+from botocore import session
 from manyhost.runpod.s3 import S3, Keys
 from manyhost.runpod.volume_folder import VolumeFolder
 from manyhost.weights.transfer import Patience
 
 from testbed import s3
+
+# Tests make clients by the dozen, and each would read what Amazon's services are like.
+session.create_loader = functools.cache(session.create_loader)
 
 CENTER, VOLUME, FOLDER = "EU-RO-1", "vol0standin", "models/test/m"
 KEYS = Keys(s3.ACCESS, s3.SECRET)

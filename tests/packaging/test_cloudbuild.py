@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from google.cloud.devtools import cloudbuild_v1
-from google.protobuf import json_format
 
 from tests.helpers.cli import ROOT
 
@@ -44,6 +42,9 @@ def given() -> set[str]:
 
 def problems(build: dict[str, Any]) -> list[str]:
     """What is wrong with a build, in the words of whoever has to mend it."""
+    from google.cloud.devtools import cloudbuild_v1
+    from google.protobuf import json_format
+
     try:
         json_format.ParseDict(build, cloudbuild_v1.Build.pb(cloudbuild_v1.Build()))
     except json_format.ParseError as error:
