@@ -242,6 +242,7 @@ P
   echo 30 >"$FAKE/0.slow"
   member 0
   member 1
+  until_ok 20 test -s "$FAKE/pid.0"
   until_ok 20 test -s "$FAKE/pid.1"
   power_off 1
   rm "$FAKE/0.slow"
