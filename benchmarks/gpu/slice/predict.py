@@ -28,10 +28,11 @@ import readings  # noqa: E402
 
 ALONE = GPU / "results" / "slice" / "2026-11-26-h100-a.jsonl"
 ALONE_VARIANT = "a3mega-v1"
+ALONE_RECIPE = "a3mega/deepseek-r1-671b"
 # All-reduce of 56 MiB by NCCL between two H100 took 262 us, without NVLink multicast (2026-11-21): measured.
 BUS_BYTES_PER_SECOND = 224e9
-# Of a small one inside a CUDA graph: guesses, to be measured.
-LATENCY_SECONDS = {"nccl": 12e-6, "custom": 6e-6}
+# Of a small one inside a CUDA graph, four H100 (results/stage, half-stage); 12 and 6 us were guessed before.
+LATENCY_SECONDS = {"nccl": 28e-6, "custom": 7e-6}
 # vLLM's own leaves larger messages to NCCL: vllm/distributed/device_communicators/custom_all_reduce.py.
 CUSTOM_BYTES = 8 * 2**20
 BF16_BYTES = 2

@@ -17,11 +17,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from page import loads, servers, variants  # noqa: E402
 from pages import Machines, Record, failures, finish, machines_in, of_kind, span, table  # noqa: E402
-from readings import load  # noqa: E402
+from predict import ALONE, ALONE_RECIPE, ALONE_VARIANT, BF16_BYTES, BUS_BYTES_PER_SECOND  # noqa: E402
+from readings import is_of, load  # noqa: E402
 
 PAGE = HERE.parents[2] / "docs" / "reference" / "gpu-stage.md"
 RESULTS = HERE.parent / "results" / "stage"
 NOT = "not measured"
+HIDDEN = 7168  # of DeepSeek R1
 MEMORY = {
     "weights_gib": "weights, GiB",
     "peak_activation_gib": "peak activation, GiB",
@@ -63,10 +65,10 @@ changes nothing for larger batches there.
 Everything expected was written down before it was run. *Plan* is manyhost's own: the memory of exactly these
 ranks, and the group's speed, a stage's time per token being the group's divided by the stages; its start is
 the budget, which is cautious. *Rank* is what one rank alone was measured to take, with all-reduce added:
-one after the embedding and two a layer, each {latency} fixed and 2 (n - 1) / n of its
-bytes at {bus} GB/s. The bytes are a formula (tokens x 7,168 x 2), the rate was measured (56 MiB between two
-H100), **the fixed time is a guess**; a number of requests that the rank did not have is interpolated. Logits
-that are gathered are in neither.
+one after the embedding and two a layer, each a fixed time, which each server's part names, and
+2 (n - 1) / n of its bytes at {bus} GB/s. The bytes are a formula (tokens x 7,168 x 2), the rate was measured
+(56 MiB between two H100); the fixed times were guesses for `half-stage` and are its readings for the rest.
+A number of requests that the rank did not have is interpolated. Logits that are gathered are in neither.
 
 Weights are random; see `benchmarks/gpu/README.md`. Loads are closed, one wave each: n requests in flight. An
 error is what was expected less what was measured, of what was measured.
@@ -177,15 +179,44 @@ def late(predicted: list[Record], machines: Machines) -> list[str]:
     return [one["variant"] for one in starts if one["at"] < made.get(one["variant"], float("inf"))]
 
 
+def one_all_reduce(machines: Machines) -> str:
+    """What one of the all-reduces of a step took: the step less that of a rank alone, by their number."""
+    alone = {
+        one["step"]["limit"]: one["result"]["median_itl_ms"]
+        for one in load(ALONE)
+        if is_of(one, "bench", ALONE_VARIANT)
+    }
+    rows = []
+    for records in machines.values():
+        for start in of_kind(records, "start"):
+            ranks, plan = start["parallel"]["tensor"], start["plan"]
+            if plan["recipe"] != ALONE_RECIPE or ranks == 1:
+                continue
+            same = [one for one in records if is_of(one, "bench", start["variant"])]
+            for limit in sorted({one["step"]["limit"] for one in same} & alone.keys()):
+                steps = [one["result"]["median_itl_ms"] for one in same if one["step"]["limit"] == limit]
+                count = 1 + 2 * plan["layers"]
+                took = span([(step - alone[limit]) * 1e3 / count for step in steps], ".1f")
+                moved = 2 * (ranks - 1) / ranks * limit * HIDDEN * BF16_BYTES / BUS_BYTES_PER_SECOND * 1e6
+                rows.append([start["variant"], str(limit), took, f"{moved:.1f}"])
+    if not rows:
+        return ""
+    head = ["server", "in flight", "one all-reduce, us", "of that its bytes by the formula, us"]
+    return (
+        "## One all-reduce\n\nThe median ITL less that of a rank alone with as many requests, by the number\n"
+        "of all-reduces in a step. `-nccl` runs with what TCPXO's profile sets inside a host.\n\n"
+        + table(head, rows)
+    )
+
+
 def page(predicted: list[Record], machines: Machines) -> str:
     """The whole page."""
-    assumed = predicted[0]["assumed"]
-    times = ", ".join(f"{value:g} us ({kind})" for kind, value in assumed["latency_us"].items())
-    text = INTRODUCTION.format(latency=times, bus=f"{assumed['bus_gbytes_per_second']:g}")
-    parts = [text, own_all_reduce(predicted, machines)]
+    text = INTRODUCTION.format(bus=f"{predicted[0]['assumed']['bus_gbytes_per_second']:g}")
+    parts = [text, own_all_reduce(predicted, machines), one_all_reduce(machines)]
     for each in predicted:
-        day = each["made"][:10]
-        title = f"## {each['variant']}\n\nExpected on {day}.\n"
+        kind = "nccl" if each["variant"].endswith("-nccl") else "custom"
+        fixed = f"fixed time of an all-reduce: {each['assumed']['latency_us'][kind]:g} us"
+        title = f"## {each['variant']}\n\nExpected on {each['made'][:10]}; {fixed}.\n"
         parts += [title, memory(each, machines), speed(each, machines)]
     if machines:
         parts += [failures(machines), variants(machines)]

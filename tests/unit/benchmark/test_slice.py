@@ -286,7 +286,7 @@ def test_what_all_reduce_adds_is_a_fixed_time_and_bytes_over_the_bus() -> None:
     assert all_reduce_seconds(prompt, hidden, 4, "custom") == all_reduce_seconds(prompt, hidden, 4, "nccl")
 
 
-def readings_of(variant: str, hosts: int, limit: int, rate: float) -> list[dict[str, Any]]:
+def readings_of(variant: str, hosts: int, limit: int, rate: float, tensor: int = 1) -> list[dict[str, Any]]:
     """A server's readings as the driver writes them, of one repetition."""
     from readings import rank
 
@@ -297,6 +297,7 @@ def readings_of(variant: str, hosts: int, limit: int, rate: float) -> list[dict[
     start = {
         "hosts": hosts,
         "executor": "mp",
+        "parallel": {"tensor": tensor, "data": 1},
         "plan": job("a3mega/deepseek-r1-671b")["plan"] if hosts == 1 else None,
         "ranks": [rank(log)] * hosts,
         "seconds": {"health": 100.0, "serving": 101.0},
@@ -355,10 +356,14 @@ def test_the_stages_page_has_the_error_of_each_expectation_and_says_what_was_not
         "torch": "2",
         "nccl": "2",
     }
-    readings = [machine, *readings_of("half-nccl", 1, 192, 5000.0)]
+    readings = [machine, *readings_of("half-nccl", 1, 192, 5000.0, tensor=4)]
     predicted = [expected_of("half-custom", 5300.0), expected_of("half-nccl", 5200.0)]
     text = page(predicted, {"a": readings})
+    # 30 ms a step less the 26.3 of a rank alone, by 61 all-reduces.
+    assert "| half-nccl | 192 | 60.6 | 18.4 |" in text
     custom, nccl = text.split("## half-custom")[1].split("## half-nccl")
+    assert "fixed time of an all-reduce: 12 us" in nccl
+    assert "fixed time of an all-reduce: 6 us" in custom
     assert "| weights, GiB | 46.00 | 45.35 | +1.4 % |" in nccl
     assert "| weights, GiB | 46.00 | not measured | - |" in custom
     row = "| 384 x 1000/1000, 192 in flight | output tok/s | 5,000 | 5,200 |"
