@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,9 @@ from manyhost.catalog.settings import VARIABLES
 from manyhost.errors import ManyhostError
 
 from tests.helpers import fixes, processes
+
+# Under nohup it is ignored, and so it would be by every program that a test starts and ends with it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # yaml.safe_load with libyaml's parser: ten times faster, also while tests are collected, in each worker.
 yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment, misc]
