@@ -16,6 +16,8 @@ from tests.helpers.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 KIND = "dynamographdeployments.nvidia.com"
+# The newest version of the engine that a release of Dynamo serves with and that ran on GPUs.
+PAIRED = ("--set", "engine.version=v0.26.0")
 CASES = {
     "over TCPXO": ("a3mega",),
     "prefill and decode apart": ("a3ultra", "--set", "roles.prefill.groups=1"),
@@ -57,7 +59,7 @@ def served(place: Place) -> bool:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_api_server_takes_it_whole(operated: Place, case: str, tmp_path: Path) -> None:
-    run("render", *CASES[case], "--as", "dynamo", "--out", str(tmp_path)).ok()
+    run("render", *CASES[case], *PAIRED, "--as", "dynamo", "--out", str(tmp_path)).ok()
     words = ("apply", "--server-side", "--validate=strict", "-f", str(tmp_path / "dynamo.yaml"))
     said = operated.kube(*words, "--dry-run=server")
     assert "dynamographdeployment.nvidia.com/deepseek-r1-671b serverside-applied (server dry run)" in said
