@@ -152,17 +152,14 @@ def two_stages(machines: Machines) -> str:
     """The recipe against the published flags with the real machine's KV tokens."""
     rows = []
     found = servers(machines, 2)
+    published = [(m, rate) for m, s, r in found if s["variant"] == BASE for rate in rates(r)]
     for machine, start, same in found:
-        published = [(m, rate) for m, s, r in found if s["variant"] == BASE for rate in rates(r)]
         own = [rate for m, rate in published if m == machine]
         base = own or [rate for _, rate in published]
         for step, records in loads(same):
             mean = sum(rates(records)) / len(records)
-            ratio = (
-                f"{mean / (sum(base) / len(base)):.2f}" + ("" if own else " (other machines')")
-                if base
-                else "-"
-            )
+            ratio = f"{mean / (sum(base) / len(base)):.2f}" if base else "-"
+            ratio += " (other machines')" if base and not own else ""
             shape = f"{step['prompts']} x {step['input']}/{step['output']}"
             kv = f"{start['ranks'][0]['kv_tokens']:,.0f}"
             flight = str(step["limit"] or "all")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from manyhost.catalog.engine import numbers
 from manyhost.catalog.struct import Struct
 
 Release = Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
@@ -49,18 +50,13 @@ class Dynamo(Struct, frozen=True):
 
         A build for CPUs (v0.31.0-cpu) is of the same version.
         """
-        return next((pair for pair in self.pairs if _parts(pair.vllm) == _parts(version)), None)
+        return next((pair for pair in self.pairs if numbers(pair.vllm) == numbers(version)), None)
 
     def nearest(self, version: str) -> Pair:
         """Return the release whose vLLM is the fewest versions away; of two, the newer one."""
-        wanted = _parts(version)
+        wanted = numbers(version)
 
         def apart(pair: Pair) -> list[int]:
-            return [abs(a - b) for a, b in zip(_parts(pair.vllm), wanted, strict=True)]
+            return [abs(a - b) for a, b in zip(numbers(pair.vllm), wanted, strict=True)]
 
         return min(self.pairs, key=apart)
-
-
-def _parts(version: str) -> list[int]:
-    """Return the three numbers of a version such as v0.31.0 or v0.26.0-cpu."""
-    return [int(part) for part in version.removeprefix("v").partition("-")[0].split(".")]

@@ -208,6 +208,11 @@ def version_in(tag: str) -> str:
     return f"v{match[1]}" if match else ""
 
 
+def numbers(version: str) -> list[int]:
+    """Return the three numbers of a version such as v0.31.0 or v0.26.0-cpu."""
+    return [int(part) for part in version.removeprefix("v").partition("-")[0].split(".")]
+
+
 def known_version(tag: str, known: Collection[str]) -> str:
     """Return the known version that an image with this tag holds; empty when none does.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from manyhost.catalog import Catalog
-from manyhost.catalog.engine import Engine, ImageLock
+from manyhost.catalog.engine import Engine, ImageLock, numbers
 from manyhost.catalog.environment import Gke
 from manyhost.cluster.doctor.check import Finding, Sight, check, failed, passed, skipped
 from manyhost.cluster.doctor.hosts import Room, free_rooms
@@ -108,7 +108,7 @@ def _runs_on(sight: Sight, branch: int, lock: ImageLock) -> tuple[Engine, str, s
     plan = sight.target.plan
     others = [other for other in Catalog().engines() if other.name == plan.engine.name]
     others.sort(
-        key=lambda other: (other.version == plan.engine.version, _numbers(other.version)), reverse=True
+        key=lambda other: (other.version == plan.engine.version, numbers(other.version)), reverse=True
     )
     for engine in others:
         if engine.device != "cuda" or plan.settings.engine.executor not in engine.stock_image_executors:
@@ -117,10 +117,6 @@ def _runs_on(sight: Sight, branch: int, lock: ImageLock) -> tuple[Engine, str, s
             if 0 < other.minimum_driver <= branch and other.minimum_driver < lock.minimum_driver:
                 return engine, tag, other.cuda
     return None
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"[0-9]+", version)]
 
 
 def _lock(sight: Sight) -> ImageLock:
